@@ -1,0 +1,75 @@
+# Everything a developer runs. `make` lists it. The same targets run in CI through .ci/run.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+MACHINE := $(shell uname -m)
+# The agent runs on machines of any Linux: a static binary. Simulated machines are this one, hence its own kind.
+AGENT_TRIPLE := $(MACHINE)-unknown-linux-musl
+export CARGO_TARGET_DIR := $(TARGET)
+export TRADEWIND_BIN := $(TARGET)/release
+export TRADEWIND_AGENT := $(TARGET)/$(AGENT_TRIPLE)/agent/tradewind-agent
+
+# ring has a little C in it, and expects a cross compiler's name for musl; the machine's own compiler does.
+agent_env := CC_$(subst -,_,$(AGENT_TRIPLE))=cc
+cargo := cargo --locked
+tools := deploy/dev/build-tools.sh
+
+# $(call part,WHAT,COMMAND): runs a part and says how long it took, also if it fails.
+part = @start=$$SECONDS; status=0; { $(2); } || status=$$?; \
+	echo "== $(1): $$((SECONDS - start)) s$$([ $$status = 0 ] || echo ', FAILED')"; exit $$status
+
+.PHONY: help
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@deploy/dev/prerequisites.sh rust cc agent
+
+.PHONY: tools
+tools: prerequisites ## builds control plane, S3 server and Python environments, once, into the user's cache
+	$(call part,tools,$(tools) --test)
+
+.PHONY: build
+build: prerequisites ## builds operator, simulator and demo (release) into target/release
+	$(call part,build,$(cargo) build --release --bins --workspace --exclude tradewind-agent)
+
+.PHONY: agent
+agent: prerequisites ## builds the agent, a static binary
+	$(call part,agent,$(agent_env) $(cargo) build --profile agent --target $(AGENT_TRIPLE) -p tradewind-agent)
+
+.PHONY: fmt
+fmt: prerequisites ## formats the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: prerequisites ## checks format and lints
+	$(call part,format,cargo fmt --all -- --check)
+	$(call part,lints,$(cargo) clippy --workspace --all-targets --quiet -- -D warnings)
+
+.PHONY: docs
+docs: prerequisites ## builds the code's documentation; a warning is an error
+	$(call part,docs,RUSTDOCFLAGS='-D warnings' $(cargo) doc --workspace --no-deps --quiet)
+
+.PHONY: generate
+generate: prerequisites ## writes the files that are generated from the code
+	$(cargo) run --quiet --bin tradewind-operator -- crds crds
+
+.PHONY: test
+test: tools lint build agent docs ## runs every check and every test that needs no root
+	$(call part,tests,TRADEWIND_TOOLS=$$($(tools) --test) $(cargo) test --workspace --no-fail-fast)
+
+.PHONY: demo
+demo: prerequisites ## shows the main path with everything on this machine; KEEP=1 leaves it running
+	$(call part,tools,$(tools))
+	@$(MAKE) build agent
+	@TRADEWIND_TOOLS=$$($(tools)) KEEP=$(KEEP) $(TARGET)/release/tradewind-demo
+
+.PHONY: bench
+bench: prerequisites ## measures; prints a table and writes JSON below target/bench
+	$(call part,tools,$(tools))
+	@$(MAKE) build agent
+	@TRADEWIND_TOOLS=$$($(tools)) $(TARGET)/release/tradewind-bench

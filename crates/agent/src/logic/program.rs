@@ -1,0 +1,343 @@
+//! From the first look at the mailbox to the end of the program.
+
+use std::time::Duration;
+
+use tradewind_protocol::report::{RejectedCandidate, Restored};
+use tradewind_protocol::{AgentPhase, Desired, Exit, Report, RestoreOutcome, Start, Ticket};
+
+use super::input::{Fetched, ProgramEnd, Restore};
+use super::settings::backoff;
+use super::{Action, Launch, Logic, ProgramSignal, Stage};
+
+/// Exit code of a program that was told to stop: exit 0 would read as success.
+const STOPPED: i32 = 143;
+
+/// The order to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stop {
+    kill_at: Duration,
+    term_sent: bool,
+    kill_sent: bool,
+}
+
+impl Stop {
+    pub fn wake(&self) -> Option<Duration> {
+        (!self.kill_sent).then_some(if self.term_sent { self.kill_at } else { Duration::ZERO })
+    }
+}
+
+impl Logic {
+    /// Reads what an earlier boot said. Nothing is started before this is certain.
+    pub(super) fn own_report(&mut self, fetched: Fetched<Box<Report>>) {
+        let Stage::Asking { failures, .. } = self.stage else { return };
+        let machine = self.mailbox.control().map(|control| control.machine.clone());
+        let fetched = match fetched {
+            Fetched::Found { value, .. } if Some(&value.machine) != machine.as_ref() => {
+                Fetched::Invalid("it is of another machine".to_owned())
+            }
+            other => other,
+        };
+        match fetched {
+            Fetched::Absent => self.stage = Stage::Waiting,
+            Fetched::Found { value, .. } => {
+                if value.boot == self.boot.id || (value.phase == AgentPhase::Booted && !value.restarted) {
+                    self.stage = Stage::Waiting;
+                } else {
+                    self.restarted(value);
+                }
+            }
+            Fetched::Invalid(reason) => {
+                // Somebody wrote something: whether the program ran is not known, so it is not run.
+                self.warn(Some(format!("The report of an earlier boot cannot be read: {reason}")));
+                let mut blank = self.report();
+                blank.phase = AgentPhase::Failed;
+                self.restarted(Box::new(blank));
+            }
+            Fetched::NotModified | Fetched::Denied | Fetched::Failed(_) => {
+                let failures = failures + 1;
+                let retry_at = Some(self.now.monotonic + backoff(failures));
+                self.stage = Stage::Asking { retry_at, failures };
+            }
+        }
+        self.waiting_since = self.now.monotonic;
+    }
+
+    /// An earlier boot ran here. What it said stays true: an exit it reported is not lost by the restart of the container.
+    fn restarted(&mut self, earlier: Box<Report>) {
+        let phase = if earlier.phase == AgentPhase::Exited { AgentPhase::Exited } else { AgentPhase::Failed };
+        for warning in &earlier.warnings {
+            self.warn(Some(warning.clone()));
+        }
+        self.warn(Some("The machine was started again; the program is not run a second time".to_owned()));
+        self.earlier = Some(earlier);
+        self.stage = Stage::Idle { phase };
+    }
+
+    /// The ticket for a start document that is still wanted.
+    pub(super) fn start_ticket(&self) -> Option<&Ticket> {
+        if self.start.is_some() || self.fetching_start || self.stage != Stage::Waiting {
+            return None;
+        }
+        let control = self.mailbox.control()?;
+        if control.start_boot.as_deref() != Some(self.boot.id.as_str()) {
+            return None;
+        }
+        control.start.as_ref()
+    }
+
+    pub(super) fn fetch_start(&mut self, actions: &mut Vec<Action>) {
+        if self.now.monotonic < self.start_retry_at {
+            return;
+        }
+        if let Some(ticket) = self.start_ticket().cloned() {
+            self.fetching_start = true;
+            actions.push(Action::FetchStart { ticket });
+        }
+    }
+
+    pub(super) fn start_fetched(&mut self, fetched: Fetched<Box<Start>>) {
+        self.fetching_start = false;
+        let machine = self.mailbox.control().map(|control| control.machine.as_str());
+        let problem = match fetched {
+            Fetched::Found { value, .. } => {
+                if Some(value.machine.as_str()) != machine || value.boot != self.boot.id {
+                    Some("it is for another machine or boot".to_owned())
+                } else if value.command.is_empty() {
+                    Some("it names no program".to_owned())
+                } else {
+                    self.start = Some(value);
+                    return;
+                }
+            }
+            Fetched::Invalid(reason) => Some(reason),
+            Fetched::Absent => Some("it is not in the mailbox".to_owned()),
+            Fetched::NotModified | Fetched::Denied | Fetched::Failed(_) => None,
+        };
+        self.warn(problem.map(|problem| format!("The start document cannot be used: {problem}")));
+        self.start_failures += 1;
+        self.start_retry_at = self.now.monotonic + backoff(self.start_failures);
+    }
+
+    pub(super) fn note_stop(&mut self, desired: &Desired) {
+        if let Desired::Stop { grace_s, .. } = desired {
+            self.stop_within(Duration::from_secs(*grace_s));
+        }
+    }
+
+    fn stop_within(&mut self, grace: Duration) {
+        let kill_at = self.now.monotonic.saturating_add(grace);
+        match &mut self.stop {
+            Some(stop) => stop.kill_at = stop.kill_at.min(kill_at),
+            None => self.stop = Some(Stop { kill_at, term_sent: false, kill_sent: false }),
+        }
+    }
+
+    /// The machine is going down: stop as if told to. A second time there is nothing left to wait for.
+    pub(super) fn signalled(&mut self, actions: &mut Vec<Action>) {
+        if self.signalled {
+            if self.stage == Stage::Running {
+                actions.push(Action::Signal(ProgramSignal::Kill));
+            }
+            self.left = true;
+            actions.push(Action::Leave { code: STOPPED });
+            return;
+        }
+        self.signalled = true;
+        let grace = self.start.as_ref().map_or(0, |start| start.stop_grace_s);
+        self.stop_within(Duration::from_secs(grace));
+    }
+
+    pub(super) fn broken(&mut self, reason: &str, actions: &mut Vec<Action>) {
+        if self.stage == Stage::Running {
+            actions.push(Action::Signal(ProgramSignal::Kill));
+        }
+        self.warn(Some(format!("The agent cannot go on: {reason}")));
+        self.stage = Stage::Idle { phase: AgentPhase::Failed };
+    }
+
+    pub(super) fn advance_stage(&mut self, actions: &mut Vec<Action>) {
+        loop {
+            let before = self.stage.clone();
+            match &self.stage {
+                Stage::Asking { retry_at: Some(at), failures } if *at <= self.now.monotonic => {
+                    let failures = *failures;
+                    if let Some(control) = self.mailbox.control() {
+                        actions.push(Action::FetchOwnReport { ticket: control.report_get.clone() });
+                        self.stage = Stage::Asking { retry_at: None, failures };
+                    }
+                }
+                Stage::Waiting if self.stop.is_some() => self.end_unstarted(),
+                Stage::Waiting if self.may_run() => self.stage = Stage::Marking,
+                Stage::Marking if self.stop.is_some() => self.end_unstarted(),
+                Stage::Marking if self.marked() => self.try_candidate(0, self.now.monotonic, actions),
+                Stage::Restoring { .. } if self.stop.is_some() => self.end_unstarted(),
+                Stage::Restoring { index, since, retry_at: Some(at), failures } if *at <= self.now.monotonic => {
+                    let (index, since, failures) = (*index, *since, *failures);
+                    self.try_candidate(index, since, actions);
+                    if let Stage::Restoring { failures: counted, .. } = &mut self.stage {
+                        *counted = failures;
+                    }
+                }
+                Stage::Running => self.enforce_stop(actions),
+                _ => {}
+            }
+            if self.stage == before {
+                return;
+            }
+        }
+    }
+
+    fn may_run(&self) -> bool {
+        self.start.is_some() && self.mailbox.control().is_some_and(|control| control.desired == Desired::Run)
+    }
+
+    /// True once the store holds a report of this boot past `Booted`.
+    fn marked(&self) -> bool {
+        self.mailbox.stored().is_some_and(|stored| stored.phase != AgentPhase::Booted)
+    }
+
+    fn try_candidate(&mut self, index: usize, since: Duration, actions: &mut Vec<Action>) {
+        let Some(start) = self.start.as_deref() else { return };
+        match (start.restore.get(index), &start.checkpoint) {
+            (Some(candidate), Some(checkpoint)) => {
+                actions.push(Action::Restore {
+                    candidate: Box::new(candidate.clone()),
+                    checkpoint: checkpoint.clone(),
+                    working_dir: start.working_dir.clone(),
+                });
+                self.stage = Stage::Restoring { index, since, retry_at: None, failures: 0 };
+            }
+            _ => self.start_program(actions),
+        }
+    }
+
+    pub(super) fn restore_done(&mut self, seq: u64, result: Restore) {
+        let Stage::Restoring { index, since, retry_at: None, failures } = self.stage else { return };
+        let Some(candidate) = self.start.as_ref().and_then(|start| start.restore.get(index)).cloned() else { return };
+        if candidate.seq != seq {
+            return;
+        }
+        let step = candidate.manifest.step;
+        match result {
+            Restore::Done { path } => {
+                self.restore.get_or_insert_with(no_restore).restored = Some(Restored { seq, step });
+                self.restored_path = Some(path);
+                self.pin_restored(seq, &candidate.manifest);
+                // No candidate has this index: the program starts.
+                self.stage =
+                    Stage::Restoring { index: usize::MAX, since, retry_at: Some(self.now.monotonic), failures: 0 };
+            }
+            Restore::Bad(reason) => {
+                self.warn(Some(format!("Checkpoint of step {step} cannot be restored: {reason}")));
+                let rejected = RejectedCandidate { seq, step, reason };
+                self.restore.get_or_insert_with(no_restore).rejected.push(rejected);
+                self.stage =
+                    Stage::Restoring { index: index + 1, since, retry_at: Some(self.now.monotonic), failures: 0 };
+            }
+            Restore::Failed(reason) => {
+                // The store is away, the checkpoint is not: an older one would throw away work that is safe.
+                self.warn(Some(format!("Restoring the checkpoint of step {step} failed and is tried again: {reason}")));
+                if self.now.monotonic.saturating_sub(since) >= self.boot.settings.restore_limit {
+                    self.warn(Some("The agent cannot go on: no checkpoint could be downloaded in time".to_owned()));
+                    self.stage = Stage::Idle { phase: AgentPhase::Failed };
+                    return;
+                }
+                let failures = failures + 1;
+                let retry_at = Some(self.now.monotonic + backoff(failures));
+                self.stage = Stage::Restoring { index, since, retry_at, failures };
+            }
+        }
+    }
+
+    fn start_program(&mut self, actions: &mut Vec<Action>) {
+        let Some(start) = self.start.as_deref() else { return };
+        let outcome = self.restore.get_or_insert_with(no_restore);
+        let from_zero = outcome.restored.is_none() && !outcome.rejected.is_empty();
+        let mut command = start.command.clone();
+        let mut env = start.env.clone();
+        env.insert("TRADEWIND_RUN_ID".to_owned(), start.run_id.clone());
+        env.insert("TRADEWIND_ATTEMPT".to_owned(), start.attempt.to_string());
+        if let Some(checkpoint) = &start.checkpoint {
+            env.insert("TRADEWIND_CHECKPOINT_INTERVAL".to_owned(), checkpoint.interval_s.to_string());
+            if let (Some(restored), Some(path)) = (outcome.restored, &self.restored_path) {
+                env.insert("TRADEWIND_RESUME_STEP".to_owned(), restored.step.to_string());
+                env.insert("TRADEWIND_RESUME_PATH".to_owned(), path.clone());
+                command.extend(checkpoint.resume_args.iter().cloned());
+            }
+        }
+        let launch =
+            Launch { command, env, working_dir: start.working_dir.clone(), checkpoint: start.checkpoint.clone() };
+        actions.push(Action::StartProgram(Box::new(launch)));
+        self.stage = Stage::Running;
+        if from_zero {
+            self.warn(Some("No checkpoint could be restored; the program starts from zero".to_owned()));
+        }
+    }
+
+    fn enforce_stop(&mut self, actions: &mut Vec<Action>) {
+        let now = self.now.monotonic;
+        let Some(stop) = &mut self.stop else { return };
+        if !stop.term_sent {
+            stop.term_sent = true;
+            actions.push(Action::Signal(ProgramSignal::Terminate));
+        }
+        if !stop.kill_sent && stop.kill_at <= now {
+            stop.kill_sent = true;
+            actions.push(Action::Signal(ProgramSignal::Kill));
+        }
+    }
+
+    /// Told to stop before the program ran.
+    fn end_unstarted(&mut self) {
+        self.exit = Some(Exit { code: STOPPED, told_to_stop: true, at: self.now.wall, log_tail: String::new() });
+        self.stage = Stage::Over;
+    }
+
+    pub(super) fn program_exited(&mut self, end: ProgramEnd, actions: &mut Vec<Action>) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        let told_to_stop = self.stop.is_some();
+        let code = match end {
+            _ if told_to_stop => STOPPED,
+            ProgramEnd::Code(code) => code,
+            ProgramEnd::Signal(signal) => 128 + signal,
+        };
+        self.exit = Some(Exit { code, told_to_stop, at: self.now.wall, log_tail: self.output.tail() });
+        self.stage = Stage::Finishing { scanned: false, headway: (0, 0), since: self.now.monotonic };
+        // A program that was cut down in the middle of a save leaves half of it behind.
+        let orderly = matches!(end, ProgramEnd::Code(0)) || (told_to_stop && matches!(end, ProgramEnd::Code(STOPPED)));
+        actions.push(Action::FinalScan { trust_unsettled: orderly });
+    }
+
+    /// The end is said when the last save is committed or refused and the log is stored, or when nothing has moved for too long.
+    pub(super) fn finish_if_settled(&mut self) {
+        let Stage::Finishing { scanned, headway, since } = self.stage else { return };
+        let moved = (self.saves.headway(), self.output.written());
+        let since = if moved == headway { since } else { self.now.monotonic };
+        self.stage = Stage::Finishing { scanned, headway: moved, since };
+        let no_ring = self.mailbox.control().is_none_or(|control| control.logs.is_empty());
+        let settled = scanned && self.saves.settled() && (no_ring || self.output.flushed());
+        if settled {
+            self.stage = Stage::Over;
+        } else if self.now.monotonic.saturating_sub(since) >= self.boot.settings.finish_limit {
+            self.warn(Some("The last checkpoint or log could not be brought home in time".to_owned()));
+            self.stage = Stage::Over;
+        }
+    }
+
+    /// After a signal to the agent itself the process ends, once the final report is stored.
+    pub(super) fn leave_if_done(&mut self, actions: &mut Vec<Action>) {
+        let told = self.mailbox.stored().is_some_and(|stored| stored.phase == self.phase());
+        let ended = matches!(self.stage, Stage::Over | Stage::Idle { .. }) && told && self.mailbox.report_settled();
+        let nothing_to_end = matches!(self.stage, Stage::Asking { .. });
+        if self.signalled && !self.left && (ended || nothing_to_end) {
+            self.left = true;
+            actions.push(Action::Leave { code: self.exit.as_ref().map_or(STOPPED, |exit| exit.code) });
+        }
+    }
+}
+
+fn no_restore() -> RestoreOutcome {
+    RestoreOutcome { restored: None, rejected: Vec::new() }
+}

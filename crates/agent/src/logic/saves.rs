@@ -1,0 +1,434 @@
+//! The way of a save: seen, linked, hashed, uploaded, offered, committed. Each station holds one save; a newer one takes the place of an
+//! older one that has not begun to upload.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tradewind_protocol::manifest::slot_key;
+use tradewind_protocol::report::Uploading;
+use tradewind_protocol::{CheckpointOffer, Chunk, Manifest, ManifestFile, Ticket, VERSION};
+
+use super::Action;
+use super::action::Piece;
+use super::input::{ChunkOutcome, Now, SaveId, SeenSave, StagedFile};
+use super::settings::{Settings, backoff};
+use super::slots::Slots;
+
+/// Offers whose manifests are remembered, to become the parent once they are committed.
+const OFFERS_KEPT: usize = 8;
+/// Failures in a row of one upload after which a newer save that waits takes its place.
+const PATIENCE: u32 = 8;
+/// Refusals of one ticket after which its slot is given up.
+const DENIALS: u32 = 5;
+/// Room that a manifest may take in a report, in bytes.
+const MOST_MANIFEST_BYTES: usize = 900_000;
+
+/// What every manifest of this machine has in common.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub run_id: String,
+    pub attempt: u32,
+    pub machine: String,
+    pub data_prefix: String,
+}
+
+#[derive(Debug)]
+struct Save {
+    id: SaveId,
+    seen: SeenSave,
+}
+
+/// A committed checkpoint whose chunks may be named again.
+#[derive(Debug)]
+struct Parent {
+    seq: u64,
+    chunks: BTreeMap<String, Chunk>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    piece: Piece,
+    slot: u64,
+    ticket: Ticket,
+    failures: u32,
+    /// `None` while it is on its way.
+    retry_at: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Upload {
+    save: Save,
+    files: Vec<StagedFile>,
+    parent: Option<u64>,
+    /// Where each piece is, by its hash.
+    placed: BTreeMap<String, Chunk>,
+    waiting: VecDeque<Piece>,
+    sending: Vec<Sending>,
+    total_bytes: u64,
+    sent_bytes: u64,
+    failures: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Saves {
+    last_id: SaveId,
+    linking: Vec<Save>,
+    linked: Option<Save>,
+    hashing: Option<Save>,
+    hashed: Option<(Save, Vec<StagedFile>)>,
+    upload: Option<Upload>,
+    offers: u64,
+    offered: BTreeMap<u64, Manifest>,
+    parent: Option<Parent>,
+    /// The offer that waits for its commit, and since when.
+    offer: Option<(CheckpointOffer, Duration)>,
+    /// Rises with everything that gets a save further; the end waits as long as it does.
+    headway: u64,
+}
+
+impl Saves {
+    /// The offer that waits for the operator.
+    pub fn offer(&self) -> Option<&CheckpointOffer> {
+        self.offer.as_ref().map(|(offer, _)| offer)
+    }
+
+    /// Since when an offer waits, on the monotonic clock.
+    pub fn offered_since(&self) -> Option<Duration> {
+        self.offer.as_ref().map(|(_, since)| *since)
+    }
+
+    /// The upload under way.
+    pub fn uploading(&self) -> Option<Uploading> {
+        self.upload.as_ref().map(|upload| Uploading {
+            step: upload.save.seen.step.unwrap_or_default(),
+            sent_bytes: upload.sent_bytes,
+            total_bytes: upload.total_bytes,
+        })
+    }
+
+    /// True if pieces wait for slots that are not there.
+    pub fn starved(&self, slots: &Slots) -> bool {
+        slots.left() == 0 && self.upload.as_ref().is_some_and(|upload| !upload.waiting.is_empty())
+    }
+
+    /// True if no save is on its way and no offer waits.
+    pub fn settled(&self) -> bool {
+        self.linking.is_empty()
+            && self.linked.is_none()
+            && self.hashing.is_none()
+            && self.hashed.is_none()
+            && self.upload.is_none()
+            && self.offer.is_none()
+    }
+
+    /// Rises with everything that gets a save further.
+    pub fn headway(&self) -> u64 {
+        self.headway
+    }
+
+    /// A checkpoint of the catalogue becomes the one whose chunks may be named again.
+    pub fn pin(&mut self, seq: u64, manifest: &Manifest) {
+        let chunks = manifest.files.iter().flat_map(|file| &file.chunks);
+        self.parent = Some(Parent { seq, chunks: chunks.map(|chunk| (chunk.sha256.clone(), chunk.clone())).collect() });
+    }
+
+    /// The program saved.
+    pub fn seen(&mut self, seen: SeenSave, actions: &mut Vec<Action>) {
+        while let Some(id) = self.under_way(&seen.name).filter(|_| seen.continues) {
+            self.lost(id, actions);
+        }
+        self.last_id += 1;
+        self.headway += 1;
+        actions.push(Action::Link { save: self.last_id, name: seen.name.clone() });
+        self.linking.push(Save { id: self.last_id, seen });
+    }
+
+    /// A save of this name that is not offered yet.
+    fn under_way(&self, name: &str) -> Option<SaveId> {
+        let stations = [
+            self.linked.as_ref(),
+            self.hashing.as_ref(),
+            self.hashed.as_ref().map(|(save, _)| save),
+            self.upload.as_ref().map(|upload| &upload.save),
+        ];
+        let mut saves = self.linking.iter().chain(stations.into_iter().flatten());
+        saves.find(|save| save.seen.name == name).map(|save| save.id)
+    }
+
+    /// The links of a save are there: from now on the program may prune it.
+    pub fn linked(&mut self, id: SaveId, actions: &mut Vec<Action>) {
+        let Some(at) = self.linking.iter().position(|save| save.id == id) else {
+            actions.push(Action::DropStaging { save: id });
+            return;
+        };
+        self.headway += 1;
+        if let Some(older) = self.linked.replace(self.linking.remove(at)) {
+            actions.push(Action::DropStaging { save: older.id });
+        }
+    }
+
+    /// The hashes of a save are there. A sentence if the save cannot be offered.
+    pub fn hashed(
+        &mut self,
+        id: SaveId,
+        files: Vec<StagedFile>,
+        settings: &Settings,
+        actions: &mut Vec<Action>,
+    ) -> Option<String> {
+        let save = self.hashing.take_if(|save| save.id == id)?;
+        self.headway += 1;
+        let pieces: usize = files.iter().map(|file| file.pieces.len() + 1).sum();
+        if pieces > settings.most_pieces {
+            actions.push(Action::DropStaging { save: id });
+            return Some(format!(
+                "Checkpoint {} has {pieces} files and pieces, more than {} are not supported: it is not uploaded",
+                save.seen.name, settings.most_pieces
+            ));
+        }
+        if let Some((older, _)) = self.hashed.replace((save, files)) {
+            actions.push(Action::DropStaging { save: older.id });
+        }
+        None
+    }
+
+    /// A save is gone before it could be uploaded whole. Returns its name.
+    pub fn lost(&mut self, id: SaveId, actions: &mut Vec<Action>) -> Option<String> {
+        actions.push(Action::DropStaging { save: id });
+        let linking = self.linking.iter().position(|save| save.id == id).map(|at| self.linking.remove(at));
+        let save = linking
+            .or_else(|| self.linked.take_if(|save| save.id == id))
+            .or_else(|| self.hashing.take_if(|save| save.id == id))
+            .or_else(|| self.hashed.take_if(|(save, _)| save.id == id).map(|(save, _)| save))
+            .or_else(|| self.upload.take_if(|upload| upload.save.id == id).map(|upload| upload.save))?;
+        self.headway += 1;
+        Some(save.seen.name)
+    }
+
+    /// The operator committed an offer.
+    pub fn committed(&mut self, offer: u64, seq: u64) {
+        if self.parent.as_ref().is_some_and(|parent| parent.seq >= seq) {
+            return;
+        }
+        if let Some(manifest) = self.offered.remove(&offer) {
+            self.pin(seq, &manifest);
+        }
+        self.answered(offer);
+    }
+
+    /// The operator refused an offer. True if it is the one that waited.
+    pub fn refused(&mut self, offer: u64) -> bool {
+        self.offered.remove(&offer);
+        self.answered(offer)
+    }
+
+    fn answered(&mut self, offer: u64) -> bool {
+        let answered = self.offer.take_if(|(waiting, _)| waiting.number == offer).is_some();
+        self.headway += u64::from(answered);
+        answered
+    }
+
+    /// Moves saves on: to the hashing, to the upload, to the offer. A sentence if one cannot be offered.
+    pub fn advance(
+        &mut self,
+        now: Now,
+        origin: &Origin,
+        slots: &mut Slots,
+        settings: &Settings,
+        actions: &mut Vec<Action>,
+    ) -> Option<String> {
+        if self.hashing.is_none()
+            && let Some(save) = self.linked.take()
+        {
+            actions.push(Action::Hash { save: save.id });
+            self.hashing = Some(save);
+        }
+        if self.hashed.is_some()
+            && let Some(hopeless) = self.upload.take_if(|upload| upload.failures >= PATIENCE)
+        {
+            actions.push(Action::DropStaging { save: hopeless.save.id });
+        }
+        if self.upload.is_none()
+            && let Some((save, files)) = self.hashed.take()
+        {
+            self.upload = Some(Upload::new(save, files, self.parent.as_ref()));
+        }
+        if let Some(upload) = &mut self.upload {
+            upload.advance(now, slots, settings, actions);
+        }
+        if let Some(upload) = self.upload.take_if(|upload| upload.waiting.is_empty() && upload.sending.is_empty()) {
+            return self.make_offer(now, upload, origin, actions);
+        }
+        None
+    }
+
+    /// A sentence if it cannot be offered.
+    fn make_offer(&mut self, now: Now, upload: Upload, origin: &Origin, actions: &mut Vec<Action>) -> Option<String> {
+        actions.push(Action::DropStaging { save: upload.save.id });
+        self.headway += 1;
+        let manifest = upload.manifest(origin);
+        // A report that the other side refuses would silence this machine for good.
+        let problem = manifest.validate().err().map(|invalid| invalid.to_string());
+        let bytes = serde_json::to_vec(&manifest).map_or(usize::MAX, |json| json.len());
+        let problem = problem.or_else(|| {
+            (bytes > MOST_MANIFEST_BYTES)
+                .then(|| format!("its list of files has more than {MOST_MANIFEST_BYTES} bytes"))
+        });
+        if let Some(problem) = problem {
+            return Some(format!("Checkpoint {} is not offered: {problem}", manifest.name));
+        }
+        self.offers += 1;
+        self.offered.insert(self.offers, manifest.clone());
+        while self.offered.len() > OFFERS_KEPT {
+            self.offered.pop_first();
+        }
+        self.offer = Some((CheckpointOffer { number: self.offers, manifest }, now.monotonic));
+        None
+    }
+
+    /// A piece was uploaded, or not.
+    pub fn chunk_done(
+        &mut self,
+        now: Duration,
+        id: SaveId,
+        slot: u64,
+        outcome: ChunkOutcome,
+        origin: &Origin,
+        actions: &mut Vec<Action>,
+    ) -> Option<String> {
+        let upload = self.upload.as_mut().filter(|upload| upload.save.id == id)?;
+        if let ChunkOutcome::Unreadable(reason) = outcome {
+            let name = upload.save.seen.name.clone();
+            self.lost(id, actions);
+            return Some(format!("Checkpoint {name} is given up: {reason}"));
+        }
+        if upload.chunk_done(now, slot, &outcome, origin) {
+            self.headway += 1;
+        }
+        None
+    }
+
+    /// When [`Saves::advance`] has something to do by itself.
+    pub fn wake(&self) -> Option<Duration> {
+        self.upload.as_ref()?.sending.iter().filter_map(|sending| sending.retry_at).min()
+    }
+}
+
+impl Upload {
+    fn new(save: Save, files: Vec<StagedFile>, parent: Option<&Parent>) -> Self {
+        let mut upload = Self {
+            save,
+            files,
+            parent: None,
+            placed: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            sending: Vec::new(),
+            total_bytes: 0,
+            sent_bytes: 0,
+            failures: 0,
+        };
+        let mut queued = BTreeSet::new();
+        for file in &upload.files {
+            let mut offset = 0;
+            for staged in &file.pieces {
+                let piece = Piece {
+                    path: file.path.clone(),
+                    offset,
+                    size_bytes: staged.size_bytes,
+                    sha256: staged.sha256.clone(),
+                    md5: staged.md5.clone(),
+                };
+                offset += staged.size_bytes;
+                if !queued.insert(staged.sha256.clone()) {
+                    continue;
+                }
+                let known = parent.and_then(|parent| Some((parent.seq, parent.chunks.get(&staged.sha256)?)));
+                match known {
+                    Some((seq, chunk)) if chunk.size_bytes == staged.size_bytes => {
+                        upload.parent = Some(seq);
+                        upload.placed.insert(staged.sha256.clone(), chunk.clone());
+                    }
+                    _ => {
+                        upload.total_bytes += piece.size_bytes;
+                        upload.waiting.push_back(piece);
+                    }
+                }
+            }
+        }
+        upload
+    }
+
+    fn advance(&mut self, now: Now, slots: &mut Slots, settings: &Settings, actions: &mut Vec<Action>) {
+        let id = self.save.id;
+        for sending in &mut self.sending {
+            if sending.retry_at.is_some_and(|at| at <= now.monotonic) {
+                sending.retry_at = None;
+                actions.push(send(id, &sending.piece, sending.slot, &sending.ticket));
+            }
+        }
+        while self.sending.len() < settings.parallel && !self.waiting.is_empty() {
+            let Some((slot, ticket)) = slots.take(now.wall) else { break };
+            if let Some(piece) = self.waiting.pop_front() {
+                actions.push(send(id, &piece, slot, &ticket));
+                self.sending.push(Sending { piece, slot, ticket, failures: 0, retry_at: None });
+            }
+        }
+    }
+
+    /// True if it is a step forward.
+    fn chunk_done(&mut self, now: Duration, slot: u64, outcome: &ChunkOutcome, origin: &Origin) -> bool {
+        let on_its_way = |sending: &Sending| sending.slot == slot && sending.retry_at.is_none();
+        let Some(at) = self.sending.iter().position(on_its_way) else { return false };
+        if *outcome == ChunkOutcome::Stored {
+            let piece = self.sending.remove(at).piece;
+            self.failures = 0;
+            self.sent_bytes += piece.size_bytes;
+            let key = slot_key(&origin.data_prefix, slot);
+            let chunk = Chunk { key, size_bytes: piece.size_bytes, sha256: piece.sha256.clone() };
+            self.placed.insert(piece.sha256, chunk);
+            return true;
+        }
+        self.failures += 1;
+        let sending = &mut self.sending[at];
+        sending.failures += 1;
+        // A slot that is taken may hold these very bytes after an answer that was lost, but nothing here can tell: a fresh slot.
+        let spent = match outcome {
+            ChunkOutcome::Taken => true,
+            ChunkOutcome::Denied => sending.failures >= DENIALS,
+            _ => false,
+        };
+        if spent {
+            let piece = self.sending.remove(at).piece;
+            self.waiting.push_front(piece);
+        } else {
+            sending.retry_at = Some(now + backoff(sending.failures));
+        }
+        false
+    }
+
+    fn manifest(&self, origin: &Origin) -> Manifest {
+        let place = |sha256: &String| self.placed.get(sha256).cloned();
+        let files = self.files.iter().map(|file| ManifestFile {
+            path: file.path.clone(),
+            size_bytes: file.size_bytes,
+            mode: file.mode,
+            chunks: file.pieces.iter().filter_map(|piece| place(&piece.sha256)).collect(),
+        });
+        Manifest {
+            version: VERSION,
+            run_id: origin.run_id.clone(),
+            attempt: origin.attempt,
+            machine: origin.machine.clone(),
+            step: self.save.seen.step.unwrap_or_default(),
+            name: self.save.seen.name.clone(),
+            kind: self.save.seen.kind,
+            files: files.collect(),
+            saved_at: self.save.seen.complete_at,
+            save_began_at: self.save.seen.began_at,
+            parent: self.parent,
+        }
+    }
+}
+
+fn send(save: SaveId, piece: &Piece, slot: u64, ticket: &Ticket) -> Action {
+    Action::UploadChunk { save, piece: piece.clone(), slot, ticket: ticket.clone() }
+}

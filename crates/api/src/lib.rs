@@ -1,0 +1,42 @@
+//! The custom resources of Tradewind (group `tradewind.dev`, version `v1alpha1`): schema, validation rules, condition and reason names.
+//!
+//! `operator crds` writes the CRDs from these types into `crds/`. A field stands here only if its behaviour exists.
+
+pub mod conditions;
+pub mod crd;
+pub mod provider;
+pub mod rented_machine;
+pub mod schema;
+pub mod training_job;
+pub mod values;
+
+pub use conditions::{Reason, set_condition};
+pub use provider::{Provider, ProviderSpec, ProviderStatus};
+pub use rented_machine::{RentedMachine, RentedMachineSpec, RentedMachineStatus};
+pub use training_job::{TrainingJob, TrainingJobSpec, TrainingJobStatus};
+pub use values::{Decimal, Size, Span};
+
+/// API group of all our kinds.
+pub const GROUP: &str = "tradewind.dev";
+/// Version of all our kinds.
+pub const VERSION: &str = "v1alpha1";
+
+/// Names of labels, annotations, finalisers and taints that we put on objects.
+pub mod names {
+    /// Label on Pods and RentedMachines: uid of the TrainingJob.
+    pub const JOB_UID: &str = "tradewind.dev/job-uid";
+    /// Label on Pods and RentedMachines: name of the TrainingJob.
+    pub const JOB_NAME: &str = "tradewind.dev/job-name";
+    /// Label on Pods and RentedMachines: attempt number.
+    pub const ATTEMPT: &str = "tradewind.dev/attempt";
+    /// Annotation on rented Pods: name of the RentedMachine.
+    pub const MACHINE: &str = "tradewind.dev/machine";
+    /// Finaliser on rented Pods, so that we see why they go.
+    pub const POD_FINALIZER: &str = "tradewind.dev/rented-pod";
+    /// Finaliser on RentedMachines: the money safety.
+    pub const MACHINE_FINALIZER: &str = "tradewind.dev/machine";
+    /// Taint on the virtual Node.
+    pub const NODE_TAINT: &str = "tradewind.dev/rented";
+    /// Scheduler name of Pods that must not run in the cluster: nobody serves it.
+    pub const NO_SCHEDULER: &str = "tradewind.dev-rented-only";
+}

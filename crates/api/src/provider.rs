@@ -1,0 +1,109 @@
+//! Provider: one rental account.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tradewind_core::Money;
+
+/// One rental account.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "tradewind.dev",
+    version = "v1alpha1",
+    kind = "Provider",
+    plural = "providers",
+    shortname = "twp",
+    category = "tradewind",
+    status = "ProviderStatus",
+    printcolumn(json_path = ".spec.kind", name = "Kind", type_ = "string"),
+    printcolumn(json_path = r#".status.conditions[?(@.type=="Ready")].status"#, name = "Ready", type_ = "string"),
+    printcolumn(json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, name = "Reason", type_ = "string"),
+    printcolumn(json_path = ".status.machines", name = "Machines", type_ = "integer"),
+    printcolumn(json_path = ".status.committedPerHour", name = "$/h", type_ = "string"),
+    printcolumn(json_path = ".spec.limits.perHour", name = "Limit/h", type_ = "string"),
+    printcolumn(json_path = ".status.credit", name = "Credit", type_ = "string", priority = 1),
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    validation = Rule::new("size(self.metadata.name) <= 63").message("must have at most 63 characters").field_path(".metadata.name"),
+    doc = "Provider is one rental account: which market, which key, and how much may be spent on it."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderSpec {
+    /// Which market: Vast.
+    pub kind: ProviderKind,
+    /// Secret in the operator's namespace with the account's key.
+    pub credentials_secret_ref: SecretKey,
+    /// How much may be spent on this account.
+    pub limits: Limits,
+    /// Rent nothing new; what runs goes on.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// Which market: Vast.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderKind {
+    /// Vast.ai.
+    Vast,
+}
+
+/// One key of a Secret in the operator's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKey {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key within it.
+    #[serde(default = "api_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn api_key() -> String {
+    "apiKey".to_owned()
+}
+
+/// How much may be spent on an account, in dollars.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Dollars an hour, over all machines not yet gone.
+    #[schemars(schema_with = "crate::schema::dollars_given")]
+    pub per_hour: Money,
+    /// Dollars in any 24 hours.
+    #[schemars(schema_with = "crate::schema::dollars_given")]
+    pub per_day: Money,
+}
+
+/// State of the account.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderStatus {
+    /// The generation of the spec that this status is about; -1 before the first look.
+    #[serde(default = "minus_one")]
+    pub observed_generation: i64,
+    /// Ready.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+    /// The provider's id of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// Credit left in dollars, as of the last change worth writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars")]
+    pub credit: Option<Money>,
+    /// RentedMachines of ours on this account that are not gone.
+    #[serde(default)]
+    pub machines: i64,
+    /// Sum of their price caps: what may be spent an hour.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub committed_per_hour: Money,
+}
+
+fn minus_one() -> i64 {
+    -1
+}

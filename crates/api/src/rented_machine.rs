@@ -1,0 +1,336 @@
+//! RentedMachine: one paid machine. The only authority to spend. Only the operator writes it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tradewind_core::Money;
+
+use crate::training_job::{LocalSecret, ProgressStatus};
+
+/// Everything that is needed to rent, run and end one machine, even when Pod and job are gone.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "tradewind.dev",
+    version = "v1alpha1",
+    kind = "RentedMachine",
+    plural = "rentedmachines",
+    shortname = "twm",
+    category = "tradewind",
+    status = "RentedMachineStatus",
+    printcolumn(json_path = ".status.phase", name = "Phase", type_ = "string"),
+    printcolumn(json_path = ".spec.provider", name = "Provider", type_ = "string"),
+    printcolumn(json_path = ".status.gpu", name = "GPU", type_ = "string"),
+    printcolumn(json_path = ".status.region", name = "Region", type_ = "string"),
+    printcolumn(json_path = ".status.pricePerHour", name = "$/h", type_ = "string"),
+    printcolumn(json_path = ".status.cost", name = "Cost", type_ = "string"),
+    printcolumn(json_path = ".spec.job.name", name = "Job", type_ = "string"),
+    printcolumn(json_path = ".spec.attempt", name = "Attempt", type_ = "integer"),
+    printcolumn(json_path = ".status.machineId", name = "Id", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.agent", name = "Agent", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.message", name = "Message", type_ = "string", priority = 1),
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    doc = "RentedMachine is one machine that is paid for. Written by the operator only; deleting it ends the machine."
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RentedMachineSpec {
+    /// Name of the Provider.
+    pub provider: String,
+    /// The job it works for.
+    pub job: JobRef,
+    /// The Pod that it may be rented for, and no other.
+    pub claim: Claim,
+    /// Id of the run.
+    pub run_id: String,
+    /// Attempt.
+    pub attempt: i64,
+    /// Offers to try, best first.
+    #[schemars(length(min = 1, max = 8))]
+    pub offers: Vec<ChosenOffer>,
+    /// What to run.
+    pub workload: Workload,
+    /// Checkpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<MachineCheckpoint>,
+    /// What the job may still spend, in dollars, when the machine was claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars")]
+    pub budget_left: Option<Money>,
+    /// What the job may spend an hour, in dollars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars")]
+    pub budget_per_hour: Option<Money>,
+    /// Seconds from the rent call to the agent's first report before the machine is given up.
+    pub start_deadline_s: i64,
+}
+
+/// The job a machine works for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct JobRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// The Pod a machine may be rented for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Namespace.
+    pub pod_namespace: String,
+    /// Name.
+    pub pod_name: String,
+    /// Uid.
+    pub pod_uid: String,
+}
+
+/// An offer as it was planned. The market's own row, so that nothing is looked up again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ChosenOffer {
+    /// The provider's id of the offer.
+    pub id: String,
+    /// The offer in words of the operator (JSON of its own type).
+    #[schemars(schema_with = "any_object")]
+    pub offer: serde_json::Value,
+    /// Dollars an hour of compute at most.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub price_cap: Money,
+    /// Dollars an hour at most with disk: what the ledger reserves.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub reserve_per_hour: Money,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// What to run on the machine. Secrets by reference only.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Name of the container in the Pod, for its status.
+    pub container: String,
+    /// Image.
+    pub image: String,
+    /// Command and arguments.
+    #[schemars(length(max = 4096))]
+    pub command: Vec<String>,
+    /// Working directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// Environment in order; later ones win.
+    #[serde(default)]
+    #[schemars(length(max = 4096))]
+    pub env: Vec<EnvEntry>,
+    /// Disk in GiB.
+    pub disk_gib: i64,
+    /// Seconds between SIGTERM and SIGKILL.
+    pub stop_grace_s: i64,
+}
+
+/// One entry of the environment: a plain value, one key of a Secret, or all keys of a Secret.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvEntry {
+    /// Name; empty for all keys of a Secret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Plain value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Name of a Secret in the job's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Key in that Secret; absent for all keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Put before each name when all keys are taken.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Go on without it if Secret or key is missing.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// Checkpoint settings of a machine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineCheckpoint {
+    /// Directory on the machine.
+    pub path: String,
+    /// Glob of one checkpoint.
+    pub pattern: String,
+    /// Location.
+    pub to: String,
+    /// Secret with the store's keys, in the job's namespace; stays with the operator.
+    pub secret_ref: LocalSecret,
+    /// Arguments added after a restore.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub resume_args: Vec<String>,
+    /// Seconds between saves.
+    pub interval_s: i64,
+    /// How many are kept.
+    pub keep: i64,
+}
+
+/// Where a machine is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MachinePhase {
+    /// Costs nothing yet.
+    #[default]
+    Claimed,
+    /// An order is written; the rent call is on its way.
+    Ordering,
+    /// The outcome of an order is not known.
+    Unknown,
+    /// Rented; the agent has not reported.
+    Booting,
+    /// The agent reports.
+    Ready,
+    /// Being ended.
+    Terminating,
+    /// Gone, cost final.
+    Gone,
+}
+
+impl MachinePhase {
+    /// All of them, for tests that say "in every phase".
+    pub const ALL: [Self; 7] =
+        [Self::Claimed, Self::Ordering, Self::Unknown, Self::Booting, Self::Ready, Self::Terminating, Self::Gone];
+}
+
+/// How an order ended.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OrderOutcome {
+    /// Written; the call may be under way, or its outcome is not known.
+    #[default]
+    Open,
+    /// A machine is ours.
+    Rented,
+    /// The provider said no, or nothing was ever sent.
+    Refused,
+}
+
+/// One numbered request to the provider for one machine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderStatus {
+    /// The order's key at the provider. Never used twice.
+    pub key: String,
+    /// Index of the offer in `spec.offers`.
+    pub offer: i64,
+    /// When it was written.
+    pub at: MicroTime,
+    /// How it ended.
+    #[serde(default)]
+    pub outcome: OrderOutcome,
+    /// The provider's id of what was rented or left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// Why it was refused (a word).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The provider's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// True while something that this order left behind is not observed gone yet.
+    #[serde(default)]
+    pub leftover: bool,
+}
+
+/// State, orders and cost of the machine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RentedMachineStatus {
+    /// The generation of the spec that this status is about; -1 before the first look.
+    #[serde(default = "minus_one")]
+    pub observed_generation: i64,
+    /// Where the machine is.
+    #[serde(default)]
+    pub phase: MachinePhase,
+    /// One sentence: what is going on and what happens next.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Orders, oldest first.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub orders: Vec<OrderStatus>,
+    /// The provider's id of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// `1xRTX4090`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
+    /// Region or country.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Spot or OnDemand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<String>,
+    /// Dollars an hour with disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars")]
+    pub price_per_hour: Option<Money>,
+    /// When it was rented (our clock, when the call was made).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rented_at: Option<MicroTime>,
+    /// When compute was first seen running, from which compute is billed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_since: Option<MicroTime>,
+    /// When compute was seen to have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_until: Option<MicroTime>,
+    /// When the machine was seen to be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_at: Option<MicroTime>,
+    /// Dollars; final once the machine is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars")]
+    pub cost: Option<Money>,
+    /// Id of the agent's boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Public key of that boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_key: Option<String>,
+    /// What the agent says it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Progress as the program tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<ProgressStatus>,
+    /// The newest checkpoint that this machine brought into the catalogue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<crate::training_job::CheckpointStatus>,
+    /// Step that was restored; absent = started from zero or not started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_step: Option<i64>,
+    /// Exit code of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// Last lines of the program's output, when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_log: Option<String>,
+    /// Why the machine is being ended, a condition's reason; present from Terminating on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// Sentence about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_message: Option<String>,
+    /// True once the agent's last report was read after the end and what it offered is committed: a successor may start.
+    #[serde(default)]
+    pub last_report_read: bool,
+    /// Since when the provider's list no longer shows the machine as ours, or `describe` said gone the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Time>,
+}
+
+fn minus_one() -> i64 {
+    -1
+}

@@ -1,0 +1,105 @@
+//! Hand-written pieces of schema that a derive cannot say.
+//!
+//! What users write is checked by CEL rules instead of bare patterns: a pattern's refusal shows the expression, a rule's our sentence.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// Digits with at most six decimals.
+pub(crate) const DECIMAL: &str = "^[0-9]{1,9}([.][0-9]{1,6})?$";
+
+/// A text that must match `pattern` (at most `max` characters), else `message` says what would be right.
+pub(crate) fn checked_text(max: u32, pattern: &str, message: &str) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": max,
+        "x-kubernetes-validations": [{"rule": format!("self.matches('{pattern}')"), "message": message}]
+    })
+}
+
+const DOLLARS: &str = "must be dollars such as \"10.00\"";
+
+/// Dollars that a user writes: text, not negative, at most six decimals.
+pub fn dollars_given(_: &mut SchemaGenerator) -> Schema {
+    checked_text(20, DECIMAL, DOLLARS)
+}
+
+/// Dollars that a user may write.
+pub fn optional_dollars_given(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = checked_text(20, DECIMAL, DOLLARS);
+    schema.insert("nullable".to_owned(), true.into());
+    schema
+}
+
+/// A location of checkpoints in an object store.
+pub fn location(_: &mut SchemaGenerator) -> Schema {
+    let pattern = "^s3://[a-z0-9][a-z0-9.-]{1,62}(/[A-Za-z0-9._=/-]*)?$";
+    checked_text(512, pattern, "must be a bucket and a prefix of letters, digits and ._=/- such as s3://bucket/prefix/")
+}
+
+/// The name of a file or directory with `*` and `{step}` in it.
+pub fn name_pattern(_: &mut SchemaGenerator) -> Schema {
+    checked_text(
+        128,
+        "^[^/]+$",
+        "must be a name without / such as step-{step}.npz or *-state; the directory goes into path",
+    )
+}
+
+/// A share between 0 and 1.
+pub fn optional_share(_: &mut SchemaGenerator) -> Schema {
+    let mut schema =
+        checked_text(20, "^(0([.][0-9]{1,6})?|1([.]0{1,6})?)$", "must be a number from 0 to 1 such as \"0.98\"");
+    schema.insert("nullable".to_owned(), true.into());
+    schema
+}
+
+/// Dollars that the operator writes.
+pub fn dollars(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 20, "pattern": DECIMAL})
+}
+
+/// Dollars that the operator writes and that may also be absent.
+pub fn optional_dollars(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "nullable": true, "maxLength": 20, "pattern": DECIMAL})
+}
+
+/// A pod template, partly typed: everything passes, containers merge by name. The real Pod's strict dry run checks the rest.
+pub fn pod_template(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "metadata": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": true,
+                "properties": {
+                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "annotations": {"type": "object", "additionalProperties": {"type": "string"}}
+                }
+            },
+            "spec": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": true,
+                "required": ["containers"],
+                "properties": {
+                    "containers": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": 16,
+                        "x-kubernetes-list-type": "map",
+                        "x-kubernetes-list-map-keys": ["name"],
+                        "items": {
+                            "type": "object",
+                            "x-kubernetes-preserve-unknown-fields": true,
+                            "required": ["name"],
+                            "properties": {
+                                "name": {"type": "string", "maxLength": 63},
+                                "image": {"type": "string", "maxLength": 1024}
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    })
+}

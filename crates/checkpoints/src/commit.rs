@@ -1,0 +1,115 @@
+//! Commit of an offered checkpoint: verify, then append. No entry, no checkpoint.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use tradewind_protocol::manifest::{DataKey, data_prefix};
+use tradewind_protocol::{Chunk, Document, LogEntry, Manifest};
+
+use crate::catalogue::{Appended, Catalogue, CommitOutcome, MAX_ROUNDS, PARALLEL, Refusal};
+use crate::gc::GRACE;
+use crate::log::Log;
+use crate::store::StoreError;
+
+/// Chunks of an offer must be younger than this: the collector takes unnamed data only when it is older than [`GRACE`], and a commit is done
+/// long before the difference is over.
+const MAX_CHUNK_AGE: Duration = GRACE.saturating_sub(Duration::from_hours(1));
+
+impl Catalogue {
+    /// Commits a checkpoint that `machine` offers in `attempt`: every new chunk must be there with the size the manifest says, every other one
+    /// must be part of a checkpoint that counts, and `attempt` must be the newest fence's.
+    ///
+    /// Safe to repeat: the same manifest offered again has the same sequence. `Err` means that nothing is known; offer it again.
+    pub async fn commit(&self, machine: &str, attempt: u32, manifest: &Manifest) -> Result<CommitOutcome, StoreError> {
+        let refused = |refusal| Ok(CommitOutcome::Refused(refusal));
+        let entry = LogEntry::Checkpoint { manifest: manifest.clone(), at: self.clock.now() };
+        // Encoding checks the manifest and that the entry will be readable.
+        if let Err(invalid) = entry.encode() {
+            return refused(Refusal::Invalid(invalid));
+        }
+        if manifest.machine != machine {
+            return refused(Refusal::Foreign { what: "machine" });
+        }
+        if manifest.attempt != attempt {
+            return refused(Refusal::Foreign { what: "attempt" });
+        }
+        for _ in 0..MAX_ROUNDS {
+            let log = self.load().await?;
+            if let Some(seq) = log.find_manifest(manifest) {
+                return Ok(CommitOutcome::Committed { seq });
+            }
+            if let Err(refusal) = check_fence(&log, manifest) {
+                return refused(refusal);
+            }
+            if let Err(refusal) = self.verify(&log, manifest).await? {
+                return refused(refusal);
+            }
+            match self.append(&log, &entry).await? {
+                Appended::At(seq) => return Ok(CommitOutcome::Committed { seq }),
+                Appended::Taken => {}
+                Appended::Full => return refused(Refusal::Full),
+            }
+        }
+        refused(Refusal::Contention)
+    }
+
+    /// Looks at every chunk: in the store if it is new, in the log if it is not.
+    async fn verify(&self, log: &Log, manifest: &Manifest) -> Result<Result<(), Refusal>, StoreError> {
+        let new = match new_chunks(log, manifest) {
+            Ok(new) => new,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut looks = std::pin::pin!(stream::iter(new).map(|chunk| self.look_at(chunk)).buffered(PARALLEL));
+        while let Some(look) = looks.next().await {
+            if let Err(refusal) = look? {
+                return Ok(Err(refusal));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn look_at(&self, chunk: &Chunk) -> Result<Result<(), Refusal>, StoreError> {
+        let key = chunk.key.clone();
+        let Some(there) = self.store.head(&chunk.key).await? else {
+            return Ok(Err(Refusal::MissingChunk { key }));
+        };
+        if there.size_bytes != chunk.size_bytes {
+            return Ok(Err(Refusal::WrongSize { key, have: there.size_bytes, want: chunk.size_bytes }));
+        }
+        let age = self.clock.now().duration_since(there.last_modified);
+        let fresh = age.is_negative() || age.unsigned_abs() < MAX_CHUNK_AGE;
+        Ok(if fresh { Ok(()) } else { Err(Refusal::Stale { key }) })
+    }
+}
+
+fn check_fence(log: &Log, manifest: &Manifest) -> Result<(), Refusal> {
+    let fence = log.newest_fence().ok_or(Refusal::Fenced { newest: None })?;
+    if fence.attempt != manifest.attempt {
+        return Err(Refusal::Fenced { newest: Some(fence.attempt) });
+    }
+    if fence.run_id != manifest.run_id {
+        return Err(Refusal::Foreign { what: "run" });
+    }
+    if log.marks().closed { Err(Refusal::Ended) } else { Ok(()) }
+}
+
+/// The chunks that only the store can vouch for: those in the machine's own slots that no checkpoint has named yet.
+fn new_chunks<'m>(log: &Log, manifest: &'m Manifest) -> Result<Vec<&'m Chunk>, Refusal> {
+    let live: BTreeMap<&str, &Chunk> = log.live_chunks();
+    let marks = log.marks();
+    let prefix = data_prefix(manifest.attempt, &manifest.machine);
+    let folder = prefix.trim_start_matches("data/").trim_end_matches('/');
+    let is_new = |key: &str| {
+        key.starts_with(&prefix) && DataKey::parse(key).is_some_and(|place| marks.admit(folder, place.slot))
+    };
+    let mut new = Vec::new();
+    for (key, chunk) in manifest.distinct_chunks() {
+        match live.get(key) {
+            Some(known) if *known == chunk => {}
+            None if is_new(key) => new.push(chunk),
+            _ => return Err(Refusal::UnknownChunk { key: key.to_owned() }),
+        }
+    }
+    Ok(new)
+}

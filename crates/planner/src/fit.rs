@@ -1,0 +1,229 @@
+//! Which requirements an offer misses, and in words.
+
+use tradewind_core::{Money, Offer};
+
+use crate::cost::Estimate;
+use crate::knowledge::Lookup;
+use crate::needs::Requirements;
+
+/// Why an offer does not fit. An offer that misses several is counted under the first of this list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RejectReason {
+    /// The offer contradicts itself: a negative price, or GPUs without a model.
+    Malformed,
+    /// Another provider than those asked for.
+    Provider,
+    /// Another region than those asked for.
+    Region,
+    /// Spot where on demand is asked for, or the other way round.
+    Capacity,
+    /// Another GPU model.
+    GpuModel,
+    /// More or fewer GPUs.
+    GpuCount,
+    /// Too little memory per GPU.
+    GpuMemory,
+    /// Too little CPU.
+    Cpu,
+    /// Too little main memory.
+    Memory,
+    /// Too little disk.
+    Disk,
+    /// Below the trust asked for.
+    Trust,
+    /// Below the reliability asked for.
+    Reliability,
+    /// Below the download bandwidth asked for.
+    Download,
+    /// Below the upload bandwidth asked for.
+    Upload,
+    /// The host is banned.
+    HostBanned,
+    /// The offer was refused lately.
+    Refused,
+    /// The host takes the machine back too soon to be of use.
+    MaxDuration,
+    /// Compute and disk cost more per hour than allowed.
+    PricePerHour,
+    /// The work would be expected to cost more than is left.
+    Budget,
+}
+
+impl RejectReason {
+    /// All reasons, in the order in which offers are counted under them.
+    pub const ALL: [Self; 19] = [
+        Self::Malformed,
+        Self::Provider,
+        Self::Region,
+        Self::Capacity,
+        Self::GpuModel,
+        Self::GpuCount,
+        Self::GpuMemory,
+        Self::Cpu,
+        Self::Memory,
+        Self::Disk,
+        Self::Trust,
+        Self::Reliability,
+        Self::Download,
+        Self::Upload,
+        Self::HostBanned,
+        Self::Refused,
+        Self::MaxDuration,
+        Self::PricePerHour,
+        Self::Budget,
+    ];
+
+    /// The one word for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "Malformed",
+            Self::Provider => "Provider",
+            Self::Region => "Region",
+            Self::Capacity => "Capacity",
+            Self::GpuModel => "GpuModel",
+            Self::GpuCount => "GpuCount",
+            Self::GpuMemory => "GpuMemory",
+            Self::Cpu => "Cpu",
+            Self::Memory => "Memory",
+            Self::Disk => "Disk",
+            Self::Trust => "Trust",
+            Self::Reliability => "Reliability",
+            Self::Download => "Download",
+            Self::Upload => "Upload",
+            Self::HostBanned => "HostBanned",
+            Self::Refused => "Refused",
+            Self::MaxDuration => "MaxDuration",
+            Self::PricePerHour => "PricePerHour",
+            Self::Budget => "Budget",
+        }
+    }
+
+    /// Whether the user could ask for something else, or wait, so that this no longer stands in the way.
+    pub const fn relaxable(self) -> bool {
+        !matches!(self, Self::Malformed | Self::HostBanned | Self::MaxDuration)
+    }
+
+    /// What offers rejected for this are, after "are": `below minTrust Datacenter`.
+    pub(crate) fn says(self, needs: &Requirements) -> String {
+        let dollars = |limit: Option<Money>| limit.unwrap_or_default();
+        match self {
+            Self::Malformed => "not to be understood".to_owned(),
+            Self::Provider => format!("not from providers {}", needs.providers.join(", ")),
+            Self::Region => format!("outside regions {}", needs.regions.join(", ")),
+            Self::Capacity => format!("not of capacity {}", needs.capacity.as_str()),
+            Self::GpuModel => {
+                let models: Vec<&str> = needs.gpu_models.iter().map(tradewind_core::GpuModel::as_str).collect();
+                format!("not of GPU model {}", models.join(", "))
+            }
+            Self::GpuCount => format!("not of gpu.count {}", needs.gpu_count),
+            Self::GpuMemory => format!("below gpu.minMemory {}Mi", needs.min_gpu_memory_mib),
+            Self::Cpu => format!("below the CPU request {}m", needs.cpu_millis),
+            Self::Memory => format!("below the memory request {}Mi", needs.memory_mib),
+            Self::Disk => format!("below the disk request {}Gi", needs.disk_gib),
+            Self::Trust => format!("below minTrust {}", needs.min_trust),
+            Self::Reliability => format!("below minReliability {}", share(needs.min_reliability_ppm)),
+            Self::Download => format!("below minDownloadMbps {}", needs.min_download_mbps),
+            Self::Upload => format!("below minUploadMbps {}", needs.min_upload_mbps),
+            Self::HostBanned => "on banned hosts".to_owned(),
+            Self::Refused => "left out because they were refused lately".to_owned(),
+            Self::MaxDuration => "offered for too short a time".to_owned(),
+            Self::PricePerHour => format!("above ${} per hour with disk", dollars(needs.max_price_per_hour)),
+            Self::Budget => {
+                format!("expected to cost more than the ${} that are left of the budget", dollars(needs.budget_left))
+            }
+        }
+    }
+}
+
+/// Millionths as a decimal share: 980000 is `0.98`.
+pub(crate) fn share(ppm: u32) -> String {
+    Money::from_micros(i64::from(ppm)).to_string()
+}
+
+/// A set of reasons. Ordered so that grouping by it is deterministic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Misses(u32);
+
+impl Misses {
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) const fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = RejectReason> {
+        RejectReason::ALL.into_iter().filter(move |reason| self.0 & (1 << (*reason as u32)) != 0)
+    }
+
+    pub(crate) fn first(self) -> Option<RejectReason> {
+        self.iter().next()
+    }
+}
+
+fn malformed(offer: &Offer) -> bool {
+    let prices = [
+        offer.price_per_hour,
+        offer.storage_price_per_gib_hour,
+        offer.download_price_per_gb,
+        offer.upload_price_per_gb,
+    ];
+    prices.into_iter().any(|price| price < Money::ZERO) || offer.gpu.is_some() != (offer.gpu_count > 0)
+}
+
+/// Everything that this offer misses. A malformed one misses only that: its other figures mean nothing.
+pub(crate) fn misses(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer, estimate: &Estimate) -> Misses {
+    use RejectReason as R;
+    if malformed(offer) {
+        return Misses(1 << (R::Malformed as u32));
+    }
+    let gpus = needs.gpu_count > 0;
+    let model_fits =
+        needs.gpu_models.is_empty() || offer.gpu.as_ref().is_some_and(|model| needs.gpu_models.contains(model));
+    let region_fits = needs.regions.is_empty() || needs.regions.iter().any(|r| r.eq_ignore_ascii_case(&offer.region));
+    let above = |amount: Money, limit: Option<Money>| limit.is_some_and(|limit| amount > limit);
+    let missed = [
+        (R::Provider, !needs.providers.is_empty() && !needs.providers.contains(&offer.provider)),
+        (R::Region, !region_fits),
+        (R::Capacity, !needs.capacity.admits(offer.capacity)),
+        (R::GpuModel, gpus && !model_fits),
+        (R::GpuCount, gpus && offer.gpu_count != needs.gpu_count),
+        (R::GpuMemory, gpus && offer.gpu_memory_mib < needs.min_gpu_memory_mib),
+        (R::Cpu, offer.cpu_millis < needs.cpu_millis),
+        (R::Memory, offer.memory_mib < needs.memory_mib),
+        (R::Disk, offer.disk_gib < needs.disk_gib),
+        (R::Trust, offer.trust < needs.min_trust),
+        (R::Reliability, offer.reliability_ppm < needs.min_reliability_ppm),
+        (R::Download, offer.download_mbps < needs.min_download_mbps),
+        (R::Upload, offer.upload_mbps < needs.min_upload_mbps),
+        (R::HostBanned, lookup.banned(offer)),
+        (R::Refused, lookup.refusal(offer).is_some()),
+        (R::MaxDuration, estimate.too_short),
+        (R::PricePerHour, above(estimate.hourly, needs.max_price_per_hour)),
+        (R::Budget, above(estimate.cost.total, needs.budget_left)),
+    ];
+    let bits = missed.iter().filter(|(_, missed)| *missed).map(|(reason, _)| 1 << (*reason as u32));
+    Misses(bits.fold(0, |set, bit: u32| set | bit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_reasons_is_complete_and_in_order() {
+        for (index, reason) in RejectReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}: bits and order follow the declaration");
+        }
+        let last = Misses(1 << (RejectReason::Budget as u32));
+        assert_eq!(last.first(), Some(RejectReason::Budget));
+        assert_eq!(RejectReason::Budget as usize + 1, RejectReason::ALL.len());
+    }
+
+    #[test]
+    fn shares_print_as_people_write_them() {
+        assert_eq!(share(980_000), "0.98");
+        assert_eq!(share(995_500), "0.9955");
+    }
+}

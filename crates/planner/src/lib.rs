@@ -1,0 +1,30 @@
+//! Pure placement: which offer finishes the work at the lowest expected total cost, and why.
+//!
+//! [`plan`] is a total function of its arguments: no I/O, no clock, no randomness, no floats. Every offer ends up in exactly one
+//! place: ranked, cut by the limit, or counted in one [`Rejection`]; the order of the offers given does not matter. The
+//! [`explain`] module says it in sentences; [`check()`] lists everything that is wrong with a plan, whoever made it.
+//!
+//! What it leaves to others: fetching offers, remembering refusals and bans, admitting the order, and deciding when to move a
+//! machine that already runs.
+
+mod check;
+mod cost;
+pub mod explain;
+mod fit;
+mod knowledge;
+mod needs;
+mod rank;
+mod relax;
+mod speed;
+
+pub use check::{Problem, check};
+pub use cost::{CostBreakdown, TimeBreakdown};
+pub use fit::RejectReason;
+pub use knowledge::{
+    DEFAULT_CHECKPOINT_UPLOAD_S, DEFAULT_DOWNLOAD_MBPS, DEFAULT_IMAGE_MB, DEFAULT_MEAN_LIFE_S, DEFAULT_SETUP_S,
+    Knowledge, RefusedNote,
+};
+pub use needs::{CapacityChoice, Requirements, WorkLeft};
+pub use rank::{Candidate, Plan, Rejection, plan};
+pub use relax::Relaxation;
+pub use speed::{SpeedBasis, UNKNOWN_SPEED_MILLI, speed_milli};

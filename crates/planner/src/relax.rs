@@ -1,0 +1,198 @@
+//! The smallest change of the requirements that would let more offers in.
+
+use std::collections::BTreeMap;
+
+use tradewind_core::{Offer, Trust};
+
+use crate::cost::estimate;
+use crate::fit::{Misses, RejectReason, misses, share};
+use crate::knowledge::{Knowledge, Lookup};
+use crate::needs::{CapacityChoice, Requirements, WorkLeft};
+use crate::rank::Assessed;
+
+/// What to ask for instead, so that offers fit which do not fit now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relaxation {
+    /// The constraints that have to give way together: as few as possible, mostly one.
+    pub constraints: Vec<RejectReason>,
+    /// How many offers fit after the change that do not fit now.
+    pub admits: u32,
+    /// The offer that asks for the smallest change, which is among them.
+    pub nearest: Offer,
+    /// What to change, one for each constraint, as in the job's spec: `minTrust: Community`.
+    pub change: Vec<String>,
+}
+
+/// Finds the relaxation: of all offers that miss only what can be changed, those that miss the fewest constraints; of these the
+/// constraint (or set) that alone stands in the way of most; of these the offer that is nearest to it.
+pub(crate) fn relaxation(
+    needs: &Requirements,
+    work: &WorkLeft,
+    lookup: &Lookup<'_>,
+    assessed: &[Assessed<'_>],
+) -> Option<Relaxation> {
+    let mut groups: BTreeMap<Misses, u32> = BTreeMap::new();
+    // A machine without GPUs is no answer to somebody who asked for some.
+    let answers = |a: &&Assessed<'_>| needs.gpu_count == 0 || a.offer.gpu.is_some();
+    let can_give_way = |a: &&Assessed<'_>| !a.misses.is_empty() && a.misses.iter().all(RejectReason::relaxable);
+    for one in assessed.iter().filter(answers).filter(can_give_way) {
+        *groups.entry(one.misses).or_default() += 1;
+    }
+    let set = *groups.iter().min_by_key(|(set, count)| (set.len(), u32::MAX - **count, **set))?.0;
+    let nearest = assessed
+        .iter()
+        .filter(answers)
+        .filter(|a| a.misses == set)
+        .min_by_key(|a| (gap(needs, lookup, a), a.score()))?;
+
+    let mut asked = needs.clone();
+    let mut known = lookup.known.clone();
+    let mut change = Vec::new();
+    for reason in set.iter() {
+        change.push(relax(reason, nearest, lookup, &mut asked, &mut known));
+    }
+    let lookup = Lookup::new(&known);
+    let fits = |offer: &Offer| misses(&asked, &lookup, offer, &estimate(&asked, work, &lookup, offer)).is_empty();
+    let admits = assessed.iter().filter(|a| !a.misses.is_empty() && fits(a.offer)).count();
+    Some(Relaxation {
+        constraints: set.iter().collect(),
+        admits: u32::try_from(admits).unwrap_or(u32::MAX),
+        nearest: nearest.offer.clone(),
+        change,
+    })
+}
+
+/// How far an offer is from what it misses, in millionths of what is asked for; only for comparing offers that miss the same.
+pub(crate) fn gap(needs: &Requirements, lookup: &Lookup<'_>, one: &Assessed<'_>) -> u64 {
+    one.misses.iter().fold(0_u64, |sum, reason| sum.saturating_add(gap_of(reason, needs, lookup, one)))
+}
+
+fn gap_of(reason: RejectReason, needs: &Requirements, lookup: &Lookup<'_>, one: &Assessed<'_>) -> u64 {
+    let offer = one.offer;
+    let part = |distance: u64, whole: u64| {
+        let millionths = u128::from(distance) * 1_000_000 / u128::from(whole.max(1));
+        u64::try_from(millionths).unwrap_or(u64::MAX)
+    };
+    let below = |has: u64, wanted: u64| part(wanted.saturating_sub(has), wanted);
+    let above = |has: tradewind_core::Money, limit: Option<tradewind_core::Money>| {
+        let limit = limit.unwrap_or_default();
+        part((has - limit).micros().unsigned_abs(), limit.micros().unsigned_abs())
+    };
+    match reason {
+        RejectReason::GpuCount => {
+            part(u64::from(offer.gpu_count.abs_diff(needs.gpu_count)), u64::from(needs.gpu_count))
+        }
+        RejectReason::GpuMemory => below(offer.gpu_memory_mib, needs.min_gpu_memory_mib),
+        RejectReason::Cpu => below(offer.cpu_millis, needs.cpu_millis),
+        RejectReason::Memory => below(offer.memory_mib, needs.memory_mib),
+        RejectReason::Disk => below(offer.disk_gib, needs.disk_gib),
+        RejectReason::Trust => below(rung(offer.trust), rung(needs.min_trust)),
+        RejectReason::Reliability => below(offer.reliability_ppm.into(), needs.min_reliability_ppm.into()),
+        RejectReason::Download => below(offer.download_mbps, needs.min_download_mbps),
+        RejectReason::Upload => below(offer.upload_mbps, needs.min_upload_mbps),
+        RejectReason::Refused => lookup.refusal(offer).map_or(0, |note| note.for_s),
+        RejectReason::PricePerHour => above(one.estimate.hourly, needs.max_price_per_hour),
+        RejectReason::Budget => above(one.estimate.cost.total, needs.budget_left),
+        RejectReason::Malformed
+        | RejectReason::Provider
+        | RejectReason::Region
+        | RejectReason::Capacity
+        | RejectReason::GpuModel
+        | RejectReason::HostBanned
+        | RejectReason::MaxDuration => 0,
+    }
+}
+
+/// Steps of trust from nothing.
+const fn rung(trust: Trust) -> u64 {
+    match trust {
+        Trust::Community => 1,
+        Trust::Datacenter => 2,
+        Trust::Enterprise => 3,
+        Trust::Cluster => 4,
+    }
+}
+
+/// Gives way in `asked` or `known` just so far that `nearest` no longer misses `reason`, and says so.
+fn relax(
+    reason: RejectReason,
+    nearest: &Assessed<'_>,
+    lookup: &Lookup<'_>,
+    asked: &mut Requirements,
+    known: &mut Knowledge,
+) -> String {
+    let offer = nearest.offer;
+    match reason {
+        RejectReason::Provider => {
+            asked.providers.push(offer.provider.clone());
+            format!("providers: with {}", offer.provider)
+        }
+        RejectReason::Region if offer.region.is_empty() => {
+            asked.regions.clear();
+            "regions: none, since this one does not tell its own".to_owned()
+        }
+        RejectReason::Region => {
+            asked.regions.push(offer.region.clone());
+            format!("regions: with {}", offer.region)
+        }
+        RejectReason::Capacity => {
+            asked.capacity = CapacityChoice::Any;
+            "capacity: Any".to_owned()
+        }
+        RejectReason::GpuModel => {
+            asked.gpu_models.extend(offer.gpu.clone());
+            format!("gpu.models: with {}", offer.gpu.as_ref().map_or("", tradewind_core::GpuModel::as_str))
+        }
+        RejectReason::GpuCount => {
+            asked.gpu_count = offer.gpu_count;
+            format!("gpu.count: {}", offer.gpu_count)
+        }
+        RejectReason::GpuMemory => {
+            asked.min_gpu_memory_mib = offer.gpu_memory_mib;
+            format!("gpu.minMemory: {}Mi", offer.gpu_memory_mib)
+        }
+        RejectReason::Cpu => {
+            asked.cpu_millis = offer.cpu_millis;
+            format!("CPU request: {}m", offer.cpu_millis)
+        }
+        RejectReason::Memory => {
+            asked.memory_mib = offer.memory_mib;
+            format!("memory request: {}Mi", offer.memory_mib)
+        }
+        RejectReason::Disk => {
+            asked.disk_gib = offer.disk_gib;
+            format!("ephemeral-storage request: {}Gi", offer.disk_gib)
+        }
+        RejectReason::Trust => {
+            asked.min_trust = offer.trust;
+            format!("minTrust: {}", offer.trust)
+        }
+        RejectReason::Reliability => {
+            asked.min_reliability_ppm = offer.reliability_ppm;
+            format!("minReliability: {}", share(offer.reliability_ppm))
+        }
+        RejectReason::Download => {
+            asked.min_download_mbps = offer.download_mbps;
+            format!("minDownloadMbps: {}", offer.download_mbps)
+        }
+        RejectReason::Upload => {
+            asked.min_upload_mbps = offer.upload_mbps;
+            format!("minUploadMbps: {}", offer.upload_mbps)
+        }
+        RejectReason::Refused => {
+            let (wait_s, why) = lookup.refusal(offer).map_or((0, ""), |note| (note.for_s, note.reason.as_str()));
+            known.refused.retain(|_, note| note.for_s > wait_s);
+            format!("{} of patience (it was refused: {why})", crate::explain::span(wait_s))
+        }
+        RejectReason::PricePerHour => {
+            asked.max_price_per_hour = Some(nearest.estimate.hourly);
+            format!("budget.perHour: {}", nearest.estimate.hourly)
+        }
+        RejectReason::Budget => {
+            let more = nearest.estimate.cost.total - asked.budget_left.unwrap_or_default();
+            asked.budget_left = Some(nearest.estimate.cost.total);
+            format!("${} more in budget.total", crate::explain::about(more))
+        }
+        RejectReason::Malformed | RejectReason::HostBanned | RejectReason::MaxDuration => String::new(),
+    }
+}

@@ -1,0 +1,201 @@
+//! Agent to operator.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Check, clean_in_place};
+use crate::seal::is_public_key;
+use crate::{Document, Invalid, Manifest};
+
+/// `report.json`: what the machine says of itself. At most [`Report::MAX_BYTES`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Protocol version.
+    pub version: u32,
+    /// Uid of the RentedMachine.
+    pub machine: String,
+    /// Random id of this boot of the agent.
+    pub boot: String,
+    /// Public X25519 key of this boot, base64 of 32 bytes.
+    pub boot_key: String,
+    /// Rises with every report of this boot.
+    pub sequence: u64,
+    /// The highest control sequence this boot has acted on.
+    pub control_seen: u64,
+    /// The attempt it works for, once known.
+    pub attempt: Option<u32>,
+    /// Where it is.
+    pub phase: AgentPhase,
+    /// The machine's clock.
+    pub at: Timestamp,
+    /// Newest progress of the program.
+    pub progress: Option<Progress>,
+    /// How the program ended.
+    pub exit: Option<Exit>,
+    /// What was restored.
+    pub restore: Option<RestoreOutcome>,
+    /// The newest checkpoint that is completely uploaded and waits for its commit.
+    pub offer: Option<CheckpointOffer>,
+    /// A checkpoint that is on its way: (step, bytes sent, bytes in all).
+    pub uploading: Option<Uploading>,
+    /// Upload slots still unused, over all batches fetched.
+    pub slots_left: u64,
+    /// Slot number up to which slots are used up (exclusive).
+    pub slots_used: u64,
+    /// Number of log segments written in all; segment n is in slot n modulo the ring's size.
+    pub log_segments: u64,
+    /// Things a user should know, newest last, at most 8, each at most 300 characters.
+    pub warnings: Vec<String>,
+    /// True if this boot found the report of an earlier boot that had got past `Booted`: nothing is started again.
+    pub restarted: bool,
+}
+
+impl Report {
+    /// The largest report that the operator reads.
+    pub const MAX_BYTES: usize = 1024 * 1024;
+
+    /// Reads a report, which must be of this machine. Texts come out without control characters.
+    pub fn decode(bytes: &[u8], machine: &str) -> Result<Self, Invalid> {
+        let report = Self::decode_any(bytes)?;
+        Check(Self::NAME).that(report.machine == machine, "machine", || "is another machine".to_owned())?;
+        Ok(report)
+    }
+}
+
+impl Document for Report {
+    const NAME: &'static str = "report";
+    const MAX_BYTES: usize = Self::MAX_BYTES;
+
+    fn validate(&self) -> Result<(), Invalid> {
+        let check = Check(Self::NAME);
+        check.version(self.version)?;
+        check.id("machine", &self.machine)?;
+        check.id("boot", &self.boot)?;
+        check.that(is_public_key(&self.boot_key), "bootKey", || "must be base64 of 32 bytes".to_owned())?;
+        check.attempt(self.attempt.unwrap_or(0))?;
+        if let Some(loss) = self.progress.as_ref().and_then(|progress| progress.loss.as_ref()) {
+            check.text("progress.loss", loss, 32)?;
+        }
+        if let Some(exit) = &self.exit {
+            check.text("exit.logTail", &exit.log_tail, 2000)?;
+        }
+        if let Some(restore) = &self.restore {
+            check.count("restore.rejected", restore.rejected.len(), 16)?;
+            restore.rejected.iter().try_for_each(|bad| check.text("restore.rejected", &bad.reason, 500))?;
+        }
+        if let Some(offer) = &self.offer {
+            check.that(offer.number > 0, "offer.number", || "must be at least 1".to_owned())?;
+            check.that(offer.manifest.machine == self.machine, "offer.manifest.machine", || {
+                "is another machine".to_owned()
+            })?;
+            offer.manifest.validate()?;
+        }
+        check.count("warnings", self.warnings.len(), 8)?;
+        self.warnings.iter().try_for_each(|warning| check.text("warnings", warning, 300))
+    }
+
+    fn clean(&mut self) {
+        let loss = self.progress.iter_mut().filter_map(|progress| progress.loss.as_mut());
+        let tail = self.exit.iter_mut().map(|exit| &mut exit.log_tail);
+        let rejected = self.restore.iter_mut().flat_map(|restore| &mut restore.rejected).map(|bad| &mut bad.reason);
+        loss.chain(tail).chain(rejected).chain(&mut self.warnings).for_each(clean_in_place);
+    }
+}
+
+/// Where the agent is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AgentPhase {
+    /// Started; waits for its start document.
+    Booted,
+    /// Downloads the last checkpoint.
+    Restoring,
+    /// The program runs.
+    Running,
+    /// The program was told to stop; the last checkpoint is on its way.
+    Stopping,
+    /// The program has ended and everything worth keeping is offered.
+    Exited,
+    /// The agent itself cannot go on; see warnings.
+    Failed,
+}
+
+/// Progress as the program tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// Step reached.
+    pub step: u64,
+    /// Steps in all, if told.
+    pub total: Option<u64>,
+    /// Loss as the program printed it, if told (at most 32 characters).
+    pub loss: Option<String>,
+}
+
+/// How the program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exit {
+    /// Exit code; 128 + signal after a signal; 143 after a stop, whatever the program said.
+    pub code: i32,
+    /// True if it had been told to stop.
+    pub told_to_stop: bool,
+    /// The machine's clock.
+    pub at: Timestamp,
+    /// Last lines of output, at most 2,000 characters.
+    pub log_tail: String,
+}
+
+/// What became of the restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreOutcome {
+    /// Sequence and step of what was restored; `None` = started from zero.
+    pub restored: Option<Restored>,
+    /// Candidates that were bad, with the reason.
+    pub rejected: Vec<RejectedCandidate>,
+}
+
+/// A checkpoint that was put back on disk, every byte verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    /// Log sequence.
+    pub seq: u64,
+    /// Step.
+    pub step: u64,
+}
+
+/// A candidate that could not be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedCandidate {
+    /// Log sequence.
+    pub seq: u64,
+    /// Step.
+    pub step: u64,
+    /// What was wrong, in a sentence without URLs.
+    pub reason: String,
+}
+
+/// A completely uploaded checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointOffer {
+    /// Rises with every offer of this machine, from 1.
+    pub number: u64,
+    /// What it consists of.
+    pub manifest: Manifest,
+}
+
+/// An upload under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Uploading {
+    /// Step.
+    pub step: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+}

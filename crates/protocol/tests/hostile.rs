@@ -1,0 +1,427 @@
+//! Documents from machines that are old, broken or hostile: decoding never panics, and what it lets through is safe to use.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tradewind_protocol::manifest::{
+    DataKey, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, chunk_size, data_prefix, parse_data_folder, slot_key,
+};
+use tradewind_protocol::{
+    AgentPhase, CheckpointOffer, CheckpointSettings, Chunk, Control, Desired, Document, EntryKind, Exit, LogEntry,
+    Manifest, ManifestFile, Progress, Report, RestoreCandidate, SlotBatch, Start, Ticket, VERSION, clean_text,
+};
+
+const MACHINE: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
+
+fn ticket() -> Ticket {
+    Ticket {
+        url: "https://store.example.com/bucket/key?signature=topsecret".to_owned(),
+        expires: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn chunk(slot: u64, size_bytes: u64) -> Chunk {
+    Chunk { key: slot_key(&data_prefix(3, MACHINE), slot), size_bytes, sha256: "0a".repeat(32) }
+}
+
+fn file(path: &str, chunks: Vec<Chunk>) -> ManifestFile {
+    let size_bytes = chunks.iter().map(|chunk| chunk.size_bytes).sum();
+    ManifestFile { path: path.to_owned(), size_bytes, mode: 0o644, chunks }
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        version: VERSION,
+        run_id: "run-1".to_owned(),
+        attempt: 3,
+        machine: MACHINE.to_owned(),
+        step: 400,
+        name: "step-400".to_owned(),
+        kind: EntryKind::Directory,
+        files: vec![
+            file("a/weights.bin", vec![chunk(0, 8 << 20), chunk(1, 5)]),
+            file("a/x", vec![]),
+            file("config.json", vec![chunk(2, 7)]),
+        ],
+        saved_at: Timestamp::UNIX_EPOCH,
+        save_began_at: Timestamp::UNIX_EPOCH,
+        parent: Some(4),
+    }
+}
+
+fn report() -> Report {
+    Report {
+        version: VERSION,
+        machine: MACHINE.to_owned(),
+        boot: "boot-1".to_owned(),
+        boot_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".to_owned(),
+        sequence: 9,
+        control_seen: 4,
+        attempt: Some(3),
+        phase: AgentPhase::Running,
+        at: Timestamp::UNIX_EPOCH,
+        progress: Some(Progress { step: 410, total: Some(1000), loss: Some("2.31".to_owned()) }),
+        exit: Some(Exit { code: 1, told_to_stop: false, at: Timestamp::UNIX_EPOCH, log_tail: "boom\n".to_owned() }),
+        restore: None,
+        offer: Some(CheckpointOffer { number: 2, manifest: manifest() }),
+        uploading: None,
+        slots_left: 61,
+        slots_used: 3,
+        log_segments: 5,
+        warnings: vec!["disk nearly full".to_owned()],
+        restarted: false,
+    }
+}
+
+fn control() -> Control {
+    Control {
+        version: VERSION,
+        machine: MACHINE.to_owned(),
+        sequence: 4,
+        lease_s: 600,
+        desired: Desired::Stop { reason: "Suspended".to_owned(), grace_s: 30 },
+        attempt: 3,
+        control_get: ticket(),
+        report_put: ticket(),
+        report_get: ticket(),
+        start: Some(ticket()),
+        start_boot: Some("boot-1".to_owned()),
+        slots: vec![ticket()],
+        logs: vec![ticket()],
+        committed: None,
+        refused: None,
+    }
+}
+
+fn start() -> Start {
+    let keys: Vec<String> = manifest().distinct_chunks().into_keys().map(str::to_owned).collect();
+    Start {
+        version: VERSION,
+        machine: MACHINE.to_owned(),
+        boot: "boot-1".to_owned(),
+        run_id: "run-1".to_owned(),
+        attempt: 4,
+        command: vec!["python3".to_owned(), "train.py".to_owned()],
+        env: BTreeMap::from([("A".to_owned(), "b".to_owned())]),
+        sealed_env: None,
+        working_dir: Some("/work".to_owned()),
+        stop_grace_s: 30,
+        checkpoint: Some(CheckpointSettings {
+            path: "out".to_owned(),
+            pattern: "step-{step}".to_owned(),
+            resume_args: vec!["--resume".to_owned()],
+            interval_s: 900,
+            quiet_ms: 2000,
+        }),
+        restore: vec![RestoreCandidate {
+            seq: 7,
+            manifest: manifest(),
+            chunks: keys.into_iter().map(|key| (key, ticket())).collect(),
+        }],
+        data_prefix: data_prefix(4, MACHINE),
+    }
+}
+
+fn slots() -> SlotBatch {
+    SlotBatch { version: VERSION, machine: MACHINE.to_owned(), attempt: 3, first: 64, puts: vec![ticket(); 3] }
+}
+
+fn entry() -> LogEntry {
+    LogEntry::Checkpoint { manifest: manifest(), at: Timestamp::UNIX_EPOCH }
+}
+
+/// Every document as JSON, with the way to read it.
+fn documents() -> Vec<(&'static str, Value, fn(&[u8]) -> Result<Value, String>)> {
+    fn plain<T: serde::Serialize>(read: Result<T, tradewind_protocol::Invalid>) -> Result<Value, String> {
+        read.map(|document| serde_json::to_value(document).unwrap()).map_err(|invalid| invalid.to_string())
+    }
+    let value = |document: &dyn Fn() -> Value| document();
+    vec![
+        ("report", value(&|| serde_json::to_value(report()).unwrap()), |b| plain(Report::decode(b, MACHINE))),
+        ("control", value(&|| serde_json::to_value(control()).unwrap()), |b| plain(Control::decode(b))),
+        ("start", value(&|| serde_json::to_value(start()).unwrap()), |b| plain(Start::decode(b, MACHINE, "boot-1"))),
+        ("slots", value(&|| serde_json::to_value(slots()).unwrap()), |b| plain(SlotBatch::decode(b, MACHINE))),
+        ("log entry", value(&|| serde_json::to_value(entry()).unwrap()), |b| plain(LogEntry::decode(b))),
+    ]
+}
+
+#[test]
+fn good_documents_survive_a_round_trip() {
+    for (name, value, decode) in documents() {
+        let read = decode(&serde_json::to_vec(&value).unwrap()).unwrap_or_else(|invalid| panic!("{name}: {invalid}"));
+        assert_eq!(read, value, "{name}");
+    }
+    assert_eq!(LogEntry::decode(&entry().encode().unwrap()).unwrap(), entry());
+    assert_eq!(Report::decode(&report().encode().unwrap(), MACHINE).unwrap(), report());
+    assert_eq!(Control::decode(&control().encode().unwrap()).unwrap(), control());
+    assert_eq!(Start::decode(&start().encode().unwrap(), MACHINE, "boot-1").unwrap(), start());
+    assert_eq!(SlotBatch::decode(&slots().encode().unwrap(), MACHINE).unwrap(), slots());
+}
+
+#[test]
+fn another_machine_or_boot_is_refused() {
+    let report = report().encode().unwrap();
+    assert_eq!(Report::decode(&report, "other").unwrap_err().field, "machine");
+    let start = start().encode().unwrap();
+    assert_eq!(Start::decode(&start, MACHINE, "boot-2").unwrap_err().field, "boot");
+    assert_eq!(Start::decode(&start, "other", "boot-1").unwrap_err().field, "machine");
+    assert_eq!(SlotBatch::decode(&slots().encode().unwrap(), "other").unwrap_err().field, "machine");
+    let mut stolen = self::report();
+    stolen.offer.as_mut().unwrap().manifest.machine = "other".to_owned();
+    assert_eq!(stolen.encode().unwrap_err().field, "offer.manifest.machine");
+}
+
+#[test]
+fn another_version_is_named() {
+    for version in [0, VERSION + 1, u32::MAX] {
+        // Also where nothing else of the document is understood.
+        for text in
+            [format!("{{\"version\":{version}}}"), format!("{{\"version\":{version},\"machine\":{{\"new\":[1]}}}}")]
+        {
+            let invalid = Control::decode(text.as_bytes()).unwrap_err();
+            assert_eq!(invalid.field, "version", "{invalid}");
+        }
+    }
+}
+
+#[test]
+fn errors_do_not_repeat_the_content() {
+    let mut value = serde_json::to_value(control()).unwrap();
+    value["sequence"] = json!("https://store.example.com/?signature=topsecret");
+    let invalid = Control::decode(&serde_json::to_vec(&value).unwrap()).unwrap_err();
+    assert!(!invalid.to_string().contains("topsecret"), "{invalid}");
+    assert!(invalid.to_string().contains("line 1"), "{invalid}");
+    assert!(!format!("{:?}", control()).contains("topsecret"));
+}
+
+#[test]
+fn bombs_are_refused() {
+    let deep = [b"[".repeat(200_000), b"{\"a\":".repeat(100_000), br#"{"version":1,"machine":"#.to_vec()].concat();
+    let wide = format!("{{\"version\":1,\"warnings\":[{}\"\"]}}", "\"\",".repeat(Report::MAX_BYTES / 3 - 100));
+    let nested = format!("{{\"version\":1,\"machine\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
+    for bytes in [
+        deep.as_slice(),
+        wide.as_bytes(),
+        nested.as_bytes(),
+        b"",
+        b"null",
+        b"\xff\xfe",
+        &vec![b' '; Start::MAX_BYTES + 1],
+    ] {
+        for (name, _, decode) in documents() {
+            assert!(decode(bytes).is_err(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn manifests_that_break_a_rule_are_refused() {
+    type Change = fn(&mut Manifest);
+    let table: [(&str, &str, Change); 24] = [
+        ("absolute path", "files.path", |m| m.files[0].path = "/etc/passwd".to_owned()),
+        ("path goes up", "files.path", |m| m.files[0].path = "a/../../x".to_owned()),
+        ("dot segment", "files.path", |m| m.files[0].path = "./x".to_owned()),
+        ("empty segment", "files.path", |m| m.files[0].path = "a//x".to_owned()),
+        ("trailing slash", "files.path", |m| m.files[0].path = "a/".to_owned()),
+        ("empty path in a directory", "files.path", |m| m.files[0].path = String::new()),
+        ("control character", "files.path", |m| m.files[0].path = "a\nb".to_owned()),
+        ("NUL", "files.path", |m| m.files[0].path = "a\0b".to_owned()),
+        ("long path", "files.path", |m| m.files[0].path = "a/".repeat(600) + "x"),
+        ("same path twice", "files", |m| m.files[1].path = m.files[0].path.clone()),
+        ("not sorted", "files", |m| m.files.swap(0, 2)),
+        ("file in a file", "files.path", |m| m.files[1].path = "a/weights.bin/x".to_owned()),
+        ("name with slash", "name", |m| m.name = "../x".to_owned()),
+        ("name is dots", "name", |m| m.name = "..".to_owned()),
+        ("empty name", "name", |m| m.name = String::new()),
+        ("two files for a file", "files", |m| m.kind = EntryKind::File),
+        ("sum of sizes", "files.sizeBytes", |m| m.files[0].size_bytes += 1),
+        ("empty chunk", "chunks.sizeBytes", |m| m.files[2].chunks[0].size_bytes = 0),
+        ("huge chunk", "chunks.sizeBytes", |m| m.files[2].chunks[0].size_bytes = u64::MAX),
+        ("sha in capitals", "chunks.sha256", |m| m.files[2].chunks[0].sha256 = "0A".repeat(32)),
+        ("key of the log", "chunks.key", |m| m.files[2].chunks[0].key = "log/0000000000.json".to_owned()),
+        ("key of a later attempt", "chunks.key", |m| m.files[2].chunks[0].key = "data/4-abcdef/00000000".to_owned()),
+        ("setuid", "files.mode", |m| m.files[0].mode = 0o4755),
+        ("one key, two contents", "chunks", |m| m.files[2].chunks[0].key = m.files[0].chunks[0].key.clone()),
+    ];
+    for (what, field, change) in table {
+        let mut manifest = manifest();
+        change(&mut manifest);
+        let invalid = manifest.validate().expect_err(what);
+        assert_eq!(invalid.field, field, "{what}: {invalid}");
+    }
+    let mut single = manifest();
+    single.kind = EntryKind::File;
+    single.files = vec![file("", vec![chunk(0, 3)])];
+    single.validate().unwrap();
+    let mut many = manifest();
+    many.files = (0..20_001).map(|n| file(&format!("{n:06}"), vec![])).collect();
+    assert_eq!(many.validate().unwrap_err().field, "files");
+    many.files = vec![file("x", (0..100_001).map(|slot| chunk(slot, 1)).collect())];
+    assert_eq!(many.validate().unwrap_err().field, "chunks");
+}
+
+#[test]
+fn keys_have_one_spelling() {
+    let prefix = data_prefix(12, MACHINE);
+    let key = slot_key(&prefix, 7);
+    let place = DataKey::parse(&key).unwrap();
+    assert_eq!((place.attempt, place.slot), (12, 7));
+    assert_eq!(parse_data_folder(prefix.trim_start_matches("data/").trim_end_matches('/')), Some((12, place.machine)));
+    assert_ne!(data_prefix(1, "uid-00000001"), data_prefix(1, "uid-00000002"), "uids that begin alike");
+    for bad in [
+        "data/012-abcdef/00000001",
+        "data/+1-abcdef/00000001",
+        "data/1-abcde/00000001",
+        "data/1-ABCDEF/00000001",
+        "data/1-abcdef/0000001",
+        "data/1-abcdef/+0000001",
+        "data/1-abcdef/00000001/x",
+        "data/4294967295-abcdef/00000001",
+        "data/1-abcdef",
+        "/data/1-abcdef/00000001",
+    ] {
+        assert_eq!(DataKey::parse(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn chunks_grow_with_the_file() {
+    assert_eq!(chunk_size(0), MIN_CHUNK_BYTES);
+    assert_eq!(chunk_size(u64::MAX), MAX_CHUNK_BYTES);
+    let hundred_gb = 100_000_000_000_u64;
+    let count = hundred_gb.div_ceil(chunk_size(hundred_gb));
+    assert!((100..=999).contains(&count), "{count} chunks for 100 GB");
+    assert_eq!(chunk_size(hundred_gb), chunk_size(hundred_gb + 1000), "a little growth keeps the cuts");
+}
+
+#[test]
+fn texts_for_people_are_harmless_and_bounded() {
+    let mut hostile = report();
+    hostile.warnings = vec!["\u{1b}[2Jall gone\u{202e}\r\n".to_owned()];
+    hostile.exit.as_mut().unwrap().log_tail = "a\u{7}b\tc\n".to_owned();
+    let read = Report::decode(&serde_json::to_vec(&hostile).unwrap(), MACHINE).unwrap();
+    assert_eq!(read.warnings, ["[2Jall gone\n"]);
+    assert_eq!(read.exit.unwrap().log_tail, "ab\tc\n");
+    assert_eq!(clean_text("abc\u{e4}", 2), "c\u{e4}");
+    let long = |change: fn(&mut Report)| {
+        let mut report = report();
+        change(&mut report);
+        report.encode().unwrap_err().field
+    };
+    assert_eq!(long(|r| r.warnings = vec![String::new(); 9]), "warnings");
+    assert_eq!(long(|r| r.warnings = vec!["x".repeat(301)]), "warnings");
+    assert_eq!(long(|r| r.exit.as_mut().unwrap().log_tail = "\u{e4}".repeat(2001)), "exit.logTail");
+    assert_eq!(long(|r| r.progress.as_mut().unwrap().loss = Some("9".repeat(33))), "progress.loss");
+    assert_eq!(long(|r| r.boot_key = "AAAA".to_owned()), "bootKey");
+    assert_eq!(long(|r| r.boot = "../x".to_owned()), "boot");
+    assert_eq!(long(|r| r.attempt = Some(u32::MAX)), "attempt");
+}
+
+#[test]
+fn control_and_start_are_checked_too() {
+    let bad = |change: fn(&mut Control)| {
+        let mut control = control();
+        change(&mut control);
+        control.encode().unwrap_err().field
+    };
+    assert_eq!(bad(|c| c.report_put.url = "file:///etc/passwd".to_owned()), "reportPut");
+    assert_eq!(bad(|c| c.control_get.url = "https://x/ y".to_owned()), "controlGet");
+    assert_eq!(bad(|c| c.start_boot = None), "startBoot");
+    assert_eq!(bad(|c| c.slots = vec![ticket(); 65]), "slots");
+    let bad = |change: fn(&mut Start)| {
+        let mut start = start();
+        change(&mut start);
+        start.encode().unwrap_err().field
+    };
+    assert_eq!(bad(|s| s.command.clear()), "command");
+    assert_eq!(bad(|s| drop(s.env.insert("A=B".to_owned(), String::new()))), "env");
+    assert_eq!(bad(|s| s.data_prefix = data_prefix(3, MACHINE)), "dataPrefix");
+    assert_eq!(bad(|s| drop(s.restore[0].chunks.pop_first())), "restore.chunks");
+    assert_eq!(bad(|s| s.checkpoint.as_mut().unwrap().pattern = "a/b".to_owned()), "checkpoint.pattern");
+}
+
+/// A small JSON value of any shape.
+fn any_value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        Just(Value::from("../x")),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map("[a-z]{1,8}", inner, 0..4).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+/// Replaces the `n`-th value below `value`, counted depth first.
+fn replace(value: &mut Value, n: &mut usize, new: &Value) -> bool {
+    if *n == 0 {
+        *value = new.clone();
+        return true;
+    }
+    *n -= 1;
+    match value {
+        Value::Array(items) => items.iter_mut().any(|item| replace(item, n, new)),
+        Value::Object(map) => map.values_mut().any(|item| replace(item, n, new)),
+        _ => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        for (_, _, decode) in documents() {
+            prop_assert!(decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn random_json_never_panics(value in any_value()) {
+        let bytes = serde_json::to_vec(&value).unwrap();
+        for (_, _, decode) in documents() {
+            prop_assert!(decode(&bytes).is_err());
+        }
+    }
+
+    /// One value anywhere in a good document is replaced: what is still let through encodes and decodes to itself.
+    #[test]
+    fn changed_documents_never_panic(place in 0_usize..200, new in any_value(), cut in 0_usize..3000) {
+        for (name, mut value, decode) in documents() {
+            replace(&mut value, &mut place.clone(), &new);
+            let mut bytes = serde_json::to_vec(&value).unwrap();
+            if let Ok(read) = decode(&bytes) {
+                let again = decode(&serde_json::to_vec(&read).unwrap());
+                prop_assert_eq!(again, Ok(read), "{}", name);
+            }
+            bytes.truncate(cut);
+            let _ = decode(&bytes);
+        }
+    }
+
+    /// Whatever paths a manifest names: if it is let through, they can be written below one directory without meeting each other.
+    #[test]
+    fn accepted_paths_stay_inside(paths in prop::collection::btree_set("[a-c./\\PC]{0,6}", 0..6)) {
+        let mut manifest = manifest();
+        manifest.files = paths.iter().map(|path| file(path, vec![])).collect();
+        if manifest.validate().is_ok() {
+            for path in &paths {
+                let path = std::path::Path::new(path);
+                prop_assert!(path.components().all(|part| matches!(part, std::path::Component::Normal(_))), "{:?}", path);
+                for other in &paths {
+                    let other = std::path::Path::new(other);
+                    prop_assert!(other == path || !other.starts_with(path), "{:?} lies in {:?}", other, path);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Market files: read strictly, so that a slip is refused before anything starts. Every refusal is one sentence that names the file,
+//! the field and the value.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::market::{Account, Image, Kind, Offer, OfferTerms, micros_of_dollars};
+use crate::vast::defaults;
+
+/// Credit of an account whose file does not say, in dollars.
+const CREDIT: f64 = 100.0;
+
+/// Why a file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{file}: cannot be read")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not JSON.
+    #[error("{file}: not JSON")]
+    NotJson {
+        /// The file.
+        file: String,
+        /// Where.
+        source: serde_json::Error,
+    },
+    /// A field is wrong.
+    #[error("{file}: {field}: {problem}, found {found}")]
+    Field {
+        /// The file.
+        file: String,
+        /// The field's path in it.
+        field: String,
+        /// What would be right.
+        problem: String,
+        /// The value, shortened.
+        found: String,
+    },
+}
+
+/// A value with the path that leads to it.
+struct At<'a> {
+    file: &'a str,
+    base: &'a Path,
+    path: String,
+    value: &'a Value,
+}
+
+impl<'a> At<'a> {
+    fn bad(&self, problem: impl Into<String>) -> FileError {
+        let mut found = self.value.to_string();
+        if found.len() > 80 {
+            found = format!("{}…", found.chars().take(80).collect::<String>());
+        }
+        let field = if self.path.is_empty() { "the file".to_owned() } else { self.path.clone() };
+        FileError::Field { file: self.file.to_owned(), field, problem: problem.into(), found }
+    }
+
+    fn child(&self, name: &str, value: &'a Value) -> At<'a> {
+        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        At { file: self.file, base: self.base, path, value }
+    }
+
+    fn get(&self, name: &str) -> Option<At<'a>> {
+        let value = self.value.as_object()?.get(name).filter(|v| !v.is_null())?;
+        Some(self.child(name, value))
+    }
+
+    fn items(&self) -> Result<Vec<At<'a>>, FileError> {
+        let list = self.value.as_array().ok_or_else(|| self.bad("must be a list"))?;
+        let at = |(i, value)| At { file: self.file, base: self.base, path: format!("{}[{i}]", self.path), value };
+        Ok(list.iter().enumerate().map(at).collect())
+    }
+
+    fn fields(&self) -> Result<Vec<(&'a str, At<'a>)>, FileError> {
+        let object = self.value.as_object().ok_or_else(|| self.bad("must be an object"))?;
+        Ok(object.iter().map(|(name, value)| (name.as_str(), self.child(name, value))).collect())
+    }
+
+    fn only(&self, known: &[&str]) -> Result<(), FileError> {
+        for (name, at) in self.fields()? {
+            if !known.contains(&name) {
+                return Err(at.bad(format!("unknown field, known are {}", known.join(", "))));
+            }
+        }
+        Ok(())
+    }
+
+    fn text(&self) -> Result<&'a str, FileError> {
+        self.value.as_str().ok_or_else(|| self.bad("must be a text"))
+    }
+
+    fn number(&self, least: f64, most: f64) -> Result<f64, FileError> {
+        let number = self.value.as_f64().filter(|n| (least..=most).contains(n));
+        number.ok_or_else(|| {
+            if most.is_finite() {
+                self.bad(format!("must be a number from {least} to {most}"))
+            } else {
+                self.bad(format!("must be a number of at least {least}"))
+            }
+        })
+    }
+
+    fn flag(&self) -> Result<bool, FileError> {
+        self.value.as_bool().ok_or_else(|| self.bad("must be true or false"))
+    }
+}
+
+/// Reads a JSON file.
+pub fn read_json(file: &Path) -> Result<Value, FileError> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|source| FileError::Unreadable { file: name.clone(), source })?;
+    serde_json::from_str(&text).map_err(|source| FileError::NotJson { file: name, source })
+}
+
+/// Reads a market file.
+pub fn read_market(file: &Path) -> Result<Vec<Account>, FileError> {
+    let base = file.parent().unwrap_or(Path::new("."));
+    parse_market(&read_json(file)?, &file.display().to_string(), base)
+}
+
+/// Reads a market from its JSON. `file` is its name in refusals, `base` the directory that relative image roots start at.
+pub fn parse_market(json: &Value, file: &str, base: &Path) -> Result<Vec<Account>, FileError> {
+    let root = At { file, base, path: String::new(), value: json };
+    root.only(&["providers"])?;
+    let providers = root.get("providers").ok_or_else(|| root.bad("must have the field providers"))?;
+    let accounts: Vec<Account> =
+        providers.fields()?.into_iter().map(|(name, at)| parse_account(name, &at)).collect::<Result<_, _>>()?;
+    if accounts.is_empty() {
+        return Err(providers.bad("must name at least one provider"));
+    }
+    Ok(accounts)
+}
+
+fn parse_account(name: &str, at: &At<'_>) -> Result<Account, FileError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(at.bad("a provider's name must be made of letters, digits, - and _"));
+    }
+    at.only(&["kind", "apiKey", "credit", "sshKeys", "rateLimits", "images", "offers"])?;
+    let kind = at.get("kind").ok_or_else(|| at.bad("must have the field kind"))?;
+    if kind.text()? != Kind::Vast.as_str() {
+        return Err(kind.bad("only the kind \"vast\" is simulated so far"));
+    }
+    let key = at.get("apiKey").map(|key| key.text()).transpose()?.map_or_else(|| format!("{name}-key"), str::to_owned);
+    if key.is_empty() {
+        return Err(at.child("apiKey", &Value::Null).bad("must not be empty"));
+    }
+    let credit = at.get("credit").map_or(Ok(CREDIT), |credit| credit.number(0.0, 1e9))?;
+    let credit = i64::try_from(micros_of_dollars(credit)).unwrap_or(i64::MAX);
+    let mut account = Account::new(name.to_owned(), Kind::Vast, key, credit);
+    account.rate_limits = at.get("rateLimits").map_or(Ok(false), |flag| flag.flag())?;
+    if let Some(keys) = at.get("sshKeys") {
+        account.ssh_keys = keys.items()?.iter().map(|key| key.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+    }
+    if let Some(images) = at.get("images") {
+        account.images = images
+            .fields()?
+            .into_iter()
+            .map(|(name, at)| Ok((name.to_owned(), parse_image(&at)?)))
+            .collect::<Result<_, FileError>>()?;
+    }
+    let offers = at.get("offers").ok_or_else(|| at.bad("must have the field offers"))?;
+    let mut seen = BTreeMap::new();
+    for (position, offer) in offers.items()?.iter().enumerate() {
+        let parsed = parse_offer(offer, position)?;
+        if seen.insert(parsed.id.clone(), ()).is_some() {
+            return Err(offer.bad(format!("the id {} is used twice", parsed.id)));
+        }
+        account.offers.push(parsed);
+    }
+    Ok(account)
+}
+
+fn parse_image(at: &At<'_>) -> Result<Image, FileError> {
+    at.only(&["pull", "error", "root"])?;
+    let root = match at.get("root") {
+        None => None,
+        Some(root) => {
+            let directory: PathBuf = at.base.join(root.text()?);
+            if !directory.is_dir() {
+                return Err(root.bad("must be a directory"));
+            }
+            Some(directory)
+        }
+    };
+    Ok(Image {
+        pull: at.get("pull").map_or(Ok(0.0), |pull| pull.number(0.0, 1e9))?,
+        error: at.get("error").map(|error| error.text().map(str::to_owned)).transpose()?,
+        root,
+    })
+}
+
+fn parse_offer(at: &At<'_>, position: usize) -> Result<Offer, FileError> {
+    let given: Map<String, Value> =
+        at.fields()?.into_iter().map(|(name, field)| (name.to_owned(), field.value.clone())).collect();
+    let id = at.get("id").ok_or_else(|| at.bad("must have the field id"))?;
+    let number = id.value.as_u64().ok_or_else(|| id.bad("must be a whole number"))?;
+    for (name, least, most) in [
+        ("dph_base", 0.0, 1e6),
+        ("dph_total", 0.0, 1e6),
+        ("min_bid", 0.0, 1e6),
+        ("storage_cost", 0.0, 1e6),
+        ("reliability", 0.0, 1.0),
+        ("reliability2", 0.0, 1.0),
+        ("gpu_ram", 0.0, 1e9),
+        ("num_gpus", 0.0, 1e3),
+        ("disk_space", 0.0, 1e9),
+        ("duration", 0.0, 1e12),
+        ("end_date", 0.0, 1e12),
+    ] {
+        if let Some(field) = at.get(name) {
+            field.number(least, most)?;
+        }
+    }
+    for name in ["gpu_name", "geolocation", "verification"] {
+        if let Some(field) = at.get(name) {
+            field.text()?;
+        }
+    }
+    let terms = at.get("sim").map_or(Ok(OfferTerms::default()), |sim| parse_terms(&sim))?;
+    Ok(defaults::complete_offer(number, given, terms, position))
+}
+
+fn parse_terms(at: &At<'_>) -> Result<OfferTerms, FileError> {
+    at.only(&["stock", "boot", "lag", "prices", "lifetime", "refuse"])?;
+    let mut terms = OfferTerms::default();
+    if let Some(stock) = at.get("stock") {
+        let whole = stock.value.as_u64().and_then(|n| u32::try_from(n).ok());
+        terms.stock = whole.ok_or_else(|| stock.bad("must be a whole number (Vast.ai offers have one region)"))?;
+    }
+    if let Some(boot) = at.get("boot") {
+        terms.boot = if boot.value.is_array() {
+            let ends = boot.items()?;
+            let [shortest, longest] = ends.as_slice() else { return Err(boot.bad("must be a number or [min, max]")) };
+            (shortest.number(0.0, 1e9)?, longest.number(0.0, 1e9)?)
+        } else {
+            let seconds = boot.number(0.0, 1e9)?;
+            (seconds, seconds)
+        };
+        if terms.boot.0 > terms.boot.1 {
+            return Err(boot.bad("must be [min, max] with min at most max"));
+        }
+    }
+    terms.lag = at.get("lag").map_or(Ok(0.0), |lag| lag.number(0.0, 1e9))?;
+    terms.refuse = at.get("refuse").map_or(Ok(0.0), |share| share.number(0.0, 1.0))?;
+    terms.lifetime = at.get("lifetime").map(|mean| mean.number(0.001, 1e9)).transpose()?;
+    if let Some(prices) = at.get("prices") {
+        for entry in prices.items()? {
+            let pair = entry.items()?;
+            let [second, price] = pair.as_slice() else { return Err(entry.bad("must be [second, price]")) };
+            let (second_at, price) = (second.number(0.0, 1e12)?, price.number(0.0, 1e6)?);
+            if terms.prices.last().is_some_and(|(before, _)| *before > second_at) {
+                return Err(second.bad("seconds must not go back"));
+            }
+            terms.prices.push((second_at, price));
+        }
+    }
+    Ok(terms)
+}

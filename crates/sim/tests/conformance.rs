@@ -1,0 +1,321 @@
+//! The providers' conformance suite, twice: our Vast.ai adapter against a served simulator, and the market in process. And a comparison
+//! of what the two tell of the same market.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use support::Served;
+use tradewind_core::{Clock, InstallId, ManualClock, Money, Offer, OrderKey, SecretString, SystemClock};
+use tradewind_harness::eventually;
+use tradewind_providers::conformance::{self, Check, Fault as Disturb, Fixture, Verb};
+use tradewind_providers::http::RateGate;
+use tradewind_providers::vast::{Vast, VastConfig};
+use tradewind_providers::{GpuProvider, OfferQuery};
+use tradewind_sim::faults::Fault;
+use tradewind_sim::file::parse_market;
+use tradewind_sim::in_process::MarketProvider;
+use tradewind_sim::market::{Market, OfferChange};
+
+fn market() -> Value {
+    support::market(json!([
+        {"id": 1001, "gpu_name": "RTX 4090", "dph_base": 0.40, "min_bid": 0.20, "verification": "verified", "hosting_type": 1, "geolocation": "Norway, NO", "sim": {"boot": 0.3, "stock": 4, "lag": 0.5}},
+        {"id": 1002, "gpu_name": "A100 SXM4", "num_gpus": 2, "gpu_ram": 81559, "dph_base": 1.83, "min_bid": 1.5, "verification": "unverified", "geolocation": ", US", "cpu_cores": 96, "cpu_cores_effective": 31.5},
+        {"id": 1003, "gpu_name": "RTX 3090", "dph_base": 0.22, "min_bid": 0.30, "disk_space": 31.4, "storage_cost": 0.2, "inet_down_cost": 0.0031},
+        {"id": 1004, "gpu_name": "H100 SXM", "external": true},
+        {"id": 1005, "gpu_name": "H100 SXM", "verification": "deverified"},
+        {"id": 1006, "gpu_name": "H100 SXM", "sim": {"stock": 0}},
+        {"id": 1007, "num_gpus": 0}
+    ]))
+}
+
+const fn word(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Offers => "offers",
+        Verb::Rent => "rent",
+        Verb::Describe => "describe",
+        Verb::List => "list",
+        Verb::Terminate => "terminate",
+    }
+}
+
+const fn when(fault: Disturb) -> &'static str {
+    match fault {
+        Disturb::Before => "before",
+        Disturb::After => "after",
+        Disturb::Lost => "lost",
+        Disturb::Garbled => "garbled",
+    }
+}
+
+/// The served simulator's knobs.
+struct OverHttp {
+    sim: Served,
+    clock: Arc<dyn Clock>,
+    keys: u32,
+}
+
+impl OverHttp {
+    async fn control(&self, method: Method, path: &str, body: Value) -> Check<Value> {
+        let (status, answer) = self.sim.control(method, path, body).await;
+        if status == 200 { Ok(answer) } else { Err(answer.to_string()) }
+    }
+
+    async fn change(&self, offer: &Offer, change: Value) -> Check {
+        self.control(Method::PATCH, &format!("/offers/vast/{}", offer.id), change).await.map(drop)
+    }
+}
+
+fn key(clock: &Arc<dyn Clock>, number: &mut u32) -> OrderKey {
+    *number += 1;
+    OrderKey::new(&InstallId::derive("conformance", "sim"), "uid", *number, clock.now())
+}
+
+impl Fixture for OverHttp {
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
+    }
+    fn image(&self) -> String {
+        "busybox".to_owned()
+    }
+    fn next_key(&mut self) -> OrderKey {
+        key(&self.clock, &mut self.keys)
+    }
+    fn secrets(&self) -> Vec<String> {
+        vec!["vast-key".to_owned()]
+    }
+    fn pass_time(&mut self, time: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(time))
+    }
+    fn sell_out<'a>(&'a mut self, offer: &'a Offer) -> BoxFuture<'a, Check> {
+        Box::pin(async { self.change(offer, json!({"stock": 0})).await })
+    }
+    fn restock<'a>(&'a mut self, offer: &'a Offer) -> BoxFuture<'a, Check> {
+        Box::pin(async { self.change(offer, json!({"stock": 4})).await })
+    }
+    fn set_winning_bid<'a>(&'a mut self, offer: &'a Offer, price: Money) -> BoxFuture<'a, Check> {
+        Box::pin(async move { self.change(offer, json!({"bid": price.micros() as f64 / 1e6})).await })
+    }
+    fn arm(&mut self, verb: Verb, fault: Disturb) -> BoxFuture<'_, Check> {
+        let fault = json!({"provider": "vast", "op": word(verb), "when": when(fault)});
+        Box::pin(async { self.control(Method::POST, "/faults", fault).await.map(drop) })
+    }
+    fn set_key_valid(&mut self, valid: bool) -> BoxFuture<'_, Check> {
+        let key = if valid { "vast-key" } else { "another" };
+        Box::pin(async move { self.control(Method::PATCH, "/providers/vast", json!({"apiKey": key})).await.map(drop) })
+    }
+    fn calls(&mut self, verb: Verb) -> BoxFuture<'_, Check<usize>> {
+        Box::pin(async move {
+            let events = self.control(Method::GET, "/events", Value::Null).await?;
+            let of_verb = |event: &&Value| event["kind"] == "request" && event["op"] == word(verb);
+            Ok(events["events"].as_array().ok_or("no events")?.iter().filter(of_verb).count())
+        })
+    }
+    fn billed<'a>(&'a mut self, key: &'a OrderKey) -> BoxFuture<'a, Check<Vec<String>>> {
+        Box::pin(async move {
+            let all = self.control(Method::GET, "/machines", Value::Null).await?;
+            let paid = |m: &&Value| m["paid"] == true && m["label"] == key.to_string();
+            Ok(all["machines"]
+                .as_array()
+                .ok_or("no machines")?
+                .iter()
+                .filter(paid)
+                .map(|m| m["id"].as_str().unwrap().to_owned())
+                .collect())
+        })
+    }
+    fn take_away<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Check> {
+        Box::pin(async move {
+            self.control(Method::POST, &format!("/machines/vast/{id}"), json!({"do": "outbid"})).await.map(drop)
+        })
+    }
+}
+
+/// The same knobs of the market in process.
+struct InProcess {
+    market: Arc<Mutex<Market>>,
+    provider: MarketProvider,
+    clock: Arc<ManualClock>,
+    keys: u32,
+}
+
+impl InProcess {
+    fn change(&self, offer: &Offer, change: OfferChange) -> Check {
+        let now = self.provider.now();
+        self.market.lock().unwrap().change_offer(now, "vast", &offer.id, change).map_err(|error| error.to_string())
+    }
+}
+
+fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, T> {
+    Box::pin(std::future::ready(value))
+}
+
+impl Fixture for InProcess {
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.clock.clone()
+    }
+    fn image(&self) -> String {
+        "busybox".to_owned()
+    }
+    fn next_key(&mut self) -> OrderKey {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        key(&clock, &mut self.keys)
+    }
+    fn secrets(&self) -> Vec<String> {
+        vec!["vast-key".to_owned()]
+    }
+    fn pass_time(&mut self, time: Duration) -> BoxFuture<'_, ()> {
+        self.clock.advance(time);
+        ready(())
+    }
+    fn sell_out<'a>(&'a mut self, offer: &'a Offer) -> BoxFuture<'a, Check> {
+        ready(self.change(offer, OfferChange { stock: Some(0), ..OfferChange::default() }))
+    }
+    fn restock<'a>(&'a mut self, offer: &'a Offer) -> BoxFuture<'a, Check> {
+        ready(self.change(offer, OfferChange { stock: Some(4), ..OfferChange::default() }))
+    }
+    fn set_winning_bid<'a>(&'a mut self, offer: &'a Offer, price: Money) -> BoxFuture<'a, Check> {
+        let bid = u64::try_from(price.micros()).unwrap();
+        ready(self.change(offer, OfferChange { bid_micros_per_hour: Some(bid), ..OfferChange::default() }))
+    }
+    fn arm(&mut self, verb: Verb, fault: Disturb) -> BoxFuture<'_, Check> {
+        let fault = Fault::parse(&json!({"op": word(verb), "when": when(fault)}), &["vast"]);
+        ready(fault.map(|fault| self.provider.faults().add(fault)).map_err(|error| error.to_string()))
+    }
+    fn set_key_valid(&mut self, valid: bool) -> BoxFuture<'_, Check> {
+        let key = if valid { "vast-key" } else { "another" };
+        ready(self.market.lock().unwrap().set_api_key("vast", key.to_owned()).map_err(|error| error.to_string()))
+    }
+    fn calls(&mut self, verb: Verb) -> BoxFuture<'_, Check<usize>> {
+        ready(Ok(self.provider.calls(word(verb))))
+    }
+    fn billed<'a>(&'a mut self, key: &'a OrderKey) -> BoxFuture<'a, Check<Vec<String>>> {
+        let market = self.market.lock().unwrap();
+        let paid = market.machines().iter().filter(|m| m.is_paid() && m.label.as_deref() == Some(&key.to_string()));
+        ready(Ok(paid.map(|m| m.id.to_string()).collect()))
+    }
+    fn take_away<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Check> {
+        let now = self.provider.now();
+        ready(
+            self.market
+                .lock()
+                .unwrap()
+                .outbid(now, "vast", id.parse().unwrap(), None)
+                .map_err(|error| error.to_string()),
+        )
+    }
+}
+
+fn adapter(sim: &Served, clock: &Arc<dyn Clock>) -> Vast {
+    let mut config = VastConfig::new("main", SecretString::from("vast-key"), clock);
+    config.base_url = sim.url("vast").parse().unwrap();
+    config.gate = Arc::new(RateGate::off(clock.clone()));
+    Vast::new(config, clock.clone()).unwrap()
+}
+
+fn in_process(seed: u64) -> InProcess {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_795_000_000).unwrap(), seed));
+    let accounts = parse_market(&market(), "market", std::path::Path::new(".")).unwrap();
+    let market = Arc::new(Mutex::new(Market::new(seed, clock.now(), accounts)));
+    let provider = MarketProvider::new(market.clone(), "vast", "main", clock.clone()).with_key("vast-key");
+    InProcess { market, provider, clock, keys: 0 }
+}
+
+fn assert_conforms(report: &conformance::Report) {
+    assert_eq!(report.failed, [], "passed: {:?}", report.passed);
+    assert!(report.passed.len() > 12, "{report:?}");
+}
+
+#[tokio::test]
+async fn our_adapter_conforms_against_the_served_simulator() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let mut fixture = OverHttp { sim: Served::start(&market(), &[]), clock: clock.clone(), keys: 0 };
+    let provider = adapter(&fixture.sim, &clock);
+    assert_conforms(&conformance::run(&provider, &mut fixture).await);
+}
+
+#[test]
+fn the_market_in_process_conforms_without_an_executor() {
+    let mut fixture = in_process(5);
+    let provider = fixture.provider.clone();
+    let run = std::pin::pin!(conformance::run(&provider, &mut fixture));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match run.poll(&mut context) {
+        std::task::Poll::Ready(report) => assert_conforms(&report),
+        std::task::Poll::Pending => panic!("a future of the market in process waited"),
+    }
+}
+
+#[tokio::test]
+async fn both_tell_the_same_of_the_same_market() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let sim = Served::start(&market(), &["--time-scale", "0"]);
+    let (http, memory) = (adapter(&sim, &clock), in_process(0));
+    for query in [
+        OfferQuery { min_gpu_count: 1, min_gpu_memory_mib: 0, disk_gib: 10 },
+        OfferQuery { min_gpu_count: 2, min_gpu_memory_mib: 40_000, disk_gib: 100 },
+        OfferQuery { min_gpu_count: 1, min_gpu_memory_mib: 24_000, disk_gib: 29 },
+        OfferQuery { min_gpu_count: 1, min_gpu_memory_mib: 0, disk_gib: 30 },
+    ] {
+        let (mut ours, mut theirs) =
+            (http.offers(&query).await.unwrap(), memory.provider.offers(&query).await.unwrap());
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{query:?}");
+        assert!(!ours.is_empty());
+    }
+    assert_eq!(http.capabilities(), memory.provider.capabilities());
+    assert_eq!(http.account().await.unwrap(), memory.provider.account().await.unwrap());
+}
+
+#[tokio::test]
+async fn the_probe_ends_what_it_rented() {
+    let sim = Served::start(&market(), &[]);
+    for (arguments, steps) in [
+        (vec![], vec!["offers", "rent", "describe", "list", "terminate"]),
+        (vec!["--spot"], vec!["offers", "rent", "describe", "list", "terminate"]),
+        (vec!["--steps", "rent"], vec!["rent", "terminate"]),
+        (vec!["--steps", "offers", "--max-price", "0.10"], vec!["offers"]),
+    ] {
+        let output = tokio::process::Command::new(support::BINARY)
+            .args(["probe", "--kind", "vast", "--url", &sim.url("vast")])
+            .args(&arguments)
+            .env("TRADEWIND_API_KEY", "vast-key")
+            .output()
+            .await
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        assert_eq!(lines.iter().map(|line| line["step"].as_str().unwrap()).collect::<Vec<_>>(), steps, "{told}");
+        assert!(lines.iter().all(|line| line["ok"] == true), "{told}");
+    }
+    let all = sim.told(Method::GET, "/machines", Value::Null).await;
+    assert_eq!(all["machines"].as_array().unwrap().len(), 3);
+    assert!(all["machines"].as_array().unwrap().iter().all(|m| m["paid"] == false), "{all}");
+}
+
+#[tokio::test]
+async fn the_probe_finds_what_a_lost_answer_left_and_fails() {
+    let sim = Served::start(&market(), &[]);
+    sim.told(Method::POST, "/faults", json!({"op": "rent", "when": "lost"})).await;
+    let output = tokio::process::Command::new(support::BINARY)
+        .args(["probe", "--kind", "vast", "--url", &sim.url("vast"), "--steps", "rent,describe"])
+        .env("TRADEWIND_API_KEY", "vast-key")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    eventually("the probe's machine to be gone", support::PATIENCE, || async {
+        let all = sim.told(Method::GET, "/machines", Value::Null).await;
+        let ended = all["machines"].as_array().unwrap().iter().filter(|m| m["paid"] == false).count();
+        if ended == 1 { Ok(()) } else { Err(all.to_string()) }
+    })
+    .await
+    .unwrap();
+}

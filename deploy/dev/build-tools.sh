@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Builds, once, what demo and tests start besides our own programs: etcd, the Kubernetes control plane, kubectl, kwok,
+# versitygw and Python environments. They land in the user's cache under a hash of what decides their content.
+#
+# usage: build-tools.sh [--test]     --test: also the environment with the provider's own client
+#
+# Prints one line on stdout: a directory with a link to each of them (the value of TRADEWIND_TOOLS). Progress goes to
+# stderr; with everything in place it says nothing and takes a moment. What KUBEBUILDER_ASSETS holds is taken from there.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/tradewind/tools"
+kubernetes_version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v[0-9.]+$/ { print substr($2, 2) }' "$here/kubernetes/go.mod")
+[ -n "$kubernetes_version" ] || { echo "error: kubernetes/go.mod does not require k8s.io/kubernetes at a release" >&2; exit 1; }
+
+environments=(demo)
+case "${1:-}" in
+  '') ;;
+  --test) environments+=(test) ;;
+  *) echo "usage: build-tools.sh [--test]" >&2; exit 2 ;;
+esac
+
+# Without the stamps kubectl and the API server call themselves v0.0.0, and clients that compare versions misbehave.
+stamps="-s -w"
+for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+  major=${kubernetes_version%%.*} rest=${kubernetes_version#*.}
+  stamps+=" -X $package.gitVersion=v$kubernetes_version -X $package.gitMajor=$major -X $package.gitMinor=${rest%%.*}"
+  stamps+=" -X $package.gitTreeState=clean -X $package.gitCommit= -X $package.buildDate=2026-01-01T00:00:00Z"
+done
+
+# name, module directory, package, how long it takes on two cores
+tools=(
+  "etcd etcd-kwok go.etcd.io/etcd/server/v3 20 s"
+  "versitygw versitygw github.com/versity/versitygw/cmd/versitygw 1 min"
+  "kube-apiserver kubernetes k8s.io/kubernetes/cmd/kube-apiserver 4 min"
+  "kube-controller-manager kubernetes k8s.io/kubernetes/cmd/kube-controller-manager 1 min"
+  "kube-scheduler kubernetes k8s.io/kubernetes/cmd/kube-scheduler 5 s"
+  "kubectl kubernetes k8s.io/kubernetes/cmd/kubectl 20 s"
+  "kwok etcd-kwok sigs.k8s.io/kwok/cmd/kwok 90 s"
+)
+
+say() { echo "tools: $*" >&2; }
+short_hash() { sha256sum | cut -c1-16; }
+ldflags_of() { if [ "$1" = kubernetes ]; then echo "$stamps"; else echo "-s -w"; fi; }
+
+# Where a tool of a module belongs: the hash covers the pinned sources, the build flags and the machine's kind.
+module_directory() {
+  echo "$cache/$1-$({ cat "$here/$1/go.mod" "$here/$1/go.sum"; ldflags_of "$1"; uname -m; } | short_hash)"
+}
+
+environment_requirements() {
+  if [ "$1" = demo ]; then echo "$here/python/requirements.txt"; else echo "$here/python/requirements-$1.txt"; fi
+}
+
+environment_directory() {
+  echo "$cache/python-$1-$({ cat "$(environment_requirements "$1")"; python3 -c 'import sys; print(sys.version, sys.prefix)'; } | short_hash)"
+}
+
+# Fills `links` (name -> path) and says by its status whether all of it is there already.
+declare -A links
+plan() {
+  local line name module directory complete=0
+  for line in "${tools[@]}"; do
+    read -r name module _ <<<"$line"
+    if [ -x "${KUBEBUILDER_ASSETS:-/nonexistent}/$name" ]; then
+      links[$name]="$(cd "$KUBEBUILDER_ASSETS" && pwd)/$name"
+    else
+      links[$name]="$(module_directory "$module")/$name"
+      [ -x "${links[$name]}" ] || complete=1
+    fi
+  done
+  for name in "${environments[@]}"; do
+    directory=$(environment_directory "$name")
+    links[python-$name]=$directory
+    [ -e "$directory/.complete" ] || complete=1
+  done
+  return "$complete"
+}
+
+# failed WHAT LOGFILE: names the likely cause in one sentence.
+failed() {
+  tail -n 15 "$2" >&2
+  if grep -q 'no space left on device' "$2"; then
+    say "error: The disk is full; $1 could not be built."
+  elif grep -qE 'dial tcp|i/o timeout|no such host|TLS handshake|Could not find a version|Max retries exceeded' "$2"; then
+    say "error: $1 could not be downloaded; is the network there, and the proxy set? The whole log is $2."
+  else
+    say "error: $1 could not be built; the whole log is $2."
+  fi
+  exit 1
+}
+
+build_tool() {
+  local name=$1 module=$2 package=$3 takes=$4 out=${links[$1]} log="$cache/log/$1.log" start=$SECONDS
+  [ -x "$out" ] && return
+  say "building $name (once, about $takes) ..."
+  mkdir -p "${out%/*}"
+  partial="$out.partial"
+  # Settings of the user that would change what is built (GOFLAGS, a workspace) are put aside.
+  (cd "$here/$module" && CGO_ENABLED=0 GOWORK=off GOFLAGS='' GOOS='' GOARCH='' \
+    go build -mod=readonly -trimpath -buildvcs=false -ldflags "$(ldflags_of "$module")" -o "$partial" "$package") \
+    >"$log" 2>&1 9>&- || failed "$name" "$log"
+  mv "$partial" "$out"
+  say "built $name in $((SECONDS - start)) s"
+}
+
+build_environment() {
+  local name=$1 directory=${links[python-$1]} log="$cache/log/python-$1.log" start=$SECONDS
+  [ -e "$directory/.complete" ] && return
+  say "installing the Python environment '$name' (once, about 20 s) ..."
+  # Environments cannot be renamed (their scripts hold the path), hence the mark at the end.
+  rm -rf "$directory"
+  { python3 -m venv "$directory" &&
+    "$directory/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -r "$(environment_requirements "$name")"; } \
+    >"$log" 2>&1 9>&- || failed "the Python environment '$name'" "$log"
+  touch "$directory/.complete"
+  say "installed the Python environment '$name' in $((SECONDS - start)) s"
+}
+
+# The directory of links, named by where they point, so that it never changes under a running test.
+link_directory() {
+  echo "$cache/bin-$(for name in "${!links[@]}"; do echo "$name ${links[$name]}"; done | sort | short_hash)"
+}
+
+link_all() {
+  local directory name
+  directory=$(link_directory)
+  [ -d "$directory" ] && return
+  partial="$directory.partial"
+  rm -rf "$partial"
+  mkdir -p "$partial"
+  for name in "${!links[@]}"; do ln -s "${links[$name]}" "$partial/$name"; done
+  mv "$partial" "$directory"
+}
+
+# Gives what is in use a new date.
+mark_used() {
+  local path
+  for path in "${links[@]}" "$(link_directory)/"; do
+    path=${path#"$cache/"}
+    [ "${path#/}" != "$path" ] || touch -c "$cache/${path%%/*}"
+  done
+}
+
+# Python decides the name of its environment, so it must be there first.
+"$here/prerequisites.sh" python || { "$here/prerequisites.sh" go; exit 1; }
+if ! plan || [ ! -d "$(link_directory)" ]; then
+  "$here/prerequisites.sh" go disk
+  mkdir -p "$cache/log"
+  exec 9>"$cache/lock"
+  flock -n 9 || { say "waiting for another run that builds the tools ..."; flock 9; }
+  partial=
+  trap '[ -z "$partial" ] || rm -rf "$partial"' EXIT
+  for line in "${tools[@]}"; do
+    read -r name module package takes <<<"$line"
+    build_tool "$name" "$module" "$package" "$takes"
+  done
+  for name in "${environments[@]}"; do build_environment "$name"; done
+  link_all
+  mark_used
+  # What nobody has asked for in a month belongs to versions of the past.
+  find "$cache" -mindepth 1 -maxdepth 1 -type d -mtime +30 ! -name log -exec rm -rf {} +
+fi
+mark_used
+link_directory

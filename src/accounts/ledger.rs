@@ -1,0 +1,128 @@
+//! The account's ledger: what is committed, and whether one more machine fits. Pure; the caller holds the account's lock.
+
+use tradewind_api::RentedMachine;
+use tradewind_api::provider::Limits;
+use tradewind_api::rented_machine::{MachinePhase, OrderOutcome};
+use tradewind_core::Money;
+
+/// Why one more machine does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The account's hourly limit.
+    #[error("limits.perHour of Provider {provider} is ${limit}, ${committed} an hour are committed, and this machine may cost ${asked} an hour")]
+    PerHour {
+        /// Provider.
+        provider: String,
+        /// The limit.
+        limit: Money,
+        /// What is committed.
+        committed: Money,
+        /// What was asked for.
+        asked: Money,
+    },
+    /// The account's daily limit, with what runs now running on for the rest of the 24 hours.
+    #[error("limits.perDay of Provider {provider} is ${limit}, ${spent} were spent in the last 24 hours, and one more hour of all machines would cost ${next_hour}")]
+    PerDay {
+        /// Provider.
+        provider: String,
+        /// The limit.
+        limit: Money,
+        /// What was spent.
+        spent: Money,
+        /// What the next hour may cost.
+        next_hour: Money,
+    },
+    /// The job's own hourly budget.
+    #[error("budget.perHour of the job is ${limit} and this machine may cost ${asked} an hour")]
+    JobPerHour {
+        /// The limit.
+        limit: Money,
+        /// What was asked for.
+        asked: Money,
+    },
+}
+
+/// What may be spent an hour on this account by machines that are not gone, except `besides`.
+pub fn committed<'a>(machines: impl IntoIterator<Item = &'a RentedMachine>, provider: &str, besides: &str) -> Money {
+    machines
+        .into_iter()
+        .filter(|m| m.spec.provider == provider && m.metadata.uid.as_deref() != Some(besides))
+        .map(reserved)
+        .sum()
+}
+
+/// What one RentedMachine may cost an hour now: the caps of all its orders that may have bought something.
+pub fn reserved(machine: &RentedMachine) -> Money {
+    let Some(status) = &machine.status else { return Money::ZERO };
+    if status.phase == MachinePhase::Gone {
+        return Money::ZERO;
+    }
+    status
+        .orders
+        .iter()
+        .filter(|o| o.leftover || matches!(o.outcome, OrderOutcome::Open | OrderOutcome::Rented))
+        .filter_map(|o| usize::try_from(o.offer).ok().and_then(|i| machine.spec.offers.get(i)))
+        .map(|offer| offer.reserve_per_hour)
+        .sum()
+}
+
+/// What machines that still have an object have cost on this account, counting those that ended within `window` before `now` and those
+/// that run. A machine whose object is gone is no longer counted: the provider's own bill is compared elsewhere.
+pub fn spent_since<'a>(
+    machines: impl IntoIterator<Item = &'a RentedMachine>,
+    provider: &str,
+    now: jiff::Timestamp,
+    window: std::time::Duration,
+) -> Money {
+    let window = jiff::SignedDuration::try_from(window).unwrap_or(jiff::SignedDuration::MAX);
+    machines
+        .into_iter()
+        .filter(|m| m.spec.provider == provider)
+        .filter_map(|m| m.status.as_ref())
+        .filter(|s| s.gone_at.as_ref().is_none_or(|gone| now.duration_since(gone.0) < window))
+        .filter_map(|s| s.cost)
+        .sum()
+}
+
+/// Whether a machine that may cost `asked` an hour fits.
+pub fn admit(
+    provider: &str,
+    limits: &Limits,
+    committed: Money,
+    spent_today: Money,
+    job_per_hour: Option<Money>,
+    asked: Money,
+) -> Result<(), Full> {
+    if let Some(limit) = job_per_hour.filter(|limit| asked > *limit) {
+        return Err(Full::JobPerHour { limit, asked });
+    }
+    if committed + asked > limits.per_hour {
+        return Err(Full::PerHour { provider: provider.to_owned(), limit: limits.per_hour, committed, asked });
+    }
+    let next_hour = committed + asked;
+    if spent_today + next_hour > limits.per_day {
+        return Err(Full::PerDay { provider: provider.to_owned(), limit: limits.per_day, spent: spent_today, next_hour });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dollars(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn limits_hold_to_the_last_micro_dollar() {
+        let limits = Limits { per_hour: dollars("1.00"), per_day: dollars("5.00") };
+        assert_eq!(admit("p", &limits, dollars("0.60"), Money::ZERO, None, dollars("0.40")), Ok(()));
+        let over = admit("p", &limits, dollars("0.60"), Money::ZERO, None, dollars("0.400001"));
+        assert!(matches!(over, Err(Full::PerHour { .. })), "{over:?}");
+        let day = admit("p", &limits, dollars("0.60"), dollars("4.10"), None, dollars("0.40"));
+        assert!(matches!(day, Err(Full::PerDay { .. })), "{day:?}");
+        let job = admit("p", &limits, Money::ZERO, Money::ZERO, Some(dollars("0.30")), dollars("0.31"));
+        assert!(matches!(job, Err(Full::JobPerHour { .. })), "{job:?}");
+    }
+}

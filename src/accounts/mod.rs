@@ -1,0 +1,137 @@
+//! Rental accounts: the handle of each Provider, what was last seen on it, and its serial ledger.
+
+pub mod ledger;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tradewind_api::provider::ProviderKind;
+use tradewind_core::SecretString;
+use tradewind_providers::{Account as AccountInfo, GpuProvider, Machine};
+
+/// Builds the handle of an account. Production builds the real adapters; the world simulation hands out its market.
+pub trait OpenAccount: Send + Sync {
+    /// A handle for the account of the Provider `name` with this key. Errors are sentences for the Provider's condition.
+    fn open(&self, name: &str, kind: ProviderKind, key: &SecretString) -> Result<Arc<dyn GpuProvider>, String>;
+}
+
+/// A complete list of an account's assets.
+#[derive(Debug, Clone)]
+pub struct Sightings {
+    /// Monotonic time at which the list was asked for: what was rented before and is not in it is invisible or gone.
+    pub asked_at: Duration,
+    /// Monotonic time of the complete list before this one.
+    pub before: Option<Duration>,
+    /// All assets.
+    pub machines: Arc<Vec<Machine>>,
+}
+
+/// One account.
+pub struct Account {
+    /// Name of the Provider.
+    pub name: String,
+    /// The handle.
+    pub provider: Arc<dyn GpuProvider>,
+    /// Which credentials it was built from; another fingerprint means a new handle.
+    pub fingerprint: String,
+    /// Held while an order is admitted and written: one at a time.
+    pub ledger: futures::lock::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sightings: Option<Sightings>,
+    passes: u64,
+    info: Option<AccountInfo>,
+    info_at: Option<Duration>,
+    trouble: Option<String>,
+}
+
+impl Account {
+    /// An account that has not been looked at yet.
+    pub fn new(name: &str, fingerprint: String, provider: Arc<dyn GpuProvider>) -> Self {
+        Self {
+            name: name.to_owned(),
+            provider,
+            fingerprint,
+            ledger: futures::lock::Mutex::new(()),
+            state: Mutex::new(State::default()),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest complete list.
+    pub fn sightings(&self) -> Option<Sightings> {
+        self.state().sightings.clone()
+    }
+
+    /// Remembers a complete list that was asked for at `asked_at`.
+    pub fn saw(&self, asked_at: Duration, machines: Vec<Machine>) {
+        let mut state = self.state();
+        let before = state.sightings.as_ref().map(|s| s.asked_at);
+        state.sightings = Some(Sightings { asked_at, before, machines: Arc::new(machines) });
+        state.passes += 1;
+    }
+
+    /// Number of complete lists so far.
+    pub fn passes(&self) -> u64 {
+        self.state().passes
+    }
+
+    /// Identity and credit as last told, and when.
+    pub fn info(&self) -> Option<(AccountInfo, Duration)> {
+        let state = self.state();
+        state.info.clone().zip(state.info_at)
+    }
+
+    /// Remembers identity and credit.
+    pub fn know(&self, info: AccountInfo, at: Duration) {
+        let mut state = self.state();
+        state.info = Some(info);
+        state.info_at = Some(at);
+    }
+
+    /// Why nothing should be rented on this account now.
+    pub fn trouble(&self) -> Option<String> {
+        self.state().trouble.clone()
+    }
+
+    /// Sets or clears the reason not to rent.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.state().trouble = trouble;
+    }
+}
+
+/// All accounts by Provider name.
+#[derive(Default)]
+pub struct Accounts {
+    accounts: Mutex<BTreeMap<String, Arc<Account>>>,
+}
+
+impl Accounts {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Account>>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account of this Provider.
+    pub fn get(&self, name: &str) -> Option<Arc<Account>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All accounts, by name.
+    pub fn all(&self) -> Vec<Arc<Account>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Puts an account in place.
+    pub fn put(&self, account: Account) -> Arc<Account> {
+        let account = Arc::new(account);
+        self.lock().insert(account.name.clone(), Arc::clone(&account));
+        account
+    }
+}

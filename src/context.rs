@@ -1,0 +1,181 @@
+//! What all controllers share: ports, caches, accounts, market, settings.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
+use tradewind_checkpoints::{Mailbox, Stores};
+use tradewind_cluster::{Cache, Cluster, Key, Object, Typed};
+use tradewind_core::Clock;
+
+use crate::accounts::{Accounts, OpenAccount};
+use crate::events::Told;
+use crate::market::{Market, MarketReader};
+use crate::runtime::queue::Work;
+use crate::settings::Settings;
+use crate::storage::OpenCatalogues;
+
+/// Everything a controller may touch.
+pub struct Context {
+    /// The Kubernetes API.
+    pub cluster: Arc<dyn Cluster>,
+    /// Time and entropy.
+    pub clock: Arc<dyn Clock>,
+    /// What watches have told.
+    pub caches: Caches,
+    /// Rental accounts.
+    pub accounts: Accounts,
+    /// Builds handles of accounts.
+    pub open_account: Arc<dyn OpenAccount>,
+    /// Offers and refusals.
+    pub market: Market,
+    /// The mailbox; without it nothing is rented.
+    pub mailbox: Option<Mailbox>,
+    /// Opens users' stores.
+    pub stores: Arc<dyn Stores>,
+    /// Checkpoint catalogues that are open.
+    pub catalogues: OpenCatalogues,
+    /// The agent binary in the mailbox.
+    pub agent: Option<AgentBinary>,
+    /// Settings.
+    pub settings: Settings,
+    /// Events already told.
+    pub told: Mutex<Told>,
+    /// What the agents' machines are known to do, in memory only.
+    pub machines: crate::controllers::rented_machine::Memory,
+    /// Keys that controllers ask to be looked at; drained by the runtime.
+    pub asked: Mutex<Vec<Work>>,
+}
+
+/// The agent that machines fetch.
+#[derive(Debug, Clone)]
+pub struct AgentBinary {
+    /// Its SHA-256 in lower-case hex, which is also its name in the mailbox.
+    pub sha256: String,
+}
+
+/// Objects as the watches have told them.
+#[derive(Default)]
+pub struct Caches {
+    /// TrainingJobs.
+    pub jobs: Cached<TrainingJob>,
+    /// RentedMachines.
+    pub rented: Cached<RentedMachine>,
+    /// Providers.
+    pub providers: Cached<Provider>,
+    /// Pods of our jobs and on our Node.
+    pub pods: Cached<Pod>,
+    /// Our Node.
+    pub nodes: Cached<Node>,
+}
+
+/// A cache behind a lock.
+pub struct Cached<K: Typed> {
+    inner: Mutex<Cache<K>>,
+}
+
+impl<K: Typed> Default for Cached<K> {
+    fn default() -> Self {
+        Self { inner: Mutex::new(Cache::new(&[names::JOB_UID])) }
+    }
+}
+
+impl<K: Typed> Cached<K> {
+    /// The cache itself, for feeding it.
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, Cache<K>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One object.
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.lock().get(key).cloned()
+    }
+
+    /// All objects, by key.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// Objects that belong to the job with this uid.
+    pub fn of_job(&self, uid: &str) -> Vec<Arc<K>> {
+        self.lock().by_label(names::JOB_UID, uid).cloned().collect()
+    }
+
+    /// Takes the server's answer to a write of ours, unless something newer is known.
+    pub fn own(&self, object: &Arc<K>) {
+        self.lock().apply_own(Arc::clone(object));
+    }
+}
+
+impl Context {
+    /// Asks the runtime to look at a key soon.
+    pub fn ask(&self, controller: &'static str, key: Key) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push((controller, key));
+    }
+
+    /// Takes what controllers have asked for.
+    pub fn take_asked(&self) -> Vec<Work> {
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks again at every job that waits for offers or machines.
+    pub fn wake_waiting_jobs(&self) {
+        for job in self.caches.jobs.all() {
+            let waits = job.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
+            if waits {
+                self.ask(crate::controllers::training_job::NAME, Key::of(&*job));
+            }
+        }
+    }
+
+    /// Wants fresh offers for a while and wakes the readers.
+    pub fn want_offers(&self) {
+        let until = self.clock.monotonic() + self.settings.offers_max_age * 4;
+        let already = self.market.wanted(self.clock.monotonic() + self.settings.offers_max_age);
+        self.market.want(until);
+        if !already {
+            for account in self.accounts.all() {
+                self.ask(MarketReader::NAME, Key::cluster(account.name.as_str()));
+            }
+        }
+    }
+}
+
+/// Which keys of which controllers a changed object concerns.
+pub fn routes(object: &dyn Object) -> Vec<Work> {
+    use crate::controllers::{node, provider, rented_machine, training_job};
+    let meta = object.meta();
+    let key = Key::of(object);
+    let label = |name: &str| meta.labels.as_ref().and_then(|l| l.get(name)).cloned();
+    let any = object.any_ref();
+    if any.is::<TrainingJob>() {
+        // Machines of the job look at it for their release and for the settlement.
+        return vec![(training_job::NAME, key)];
+    }
+    if let Some(machine) = any.downcast_ref::<RentedMachine>() {
+        let job = &machine.spec.job;
+        return vec![
+            (rented_machine::NAME, key),
+            (training_job::NAME, Key::namespaced(job.namespace.as_str(), job.name.as_str())),
+            (provider::NAME, Key::cluster(machine.spec.provider.as_str())),
+        ];
+    }
+    if any.is::<Provider>() {
+        return vec![(provider::NAME, key)];
+    }
+    if let Some(pod) = any.downcast_ref::<Pod>() {
+        let mut work = Vec::new();
+        if let Some(job) = label(names::JOB_NAME) {
+            work.push((training_job::NAME, Key::namespaced(key.namespace.clone(), job)));
+        }
+        if let Some(machine) = pod.metadata.annotations.as_ref().and_then(|a| a.get(names::MACHINE)) {
+            work.push((rented_machine::NAME, Key::cluster(machine.as_str())));
+        }
+        work.push((node::NAME, Key::cluster(node::SINGLE)));
+        return work;
+    }
+    if any.is::<Node>() {
+        return vec![(node::NAME, Key::cluster(node::SINGLE))];
+    }
+    Vec::new()
+}

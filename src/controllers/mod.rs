@@ -1,0 +1,7 @@
+//! The controllers. They talk to each other through objects only.
+
+pub mod node;
+pub mod provider;
+pub mod rented_machine;
+pub mod sweeper;
+pub mod training_job;

@@ -1,0 +1,197 @@
+//! The virtual Node of this install: the shape that harms nobody, its Lease, and Pods on it that nobody serves.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Pod, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use serde_json::json;
+use tradewind_api::{Reason, names};
+use tradewind_cluster::{Guard, Key, Removal, StatusPatch, Strategy, Typed};
+
+use crate::context::Context;
+use crate::controllers::rented_machine;
+use crate::events::{Severity, reference};
+use crate::runtime::{Failure, Reconciler, Wake};
+
+/// Its name in queue, logs and metrics.
+pub const NAME: &str = "node";
+/// The one key it works on.
+pub const SINGLE: &str = "node";
+/// How often the Lease is renewed; the controller manager gives a Node 50 s.
+const RENEW: Duration = Duration::from_secs(10);
+
+/// The controller.
+pub struct Nodes {
+    ctx: Arc<Context>,
+}
+
+impl Nodes {
+    /// The controller over this context.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx }
+    }
+
+    async fn run(&self) -> Result<Wake, Failure> {
+        let ctx = &self.ctx;
+        if ctx.mailbox.is_none() {
+            return Ok(Wake::OnChange);
+        }
+        let key = Key::cluster(ctx.settings.node_name.as_str());
+        let node = match ctx.caches.nodes.get(&key) {
+            Some(node) => node,
+            None => match ctx.cluster.find::<Node>(&key).await? {
+                Some(node) => node,
+                None => ctx.cluster.add(self.shape()).await?,
+            },
+        };
+        ctx.caches.nodes.own(&node);
+        self.make_ready(&node).await?;
+        self.renew_lease(&node).await?;
+        for pod in ctx.caches.pods.all() {
+            if pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(key.name.as_str()) {
+                self.look_at(&pod).await?;
+            }
+        }
+        Ok(Wake::After(RENEW, "the Node's Lease"))
+    }
+
+    /// A Node in an eviction zone of its own, without the labels that would make it a spread domain or a target of DaemonSets, and with
+    /// room for no Pod that the scheduler could place.
+    fn shape(&self) -> Node {
+        let install = &self.ctx.settings.install;
+        let label = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let none = BTreeMap::from([("pods".to_owned(), Quantity("0".to_owned()))]);
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.ctx.settings.node_name.clone()),
+                labels: Some(BTreeMap::from([
+                    label("failure-domain.beta.kubernetes.io/region", "tradewind"),
+                    label("type", "virtual-kubelet"),
+                    label("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
+                ])),
+                ..ObjectMeta::default()
+            },
+            spec: Some(NodeSpec {
+                provider_id: Some(format!("tradewind://{install}")),
+                taints: Some(vec![Taint {
+                    key: names::NODE_TAINT.to_owned(),
+                    effect: "NoSchedule".to_owned(),
+                    ..Taint::default()
+                }]),
+                ..NodeSpec::default()
+            }),
+            status: Some(NodeStatus {
+                capacity: Some(none.clone()),
+                allocatable: Some(none),
+                conditions: Some(vec![self.ready()]),
+                node_info: Some(NodeSystemInfo {
+                    kubelet_version: format!("tradewind-{}", env!("CARGO_PKG_VERSION")),
+                    ..NodeSystemInfo::default()
+                }),
+                ..NodeStatus::default()
+            }),
+        }
+    }
+
+    fn ready(&self) -> NodeCondition {
+        let now = Time(self.ctx.clock.now());
+        NodeCondition {
+            type_: "Ready".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("OperatorRuns".to_owned()),
+            message: Some("rented machines appear here; trouble of a provider is told in its Provider".to_owned()),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: Some(now),
+        }
+    }
+
+    /// After an outage of ours the Lease alone does not bring the Node back.
+    async fn make_ready(&self, node: &Node) -> Result<(), Failure> {
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let ready = conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        if ready {
+            return Ok(());
+        }
+        let status = json!({"conditions": [self.ready()]});
+        let patch = StatusPatch { strategy: Strategy::Strategic, status };
+        let written = self.ctx.cluster.amend_status::<Node>(&Key::of(node), &patch, &Guard::same(node)).await?;
+        self.ctx.caches.nodes.own(&written);
+        Ok(())
+    }
+
+    async fn renew_lease(&self, node: &Node) -> Result<(), Failure> {
+        let ctx = &self.ctx;
+        let key = Key::namespaced("kube-node-lease", ctx.settings.node_name.as_str());
+        let now = MicroTime(ctx.clock.now());
+        let spec = LeaseSpec {
+            holder_identity: Some(ctx.settings.node_name.clone()),
+            lease_duration_seconds: Some(40),
+            renew_time: Some(now),
+            ..LeaseSpec::default()
+        };
+        match ctx.cluster.find::<Lease>(&key).await? {
+            Some(lease) => {
+                let mut next = (*lease).clone();
+                next.spec = Some(spec);
+                ctx.cluster.write(next).await?;
+            }
+            None => {
+                let owner = OwnerReference {
+                    api_version: "v1".to_owned(),
+                    kind: "Node".to_owned(),
+                    name: ctx.settings.node_name.clone(),
+                    uid: node.metadata.uid.clone().unwrap_or_default(),
+                    ..OwnerReference::default()
+                };
+                let metadata = ObjectMeta {
+                    name: Some(key.name),
+                    namespace: Some(key.namespace),
+                    owner_references: Some(vec![owner]),
+                    ..ObjectMeta::default()
+                };
+                ctx.cluster.add(Lease { metadata, spec: Some(spec) }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A Pod on our Node: ours with a machine is that machine's matter; ours without one is let go when it is going; a stranger's is told,
+    /// and its deletion is completed, since no kubelet will.
+    async fn look_at(&self, pod: &Pod) -> Result<(), Failure> {
+        let ctx = &self.ctx;
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let claimed = ctx.caches.rented.all().iter().any(|m| m.spec.claim.pod_uid == uid);
+        let ours = pod.metadata.labels.as_ref().is_some_and(|l| l.contains_key(names::JOB_UID));
+        if claimed {
+            return Ok(());
+        }
+        if !ours {
+            let note = "this Node stands for rented machines and runs only Pods of TrainingJobs; the Pod will not run here".to_owned();
+            ctx.tell(&reference(Pod::KIND, pod), Severity::Warning, Reason::NotARentalNode, "Reject", note).await;
+        }
+        if pod.metadata.deletion_timestamp.is_none() {
+            return Ok(());
+        }
+        rented_machine::drop_finalizer(ctx, pod).await?;
+        let how = Removal::guarded(Guard::same(pod)).at_once();
+        match ctx.cluster.remove::<Pod>(&Key::of(pod), &how).await {
+            Ok(()) | Err(tradewind_cluster::ClusterError::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Reconciler for Nodes {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reconcile<'a>(&'a self, _key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+        Box::pin(self.run())
+    }
+}

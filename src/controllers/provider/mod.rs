@@ -1,0 +1,184 @@
+//! Provider: keeps the handle of each account, lists its assets on every poll, watches its health.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use sha2::{Digest, Sha256};
+use tradewind_api::conditions::{READY, set_condition};
+use tradewind_api::rented_machine::MachinePhase;
+use tradewind_api::{Provider, ProviderStatus, Reason};
+use tradewind_cluster::Key;
+use tradewind_core::{ExposeSecret, Money};
+use tradewind_providers::ProviderError;
+
+use crate::accounts::{Account, ledger};
+use crate::context::Context;
+use crate::controllers::{rented_machine, sweeper};
+use crate::market::MarketReader;
+use crate::runtime::{Failure, Reconciler, Wake};
+
+/// Its name in queue, logs and metrics.
+pub const NAME: &str = "provider";
+
+/// Credit is written into the status only when it moved by more than this, in micro-dollars.
+const CREDIT_STEP: i64 = 1_000_000;
+
+/// The controller.
+pub struct Providers {
+    ctx: Arc<Context>,
+}
+
+/// What was found out about an account.
+struct Health {
+    ready: bool,
+    reason: Reason,
+    message: String,
+}
+
+impl Providers {
+    /// The controller over this context.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx }
+    }
+
+    async fn run(&self, key: &Key) -> Result<Wake, Failure> {
+        let ctx = &self.ctx;
+        let Some(provider) = ctx.caches.providers.get(key) else { return Ok(Wake::OnChange) };
+        let (account, health) = match self.account(&provider).await {
+            Ok(account) => {
+                let health = self.look(&account, &provider).await;
+                (Some(account), health)
+            }
+            Err(unusable) => {
+                let health = Health { ready: false, reason: unusable.reason, message: unusable.message };
+                // The old handle stays: what runs must still be ended, if the old key allows it.
+                (ctx.accounts.get(&key.name), health)
+            }
+        };
+        if let Some(account) = &account {
+            account.set_trouble((!health.ready).then(|| health.message.clone()));
+        }
+        self.write_status(&provider, account.as_deref(), health).await?;
+        Ok(Wake::After(ctx.settings.account_poll, "the account is listed again"))
+    }
+
+    /// The handle, made anew when kind or key have changed.
+    async fn account(&self, provider: &Provider) -> Result<Arc<Account>, crate::storage::Unusable> {
+        let ctx = &self.ctx;
+        let name = provider.metadata.name.clone().unwrap_or_default();
+        let reference = &provider.spec.credentials_secret_ref;
+        let known = ctx.accounts.get(&name);
+        if let Some(account) = &known {
+            // The Secret is read again only when the account's health is due: it changes rarely.
+            let fresh = account.info().is_some_and(|(_, at)| {
+                ctx.clock.monotonic().saturating_sub(at) < ctx.settings.account_health
+            });
+            if fresh && account.trouble().is_none() {
+                return Ok(Arc::clone(account));
+            }
+        }
+        let secret = ctx.secret_value(&ctx.settings.namespace, &reference.name, &reference.key).await?;
+        let digest = Sha256::digest(secret.expose_secret().as_bytes());
+        let fingerprint = format!("{:?} {digest:x?}", provider.spec.kind);
+        if let Some(account) = known.filter(|a| a.fingerprint == fingerprint) {
+            return Ok(account);
+        }
+        let handle = ctx.open_account.open(&name, provider.spec.kind, &secret).map_err(|message| {
+            crate::storage::Unusable { reason: Reason::KindNotSupported, message }
+        })?;
+        let account = ctx.accounts.put(Account::new(&name, fingerprint, handle));
+        ctx.ask(MarketReader::NAME, Key::cluster(name));
+        Ok(account)
+    }
+
+    /// One look: the complete list, and now and then identity and credit.
+    async fn look(&self, account: &Arc<Account>, provider: &Provider) -> Health {
+        let ctx = &self.ctx;
+        let now = ctx.clock.monotonic();
+        match account.provider.list_owned().await {
+            Ok(machines) => {
+                account.saw(now, machines);
+                self.wake_machines(&account.name);
+            }
+            Err(error) => return unwell(&error),
+        }
+        let due = account.info().is_none_or(|(_, at)| now.saturating_sub(at) >= ctx.settings.account_health);
+        if due || account.trouble().is_some() {
+            match account.provider.account().await {
+                Ok(info) => account.know(info, now),
+                Err(error) => return unwell(&error),
+            }
+        }
+        let info = account.info().map(|(info, _)| info);
+        if info.as_ref().and_then(|i| i.credit).is_some_and(|credit| credit <= Money::ZERO) {
+            let message = "the account has no credit; nothing is rented until it has".to_owned();
+            return Health { ready: false, reason: Reason::OutOfCredit, message };
+        }
+        let paused = if provider.spec.paused { "; spec.paused: nothing new is rented" } else { "" };
+        Health { ready: !provider.spec.paused, reason: Reason::AccountReady, message: format!("the account can be used{paused}") }
+    }
+
+    /// Machines of this account are looked at with every new list, and so is the sweeper.
+    fn wake_machines(&self, name: &str) {
+        for machine in self.ctx.caches.rented.all() {
+            if machine.spec.provider == name {
+                self.ctx.ask(rented_machine::NAME, Key::of_meta(&machine.metadata));
+            }
+        }
+        self.ctx.ask(sweeper::NAME, Key::cluster(name));
+    }
+
+    async fn write_status(&self, provider: &Provider, account: Option<&Account>, health: Health) -> Result<(), Failure> {
+        let ctx = &self.ctx;
+        let name = provider.metadata.name.as_deref().unwrap_or_default();
+        let generation = provider.metadata.generation.unwrap_or(0);
+        let old = provider.status.clone().unwrap_or_default();
+        let mut status = ProviderStatus { observed_generation: generation, ..old.clone() };
+        let Health { ready, reason, message } = health;
+        set_condition(&mut status.conditions, ctx.clock.now(), generation, READY, Some(ready), reason, message);
+        let machines = ctx.caches.rented.all();
+        let here = || machines.iter().map(|m| &**m).filter(|m| m.spec.provider == name);
+        let alive = here().filter(|m| m.status.as_ref().is_some_and(|s| s.rented_at.is_some() && s.phase != MachinePhase::Gone));
+        status.machines = i64::try_from(alive.count()).unwrap_or(i64::MAX);
+        status.committed_per_hour = ledger::committed(here(), name, "");
+        if let Some((info, _)) = account.and_then(Account::info) {
+            status.account = Some(info.id);
+            let moved = match (status.credit, info.credit) {
+                (Some(old), Some(new)) => (new.micros() - old.micros()).abs() >= CREDIT_STEP,
+                (old, new) => old != new,
+            };
+            if moved {
+                status.credit = info.credit;
+            }
+        }
+        if status == old {
+            return Ok(());
+        }
+        let mut next = provider.clone();
+        next.status = Some(status);
+        let written = ctx.cluster.write_status(next).await?;
+        ctx.caches.providers.own(&written);
+        if ready {
+            ctx.wake_waiting_jobs();
+        }
+        Ok(())
+    }
+}
+
+fn unwell(error: &ProviderError) -> Health {
+    let reason = match error {
+        ProviderError::Unauthorised { .. } => Reason::KeyRefused,
+        _ => Reason::ProviderUnavailable,
+    };
+    Health { ready: false, reason, message: format!("{error}; tried again, and nothing new is rented meanwhile") }
+}
+
+impl Reconciler for Providers {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+        Box::pin(self.run(key))
+    }
+}

@@ -1,0 +1,373 @@
+//! Carrying out one step: at most one external change, safe to repeat.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus};
+use tradewind_api::{Provider, Reason, RentedMachine, names};
+use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Selector, StatusPatch, Strategy};
+use tradewind_core::{Money, OrderKey};
+use tradewind_protocol::bootstrap;
+use tradewind_providers::{Refusal, RentOutcome, RentRequest, SecretEnv};
+
+use super::decide::{Observed, Step, became_ours};
+use super::memory::MachineMemory;
+use super::observe::CALL_WITHIN;
+use super::serve::Serving;
+use super::{cost, lagging, project};
+use crate::accounts::{Account, ledger};
+use crate::context::Context;
+use crate::events::Severity;
+use crate::runtime::Failure;
+
+/// One machine, as read and as last written.
+pub struct Acting<'a> {
+    /// Everything shared.
+    pub ctx: &'a Context,
+    /// What was read.
+    pub observed: &'a Observed,
+    /// The object as the server acknowledged it.
+    pub machine: &'a RentedMachine,
+}
+
+/// What a step came to.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// There is more to do soon.
+    pub again: bool,
+    /// How soon; at once if absent.
+    pub after: Option<Duration>,
+    /// The object was let go.
+    pub released: bool,
+}
+
+impl Done {
+    fn again() -> Self {
+        Self { again: true, ..Self::default() }
+    }
+}
+
+impl Acting<'_> {
+    /// Carries out a step.
+    pub async fn carry_out(&self, step: &Step, memory: &mut MachineMemory) -> Result<Done, Failure> {
+        match step {
+            Step::Rest => Ok(Done::default()),
+            Step::AddFinalizer => self.add_finalizer().await,
+            Step::PrepareMailbox => self.prepare(memory).await,
+            Step::Order { offer, number } => self.order(*offer, *number).await,
+            Step::End(ids) => self.end(ids, memory).await,
+            Step::DeleteSelf => self.delete_self().await,
+            Step::Release => self.release().await,
+        }
+    }
+
+    fn key(&self) -> Key {
+        Key::of_meta(&self.machine.metadata)
+    }
+
+    async fn finalizers(&self, change: impl FnOnce(&mut Vec<String>)) -> Result<(), Failure> {
+        let mut finalizers = self.machine.metadata.finalizers.clone().unwrap_or_default();
+        change(&mut finalizers);
+        let patch = MetadataPatch { finalizers: Some(finalizers), ..MetadataPatch::default() };
+        let guard = Guard::exact(self.machine);
+        let written = self.ctx.cluster.amend::<RentedMachine>(&self.key(), &patch, &guard).await?;
+        self.ctx.caches.rented.own(&written);
+        Ok(())
+    }
+
+    async fn add_finalizer(&self) -> Result<Done, Failure> {
+        self.finalizers(|f| f.push(names::MACHINE_FINALIZER.to_owned())).await?;
+        Ok(Done::again())
+    }
+
+    async fn prepare(&self, memory: &mut MachineMemory) -> Result<Done, Failure> {
+        let Some(mailbox) = &self.ctx.mailbox else { return Ok(Done::default()) };
+        let attempt = u32::try_from(self.machine.spec.attempt).unwrap_or(0);
+        let serving = Serving { ctx: self.ctx, mailbox, machine: self.machine, uid: &self.observed.uid, attempt };
+        serving.prepare(memory).await.map_err(|message| Failure::new("MailboxUnavailable", message))?;
+        Ok(Done::again())
+    }
+
+    /// The ledger admits and the order is written under the account's lock; then, within five seconds, the call.
+    async fn order(&self, index: usize, number: u32) -> Result<Done, Failure> {
+        let ctx = self.ctx;
+        let (Some(account), Some(Some(offer))) =
+            (ctx.accounts.get(&self.machine.spec.provider), self.observed.offers.get(index))
+        else {
+            return Ok(Done::default());
+        };
+        let request = self.request(index, number, offer).await?;
+        let turn = account.ledger.lock().await;
+        if let Some(full) = self.admit(&account, index).await? {
+            return self.refused_by_ledger(full).await;
+        }
+        let written_at = ctx.clock.monotonic();
+        let mut next = self.machine.clone();
+        let status = next.status.get_or_insert_default();
+        let chosen = self.machine.spec.offers.get(index);
+        status.orders.push(OrderStatus {
+            key: request.key.to_string(),
+            offer: i64::try_from(index).unwrap_or(0),
+            at: MicroTime(ctx.clock.now()),
+            outcome: OrderOutcome::Open,
+            machine_id: None,
+            reason: None,
+            message: None,
+            leftover: false,
+        });
+        status.phase = MachinePhase::Ordering;
+        status.message = format!("orders offer {} for at most ${} an hour", offer.id, chosen.map_or(Money::ZERO, |c| c.price_cap));
+        let written = ctx.cluster.write_status(next).await?;
+        ctx.caches.rented.own(&written);
+        drop(turn);
+        let before = ctx.clock.now();
+        let outcome = account.provider.rent(&request, written_at + CALL_WITHIN).await;
+        self.record(&written, outcome, before, &account).await
+    }
+
+    async fn request(&self, index: usize, number: u32, offer: &tradewind_core::Offer) -> Result<RentRequest, Failure> {
+        let ctx = self.ctx;
+        let (Some(mailbox), Some(agent)) = (&ctx.mailbox, &ctx.agent) else {
+            return Err(Failure::new("NoMailbox", "the operator has no mailbox"));
+        };
+        let unavailable = |e: tradewind_checkpoints::StoreError| Failure::new("MailboxUnavailable", e.to_string());
+        let life = ctx.settings.ticket_lifetime;
+        let control = mailbox.control_ticket(&self.observed.uid, life).await.map_err(unavailable)?;
+        let binary = mailbox.agent_ticket(&agent.sha256, life).await.map_err(unavailable)?;
+        let mut env = BTreeMap::from([
+            (bootstrap::AGENT_URL.to_owned(), binary.url),
+            (bootstrap::AGENT_SHA256.to_owned(), agent.sha256.clone()),
+            (bootstrap::CONTROL_URL.to_owned(), control.url),
+        ]);
+        if let Some(poll) = ctx.settings.agent_poll {
+            let millis = poll.as_millis().to_string();
+            env.insert("TRADEWIND_POLL_MS".to_owned(), millis.clone());
+            env.insert("TRADEWIND_REPORT_MS".to_owned(), millis);
+        }
+        let spec = &self.machine.spec;
+        Ok(RentRequest {
+            key: OrderKey::new(&ctx.settings.install, &self.observed.uid, number, ctx.clock.now()),
+            offer: offer.clone(),
+            price_cap: spec.offers.get(index).map_or(Money::ZERO, |o| o.price_cap),
+            image: spec.workload.image.clone(),
+            disk_gib: u64::try_from(spec.workload.disk_gib).unwrap_or(0),
+            env: SecretEnv(env),
+            bootstrap: bootstrap::line().to_owned(),
+        })
+    }
+
+    /// Whether the account has room, by a fresh and complete list of RentedMachines.
+    async fn admit(&self, account: &Account, index: usize) -> Result<Option<ledger::Full>, Failure> {
+        let ctx = self.ctx;
+        let key = Key::cluster(account.name.as_str());
+        let Some(provider) = ctx.cluster.find::<Provider>(&key).await? else {
+            return Err(Failure::new("NoProvider", "the Provider does not exist"));
+        };
+        if provider.spec.paused {
+            return Err(Failure::benign("Paused", "the Provider is paused"));
+        }
+        let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
+        let all = machines.iter().map(|m| &**m);
+        let committed = ledger::committed(all.clone(), &account.name, &self.observed.uid);
+        let spent = ledger::spent_since(all, &account.name, ctx.clock.now(), Duration::from_secs(24 * 3600));
+        let asked = self.machine.spec.offers.get(index).map_or(Money::MAX, |o| o.reserve_per_hour);
+        let job = self.machine.spec.budget_per_hour;
+        Ok(ledger::admit(&account.name, &provider.spec.limits, committed, spent, job, asked).err())
+    }
+
+    async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {
+        let message = format!("nothing is rented now: {full}; tried again every 15 s");
+        let status = self.machine.status.clone().unwrap_or_default();
+        if status.message != message {
+            let mut next = self.machine.clone();
+            next.status.get_or_insert_default().message = message;
+            let written = self.ctx.cluster.write_status(next).await?;
+            self.ctx.caches.rented.own(&written);
+        }
+        Ok(Done { again: true, after: Some(Duration::from_secs(15)), released: false })
+    }
+
+    /// Writes down what became of the call. If this write is lost, the order is found open and looked up by its key.
+    async fn record(
+        &self,
+        written: &RentedMachine,
+        outcome: RentOutcome,
+        before: jiff::Timestamp,
+        account: &Account,
+    ) -> Result<Done, Failure> {
+        let ctx = self.ctx;
+        let mut next = written.clone();
+        let status = next.status.get_or_insert_default();
+        let Some(mut order) = status.orders.pop() else { return Ok(Done::again()) };
+        let offer_id = self.machine.spec.offers.get(usize::try_from(order.offer).unwrap_or(0)).map(|o| o.id.clone()).unwrap_or_default();
+        match outcome {
+            RentOutcome::Rented { id } => {
+                order.outcome = OrderOutcome::Rented;
+                order.machine_id = Some(id.clone());
+                let at = cost::between(before, ctx.clock.now());
+                became_ours(self.observed, status, &order, &id, at);
+                status.message = format!("rented machine {id}; waits for the agent's first report");
+            }
+            RentOutcome::Refused { why, message, leftover } => {
+                order.outcome = OrderOutcome::Refused;
+                order.reason = Some(why.as_str().to_owned());
+                order.message = Some(tradewind_api::conditions::bounded(message.clone(), 300));
+                order.leftover = leftover.is_some();
+                order.machine_id = leftover;
+                status.message = format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str());
+                self.remember_refusal(account, &offer_id, why, &message);
+            }
+            RentOutcome::Unknown { message } => {
+                status.phase = MachinePhase::Unknown;
+                status.message = format!("the outcome of order {} is not known ({message}); it is looked up under its key", order.key);
+            }
+        }
+        let told = status.message.clone();
+        let reason = match order.outcome {
+            OrderOutcome::Rented => Reason::Rented,
+            OrderOutcome::Refused => Reason::OrderRefused,
+            OrderOutcome::Open => Reason::OutcomeUnknown,
+        };
+        status.orders.push(order);
+        let written = ctx.cluster.write_status(next).await?;
+        ctx.caches.rented.own(&written);
+        let severity = if reason == Reason::Rented { Severity::Normal } else { Severity::Warning };
+        ctx.tell(&super::job_reference(self.machine), severity, reason, "Rent", told).await;
+        Ok(Done::again())
+    }
+
+    fn remember_refusal(&self, account: &Account, offer: &str, why: Refusal, message: &str) {
+        if why.is_about_the_account() {
+            account.set_trouble(Some(message.to_owned()));
+            self.ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
+            return;
+        }
+        let until = self.ctx.clock.monotonic() + self.ctx.settings.refusal_memory;
+        self.ctx.market.refuse(&account.name, offer, until, format!("refused lately ({})", why.as_str()));
+    }
+
+    /// Asks for the end of everything that is ours here, and looks whether it is gone.
+    async fn end(&self, ids: &[String], memory: &mut MachineMemory) -> Result<Done, Failure> {
+        let ctx = self.ctx;
+        let Some(account) = ctx.accounts.get(&self.machine.spec.provider) else {
+            return Err(Failure::new("NoAccount", "there is no handle for the account; the machine cannot be ended now"));
+        };
+        let now = ctx.clock.monotonic();
+        let own = self.machine.status.as_ref().and_then(|s| s.machine_id.as_deref());
+        let ask = memory.end_asked.is_none_or(|at| now.saturating_sub(at) >= END_AGAIN);
+        for id in ids {
+            let is_own = own == Some(id.as_str());
+            if ask {
+                let asked = account.provider.terminate(id).await;
+                memory.end_asked = Some(now);
+                match asked {
+                    Ok(()) if is_own => drop(memory.end_accepted.get_or_insert(ctx.clock.now())),
+                    Ok(()) => {}
+                    Err(error) => return Err(Failure::new(error.reason(), error.to_string())),
+                }
+            }
+            match account.provider.describe(id).await {
+                Ok(None) if is_own => memory.gone_looks += 1,
+                Ok(None) => memory.leftovers_gone.push(id.clone()),
+                Ok(Some(_)) if is_own => memory.gone_looks = 0,
+                Ok(Some(_)) => {}
+                Err(error) => return Err(Failure::new(error.reason(), error.to_string())),
+            }
+        }
+        ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
+        Ok(Done { again: true, after: Some(LOOK_AGAIN), released: false })
+    }
+
+    async fn delete_self(&self) -> Result<Done, Failure> {
+        let how = Removal::guarded(Guard::same(self.machine));
+        match self.ctx.cluster.remove::<RentedMachine>(&self.key(), &how).await {
+            Err(error) if !lagging(&error) => Err(error.into()),
+            _ => Ok(Done::again()),
+        }
+    }
+
+    /// Everything is gone and settled: forget the mailbox, free the Pod, let the object go.
+    async fn release(&self) -> Result<Done, Failure> {
+        free_pod(self.ctx, self.machine).await?;
+        if let Some(mailbox) = &self.ctx.mailbox {
+            mailbox.forget(&self.observed.uid).await.map_err(|e| Failure::new("MailboxUnavailable", e.to_string()))?;
+        }
+        self.finalizers(|f| f.retain(|f| f != names::MACHINE_FINALIZER)).await?;
+        Ok(Done { released: true, ..Done::default() })
+    }
+}
+
+/// How often the end is asked for again while the machine is still there.
+const END_AGAIN: Duration = Duration::from_secs(10);
+/// Time between two looks whether a machine is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Brings the claimed Pod in line with the machine, if it is on our Node.
+pub async fn project_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), Failure> {
+    let Some(pod) = claimed_pod(ctx, machine) else { return Ok(()) };
+    let ours = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(ctx.settings.node_name.as_str());
+    if !ours {
+        return Ok(());
+    }
+    let status = machine.status.clone().unwrap_or_default();
+    if pod.metadata.deletion_timestamp.is_some() {
+        return free_pod(ctx, machine).await;
+    }
+    let Some(patch) = project::patch(&machine.spec, &status, &pod, ctx.clock.now()) else {
+        return free_finished_pod(ctx, &pod).await;
+    };
+    let patch = StatusPatch { strategy: Strategy::Strategic, status: patch };
+    let guard = Guard::exact(&*pod);
+    match ctx.cluster.amend_status::<Pod>(&Key::of(&*pod), &patch, &guard).await {
+        Ok(written) => ctx.caches.pods.own(&written),
+        Err(error) if lagging(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn claimed_pod(ctx: &Context, machine: &RentedMachine) -> Option<std::sync::Arc<Pod>> {
+    let claim = &machine.spec.claim;
+    let pod = ctx.caches.pods.get(&Key::namespaced(claim.pod_namespace.as_str(), claim.pod_name.as_str()))?;
+    (pod.metadata.uid.as_deref() == Some(claim.pod_uid.as_str())).then_some(pod)
+}
+
+/// A finished Pod needs our finaliser no longer: from here on it may be deleted at once.
+async fn free_finished_pod(ctx: &Context, pod: &Pod) -> Result<(), Failure> {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
+    if matches!(phase, "Succeeded" | "Failed") { drop_finalizer(ctx, pod).await } else { Ok(()) }
+}
+
+/// Lets a Pod that is being deleted go, or frees a finished one; what is rented is the machine's matter, not the Pod's.
+pub async fn free_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), Failure> {
+    let Some(pod) = claimed_pod(ctx, machine) else { return Ok(()) };
+    drop_finalizer(ctx, &pod).await?;
+    if pod.metadata.deletion_timestamp.is_some() {
+        let how = Removal::guarded(Guard::same(&*pod)).at_once();
+        match ctx.cluster.remove::<Pod>(&Key::of(&*pod), &how).await {
+            Err(error) if !lagging(&error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes our finaliser off a Pod.
+pub async fn drop_finalizer(ctx: &Context, pod: &Pod) -> Result<(), Failure> {
+    let finalizers = pod.metadata.finalizers.clone().unwrap_or_default();
+    if !finalizers.iter().any(|f| f == names::POD_FINALIZER) {
+        return Ok(());
+    }
+    let rest: Vec<String> = finalizers.into_iter().filter(|f| f != names::POD_FINALIZER).collect();
+    let patch = MetadataPatch { finalizers: Some(rest), ..MetadataPatch::default() };
+    match ctx.cluster.amend::<Pod>(&Key::of(pod), &patch, &Guard::exact(pod)).await {
+        Ok(written) => {
+            ctx.caches.pods.own(&written);
+            Ok(())
+        }
+        Err(ClusterError::NotFound) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,38 @@
+//! What a machine costs, from what was observed. Pure.
+
+use jiff::Timestamp;
+use tradewind_api::RentedMachineStatus;
+use tradewind_core::{Money, Offer};
+
+/// Dollars until `now`: compute while it was seen running, disk from the rental until it was ended.
+///
+/// Vast.ai bills compute by the second while running and disk from creation to destruction (`providers/vastai.md` section 8).
+pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: Timestamp) -> Money {
+    let Some(rented) = status.rented_at.as_ref().map(|t| t.0) else { return Money::ZERO };
+    let gone = status.gone_at.as_ref().map_or(now, |t| t.0);
+    let disk = disk_per_hour(offer, disk_gib).for_millis(millis(rented, gone));
+    let compute = status.running_since.as_ref().map_or(Money::ZERO, |since| {
+        let until = status.running_until.as_ref().map_or(gone, |t| t.0.min(gone));
+        offer.price_per_hour.for_millis(millis(since.0, until))
+    });
+    disk + compute
+}
+
+/// Dollars an hour with disk.
+pub fn per_hour(offer: &Offer, disk_gib: i64) -> Money {
+    offer.price_per_hour + disk_per_hour(offer, disk_gib)
+}
+
+fn disk_per_hour(offer: &Offer, disk_gib: i64) -> Money {
+    offer.storage_price_per_gib_hour.times(u64::try_from(disk_gib).unwrap_or(0))
+}
+
+/// The instant half-way between two.
+pub fn between(a: Timestamp, b: Timestamp) -> Timestamp {
+    let half = b.duration_since(a) / 2;
+    a.checked_add(half).unwrap_or(b)
+}
+
+fn millis(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}

@@ -1,0 +1,522 @@
+//! What to do next with one RentedMachine. Pure: no I/O, no clock, no chance.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
+use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec};
+use tradewind_api::{Reason, RentedMachineStatus};
+use tradewind_core::{Capacity, Offer, OrderKey};
+use tradewind_providers::{Machine, MachineState};
+
+use super::cost;
+use super::serve::Served;
+use crate::runtime::Wake;
+
+/// Everything that was read.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// Wall time.
+    pub now: Timestamp,
+    /// Uid of the RentedMachine.
+    pub uid: String,
+    /// Generation of its spec.
+    pub generation: i64,
+    /// It has a deletionTimestamp.
+    pub deleting: bool,
+    /// Our finaliser is on it.
+    pub has_finalizer: bool,
+    /// Its spec.
+    pub spec: RentedMachineSpec,
+    /// Its status.
+    pub status: RentedMachineStatus,
+    /// The offers of the spec in domain words, in the same order; `None` for one that cannot be read.
+    pub offers: Vec<Option<Offer>>,
+    /// The Pod of the claim.
+    pub pod: PodView,
+    /// The job.
+    pub job: JobView,
+    /// The account; `None` while there is no handle for it.
+    pub account: Option<AccountView>,
+    /// What the agent says; `None` while no machine is rented.
+    pub served: Option<Served>,
+    /// `describe` says that the machine does not exist, this many looks in a row (each after the end was asked for).
+    pub gone_looks: u32,
+    /// `describe` says so for these leftovers.
+    pub leftovers_gone: Vec<String>,
+    /// When the end was first asked for and the provider said yes.
+    pub end_accepted: Option<Timestamp>,
+    /// Timings.
+    pub limits: Limits,
+}
+
+/// Timings that decide needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How often accounts are listed.
+    pub poll: Duration,
+    /// Silence after which an agent is given up.
+    pub silent_after: Duration,
+    /// How long after the end the last report is tried for.
+    pub last_report_limit: Duration,
+    /// From order write to rent call at most.
+    pub call_within: Duration,
+}
+
+/// The Pod of the claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodView {
+    /// Does not exist, or another Pod has its name.
+    Absent,
+    /// Exists, unbound.
+    Unbound,
+    /// Bound to our Node.
+    Ours,
+    /// Bound to another node: the scheduler was faster.
+    Elsewhere,
+}
+
+/// The job a machine works for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobView {
+    /// Does not exist (any more), or is being deleted.
+    Gone,
+    /// Exists.
+    Alive {
+        /// Complete or Failed.
+        terminal: bool,
+        /// Our uid is in its settled list.
+        settled: bool,
+    },
+}
+
+/// What the account showed.
+#[derive(Debug, Clone)]
+pub struct AccountView {
+    /// Why nothing should be rented now.
+    pub trouble: Option<String>,
+    /// When the newest complete list was asked for (wall time), and the one before.
+    pub listed_at: Option<Timestamp>,
+    /// The list before.
+    pub listed_before: Option<Timestamp>,
+    /// Machines in that list which carry a key of ours.
+    pub machines: Vec<Machine>,
+    /// A rent call takes at most so long.
+    pub rent_limit: Duration,
+    /// New machines may stay invisible for so long.
+    pub visibility: Duration,
+}
+
+/// One external change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Rest,
+    /// Put our finaliser on.
+    AddFinalizer,
+    /// Write `control.json`, so that a machine finds it.
+    PrepareMailbox,
+    /// Let the ledger admit this offer, write the order, rent.
+    Order {
+        /// Index into `spec.offers`.
+        offer: usize,
+        /// Number of the order.
+        number: u32,
+    },
+    /// Ask the provider to end these and look whether they are gone.
+    End(Vec<String>),
+    /// Delete this very object: nobody needs it.
+    DeleteSelf,
+    /// Forget the mailbox of the machine and let the object go.
+    Release,
+}
+
+/// What comes out.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// The status as it should be now.
+    pub status: RentedMachineStatus,
+    /// One external change, after the status is written.
+    pub step: Step,
+    /// When to look again.
+    pub wake: Wake,
+}
+
+/// Decides. Total: every combination of inputs has an answer, and the answer to "not known" is to wait and look again.
+pub fn decide(observed: &Observed) -> Decision {
+    let mut status = observed.status.clone();
+    status.observed_generation = observed.generation;
+    let poll = Wake::After(observed.limits.poll, "the account is listed again");
+    if !observed.has_finalizer {
+        // Without its finaliser nothing was ever ordered: it is put on before the first order.
+        let step = if observed.deleting { Step::Rest } else { Step::AddFinalizer };
+        return Decision { status, step, wake: Wake::OnChange };
+    }
+    take_sightings(observed, &mut status);
+    take_leftovers(observed, &mut status);
+    settle_open_order(observed, &mut status);
+    if status.machine_id.is_some() {
+        take_report(observed, &mut status);
+    }
+    if status.ended.is_none() {
+        if let Some((reason, message)) = why_end(observed, &status) {
+            status.ended = Some(reason.as_str().to_owned());
+            status.ended_message = Some(message);
+        }
+    }
+    let step = if status.ended.is_some() { ending(observed, &mut status) } else { living(observed, &mut status) };
+    if let Some(offer) = rented_offer(observed, &status) {
+        status.cost = Some(cost::so_far(offer, observed.spec.workload.disk_gib, &status, observed.now));
+    }
+    let wake = if status.phase == MachinePhase::Gone && step == Step::Rest { Wake::OnChange } else { poll };
+    Decision { status, step, wake }
+}
+
+/// The offer of the order that bought the machine.
+pub fn rented_offer<'a>(observed: &'a Observed, status: &RentedMachineStatus) -> Option<&'a Offer> {
+    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
+    observed.offers.get(usize::try_from(order.offer).ok()?)?.as_ref()
+}
+
+/// Finds the machine of an open order by its key, and follows the state of the machine that is ours.
+fn take_sightings(observed: &Observed, status: &mut RentedMachineStatus) {
+    let Some(account) = &observed.account else { return };
+    if let Some(order) = status.orders.last_mut().filter(|o| o.outcome == OrderOutcome::Open) {
+        let found = account.machines.iter().find(|m| m.key.as_ref().is_some_and(|k| k.to_string() == order.key));
+        if let Some(machine) = found {
+            order.outcome = OrderOutcome::Rented;
+            order.machine_id = Some(machine.id.clone());
+            // The true moment lies between the order and the first list that shows it; billing starts at creation.
+            let at = machine.created_at.unwrap_or(order.at.0);
+            let order = order.clone();
+            became_ours(observed, status, &order, &machine.id, at);
+        }
+    }
+    let Some(id) = status.machine_id.clone() else { return };
+    let seen = account.machines.iter().find(|m| m.id == id);
+    match seen {
+        Some(machine) => {
+            status.missing_since = None;
+            follow(observed, account, machine, status);
+        }
+        None => {
+            // Absence proves nothing by itself; `why_end` waits for two lists and the end is confirmed by `describe`.
+            let rented_before_list = status.rented_at.as_ref().zip(account.listed_at).is_some_and(|(rented, listed)| {
+                rented.0.checked_add(account.visibility).unwrap_or(Timestamp::MAX) < listed
+            });
+            if rented_before_list && status.missing_since.is_none() && status.gone_at.is_none() {
+                status.missing_since = Some(Time(observed.now));
+            }
+        }
+    }
+}
+
+fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status: &mut RentedMachineStatus) {
+    let listed = account.listed_at.unwrap_or(observed.now);
+    let before = account.listed_before.unwrap_or(listed);
+    let rented = status.rented_at.as_ref().map_or(before, |t| t.0);
+    match machine.state {
+        MachineState::Running if status.running_since.is_none() => {
+            status.running_since = Some(MicroTime(cost::between(before.max(rented), listed.max(rented))));
+        }
+        MachineState::TakenAway if status.running_until.is_none() => {
+            // A machine may have come and gone between two lists: then it is charged from the list before.
+            if status.running_since.is_none() && status.boot.is_some() {
+                status.running_since = Some(MicroTime(before.max(rented)));
+            }
+            if let Some(since) = status.running_since.as_ref().map(|t| t.0) {
+                status.running_until = Some(MicroTime(cost::between(before.max(since), listed.max(since))));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Writes down that an order bought a machine.
+pub fn became_ours(
+    observed: &Observed,
+    status: &mut RentedMachineStatus,
+    order: &OrderStatus,
+    id: &str,
+    at: Timestamp,
+) {
+    status.machine_id = Some(id.to_owned());
+    status.rented_at = Some(MicroTime(at));
+    status.phase = MachinePhase::Booting;
+    let offer = usize::try_from(order.offer).ok().and_then(|i| observed.offers.get(i)).and_then(Option::as_ref);
+    if let Some(offer) = offer {
+        status.gpu = offer.gpu.as_ref().map(|gpu| format!("{}x{gpu}", offer.gpu_count));
+        status.region = Some(offer.region.clone());
+        status.capacity = Some(offer.capacity.as_str().to_owned());
+        status.price_per_hour = Some(cost::per_hour(offer, observed.spec.workload.disk_gib));
+    }
+}
+
+fn take_leftovers(observed: &Observed, status: &mut RentedMachineStatus) {
+    for order in &mut status.orders {
+        if order.leftover && order.machine_id.as_ref().is_some_and(|id| observed.leftovers_gone.contains(id)) {
+            order.leftover = false;
+        }
+    }
+}
+
+/// Closes an open order that has bought nothing, once it is certain: a complete list, asked for after the last moment at which the
+/// machine could have become visible, does not show its key.
+fn settle_open_order(observed: &Observed, status: &mut RentedMachineStatus) {
+    let Some(order) = status.orders.last_mut().filter(|o| o.outcome == OrderOutcome::Open) else { return };
+    let Some(account) = &observed.account else { return };
+    let window = observed.limits.call_within + account.rent_limit + account.visibility;
+    let certain = order.at.0.checked_add(window).unwrap_or(Timestamp::MAX);
+    if account.listed_at.is_some_and(|listed| listed > certain) {
+        order.outcome = OrderOutcome::Refused;
+        order.reason = Some(Reason::OutcomeUnknown.as_str().to_owned());
+        order.message = Some("the answer was lost and no machine appeared under the order's key".to_owned());
+    }
+}
+
+fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
+    let Some(served) = &observed.served else { return };
+    if let Some(agent) = &served.agent {
+        if status.boot.is_none() {
+            status.boot = Some(agent.boot.clone());
+            status.boot_key = Some(agent.boot_key.clone());
+        }
+        status.agent = Some(agent.phase.clone());
+        status.progress.clone_from(&agent.progress);
+        if agent.restored_step.is_some() {
+            status.restored_step = agent.restored_step;
+        }
+        if let Some(exit) = &agent.exit {
+            status.exit_code = Some(i64::from(exit.code));
+            status.exit_log = Some(exit.log_tail.clone());
+        }
+    }
+    if let Some(checkpoint) = &served.checkpoint {
+        status.checkpoint = Some(checkpoint.clone());
+    }
+    if served.last_report_read {
+        status.last_report_read = true;
+    }
+}
+
+/// Why the machine must be ended now, if it must.
+fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
+    if observed.deleting {
+        return Some(match observed.job {
+            JobView::Alive { terminal: false, .. } => {
+                (Reason::Deleted, "the object was deleted; the job goes on elsewhere".to_owned())
+            }
+            _ => (Reason::Released, "nobody needs the machine any more".to_owned()),
+        });
+    }
+    match observed.job {
+        JobView::Gone => return Some((Reason::Released, "the job is gone".to_owned())),
+        JobView::Alive { terminal: true, .. } if status.exit_code.is_none() => {
+            return Some((Reason::Released, "the job is finished".to_owned()));
+        }
+        JobView::Alive { .. } => {}
+    }
+    if status.machine_id.is_none() {
+        return None;
+    }
+    if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref()) {
+        if let Some(found) = agent_verdict(agent, status) {
+            return Some(found);
+        }
+    }
+    if let Some(found) = provider_verdict(observed, status) {
+        return Some(found);
+    }
+    silence(observed, status)
+}
+
+fn agent_verdict(agent: &super::serve::AgentView, status: &RentedMachineStatus) -> Option<(Reason, String)> {
+    if agent.restarted || status.boot.as_ref().is_some_and(|boot| *boot != agent.boot) {
+        return Some((Reason::MachineRestarted, "the machine booted a second time; its program cannot be trusted to go on".to_owned()));
+    }
+    if agent.fenced {
+        return Some((Reason::Released, "a later attempt has started".to_owned()));
+    }
+    if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
+        return Some(match exit.code {
+            0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
+            code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
+        });
+    }
+    if agent.failed {
+        let why = agent.warnings.last().cloned().unwrap_or_else(|| "no reason was given".to_owned());
+        return Some((Reason::AgentFailed, format!("the agent cannot go on: {why}")));
+    }
+    None
+}
+
+fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
+    let account = observed.account.as_ref()?;
+    let id = status.machine_id.as_ref()?;
+    match account.machines.iter().find(|m| m.id == *id) {
+        Some(machine) => match &machine.state {
+            MachineState::TakenAway => {
+                let how = if machine.capacity == Capacity::Spot { "was outbid or taken back" } else { "was taken back" };
+                Some((Reason::Preempted, format!("the machine {how} by the market")))
+            }
+            MachineState::BootFailed { message } => {
+                Some((Reason::BootFailed, format!("the machine could not start the image: {message}")))
+            }
+            MachineState::Starting | MachineState::Running | MachineState::Unknown { .. } => None,
+        },
+        None => {
+            let since = status.missing_since.as_ref()?.0;
+            let twice = account.listed_before.is_some_and(|before| before > since);
+            twice.then(|| (Reason::Preempted, "the machine is no longer on the account".to_owned()))
+        }
+    }
+}
+
+fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
+    let rented = status.rented_at.as_ref()?.0;
+    if status.boot.is_none() {
+        let limit = Duration::from_secs(u64::try_from(observed.spec.start_deadline_s).unwrap_or(u64::MAX));
+        let late = observed.now > rented.checked_add(limit).unwrap_or(Timestamp::MAX);
+        return late.then(|| {
+            let seconds = observed.spec.start_deadline_s;
+            (Reason::AgentNotStarted, format!("the machine did not start our agent within {seconds} s"))
+        });
+    }
+    let heard = observed.served.as_ref()?.heard_at?;
+    let quiet = observed.now.duration_since(heard);
+    let limit = jiff::SignedDuration::try_from(observed.limits.silent_after).unwrap_or(jiff::SignedDuration::MAX);
+    (quiet > limit).then(|| (Reason::AgentSilent, format!("the agent has said nothing for {} s", quiet.as_secs())))
+}
+
+/// A machine that should go.
+fn ending(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
+    let message = status.ended_message.clone().unwrap_or_default();
+    let open = status.orders.iter().any(|o| o.outcome == OrderOutcome::Open);
+    let mut ids: Vec<String> = leftovers(status);
+    let machine_there = status.machine_id.is_some() && status.phase != MachinePhase::Gone;
+    if machine_there {
+        if observed.gone_looks >= 2 {
+            let at = observed.end_accepted.unwrap_or(observed.now);
+            status.gone_at.get_or_insert(MicroTime(at));
+            if status.running_since.is_some() {
+                status.running_until.get_or_insert(MicroTime(at));
+            }
+        } else {
+            ids.extend(status.machine_id.clone());
+        }
+    } else if status.machine_id.is_none() {
+        status.last_report_read = true;
+    }
+    if open {
+        status.phase = MachinePhase::Unknown;
+        status.message = format!("{message}; the outcome of an order is not known yet, it is looked up until it is");
+        return end_or_rest(ids);
+    }
+    if !ids.is_empty() {
+        status.phase = MachinePhase::Terminating;
+        status.message = format!("{message}; ended at the provider until it is seen to be gone");
+        return Step::End(ids);
+    }
+    status.phase = MachinePhase::Gone;
+    status.message = format!("{message}; nothing is left at the provider");
+    if status.machine_id.is_some() && !status.last_report_read {
+        return Step::Rest;
+    }
+    let settled = match observed.job {
+        JobView::Gone => true,
+        JobView::Alive { settled, .. } => settled,
+    };
+    match (settled, observed.deleting) {
+        (true, true) => Step::Release,
+        (true, false) => Step::DeleteSelf,
+        (false, _) => Step::Rest,
+    }
+}
+
+fn end_or_rest(ids: Vec<String>) -> Step {
+    if ids.is_empty() { Step::Rest } else { Step::End(ids) }
+}
+
+fn leftovers(status: &RentedMachineStatus) -> Vec<String> {
+    status.orders.iter().filter(|o| o.leftover).filter_map(|o| o.machine_id.clone()).collect()
+}
+
+/// A machine that should be there.
+fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
+    let leftovers = leftovers(status);
+    if status.machine_id.is_some() {
+        let booted = status.boot.is_some();
+        status.phase = if booted { MachinePhase::Ready } else { MachinePhase::Booting };
+        status.message = if booted {
+            "the agent reports".to_owned()
+        } else {
+            "rented; waits for the agent's first report".to_owned()
+        };
+        return end_or_rest(leftovers);
+    }
+    if let Some(order) = status.orders.last().filter(|o| o.outcome == OrderOutcome::Open) {
+        status.phase = MachinePhase::Unknown;
+        status.message = format!("the outcome of order {} is not known; it is looked up under its key", order.key);
+        return end_or_rest(leftovers);
+    }
+    if !leftovers.is_empty() {
+        status.phase = MachinePhase::Ordering;
+        "something is left behind by a refused order; it is ended first".clone_into(&mut status.message);
+        return Step::End(leftovers);
+    }
+    status.phase = MachinePhase::Claimed;
+    match observed.pod {
+        PodView::Absent | PodView::Elsewhere => {
+            status.ended = Some(Reason::Released.as_str().to_owned());
+            status.ended_message = Some("the Pod that it was claimed for is gone or runs elsewhere".to_owned());
+            return ending(observed, status);
+        }
+        PodView::Unbound => {
+            "claimed; waits for its Pod to be bound, costs nothing".clone_into(&mut status.message);
+            return Step::Rest;
+        }
+        PodView::Ours => {}
+    }
+    let Some(account) = &observed.account else {
+        format!("waits for Provider {} to be ready", observed.spec.provider).clone_into(&mut status.message);
+        return Step::Rest;
+    };
+    if let Some(trouble) = &account.trouble {
+        status.message = format!("nothing is rented now: {trouble}");
+        return Step::Rest;
+    }
+    if account.listed_at.is_none() {
+        "waits for the first complete list of the account".clone_into(&mut status.message);
+        return Step::Rest;
+    }
+    next_order(observed, account, status)
+}
+
+fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMachineStatus) -> Step {
+    // Something of ours that no order of this object knows (an older state was restored): never rent beside it, let the sweeper end it.
+    let part = OrderKey::machine_part(&observed.uid);
+    let stranger = account.machines.iter().find(|m| m.key.as_ref().is_some_and(|k| k.machine == part));
+    if let Some(machine) = stranger {
+        status.message = format!("machine {} carries this object's key but no order knows it; waits until it is ended", machine.id);
+        return Step::Rest;
+    }
+    let tried: Vec<i64> = status.orders.iter().map(|o| o.offer).collect();
+    let next = (0..observed.spec.offers.len())
+        .find(|i| !tried.contains(&i64::try_from(*i).unwrap_or(i64::MAX)) && observed.offers.get(*i).is_some_and(Option::is_some));
+    let Some(offer) = next else {
+        status.ended = Some(Reason::OffersRefused.as_str().to_owned());
+        let why: Vec<String> = status
+            .orders
+            .iter()
+            .filter_map(|o| Some(format!("{}: {}", observed.spec.offers.get(usize::try_from(o.offer).ok()?)?.id, o.reason.as_deref()?)))
+            .collect();
+        status.ended_message = Some(format!("every offer was refused ({})", why.join(", ")));
+        return ending(observed, status);
+    };
+    if !observed.served.as_ref().is_some_and(|s| s.prepared) {
+        "prepares the machine's mailbox".clone_into(&mut status.message);
+        return Step::PrepareMailbox;
+    }
+    let number = u32::try_from(status.orders.len()).unwrap_or(u32::MAX);
+    Step::Order { offer, number }
+}

@@ -1,0 +1,73 @@
+//! What the operator remembers of each machine besides its object. All of it can be found again after a restart.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tradewind_api::training_job::CheckpointStatus;
+use tradewind_protocol::{Control, Report};
+
+/// Memory of all machines, by uid.
+#[derive(Default)]
+pub struct Memory {
+    machines: Mutex<BTreeMap<String, MachineMemory>>,
+}
+
+/// Memory of one machine.
+#[derive(Debug, Default, Clone)]
+pub struct MachineMemory {
+    /// The control document as last written, or read back after a restart.
+    pub control: Option<Control>,
+    /// The mailbox was looked into for it.
+    pub control_looked_up: bool,
+    /// Version of the report as last read.
+    pub report_etag: Option<String>,
+    /// The report as last read.
+    pub report: Option<Report>,
+    /// When it last changed; counted from this process's first look, so that our own outage is never the agent's silence.
+    pub heard_at: Option<Timestamp>,
+    /// A malformed report was told of.
+    pub told_malformed: bool,
+    /// The newest checkpoint this machine brought in.
+    pub checkpoint: Option<CheckpointStatus>,
+    /// Looks in a row at which the provider knew nothing of the machine, after its end was asked for.
+    pub gone_looks: u32,
+    /// When the provider first accepted the end.
+    pub end_accepted: Option<Timestamp>,
+    /// Leftovers that are gone.
+    pub leftovers_gone: Vec<String>,
+    /// When the end was last asked for (monotonic).
+    pub end_asked: Option<Duration>,
+    /// When this process first saw that the machine is to end (monotonic).
+    pub ending_since: Option<Duration>,
+    /// When the status was last written (monotonic).
+    pub status_written: Option<Duration>,
+    /// The last report was read after the end.
+    pub last_report_read: bool,
+    /// What stands in the way of serving the agent, told in the status.
+    pub trouble: Option<String>,
+    /// A later attempt has fenced this machine off.
+    pub fenced: bool,
+}
+
+impl Memory {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, MachineMemory>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the memory of a machine out; one reconcile at a time works on a key.
+    pub fn take(&self, uid: &str) -> MachineMemory {
+        self.lock().remove(uid).unwrap_or_default()
+    }
+
+    /// Puts it back.
+    pub fn put(&self, uid: &str, memory: MachineMemory) {
+        self.lock().insert(uid.to_owned(), memory);
+    }
+
+    /// Forgets a machine that no longer exists.
+    pub fn forget(&self, uid: &str) {
+        self.lock().remove(uid);
+    }
+}

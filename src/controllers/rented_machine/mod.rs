@@ -1,0 +1,147 @@
+//! RentedMachine: rents, ends and projects one paid machine. The only controller that spends.
+//!
+//! `observe` reads, `decide` is pure, `act` makes one external change. An order is written with a resourceVersion check before the
+//! provider is called; an unknown outcome is looked up under the order's key and never repeated; the finaliser goes only when every
+//! asset is observed gone and the cost is in the job's account.
+
+mod act;
+pub use act::drop_finalizer;
+pub mod cost;
+pub mod decide;
+mod memory;
+mod observe;
+pub mod project;
+pub mod serve;
+mod start;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::ObjectReference;
+use tradewind_api::{RentedMachine, RentedMachineStatus};
+use tradewind_cluster::{ClusterError, Key};
+
+use crate::context::Context;
+use crate::runtime::{Failure, Reconciler, Wake};
+use decide::{Decision, Step};
+pub use memory::{MachineMemory, Memory};
+
+/// Its name in queue, logs and metrics.
+pub const NAME: &str = "rented_machine";
+
+/// The controller.
+pub struct RentedMachines {
+    ctx: Arc<Context>,
+}
+
+/// The job that a machine works for, as the object of an Event.
+pub fn job_reference(machine: &RentedMachine) -> ObjectReference {
+    let job = &machine.spec.job;
+    ObjectReference {
+        api_version: Some(format!("{}/{}", tradewind_api::GROUP, tradewind_api::VERSION)),
+        kind: Some("TrainingJob".to_owned()),
+        namespace: Some(job.namespace.clone()),
+        name: Some(job.name.clone()),
+        uid: Some(job.uid.clone()),
+        ..ObjectReference::default()
+    }
+}
+
+impl RentedMachines {
+    /// The controller over this context.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx }
+    }
+
+    async fn run(&self, key: &Key) -> Result<Wake, Failure> {
+        let Some(machine) = self.ctx.caches.rented.get(key) else { return Ok(Wake::OnChange) };
+        let uid = machine.metadata.uid.clone().unwrap_or_default();
+        let mut memory = self.ctx.machines.take(&uid);
+        let outcome = self.pass(machine, &mut memory).await;
+        if !matches!(outcome, Ok((_, true))) {
+            self.ctx.machines.put(&uid, memory);
+        }
+        outcome.map(|(wake, _)| wake)
+    }
+
+    /// One pass; true if the object is gone for good.
+    async fn pass(&self, machine: Arc<RentedMachine>, memory: &mut MachineMemory) -> Result<(Wake, bool), Failure> {
+        let ctx = &self.ctx;
+        let observed = observe::observe(ctx, &machine, memory).await?;
+        let Decision { status, step, wake } = decide::decide(&observed);
+        if status.ended.is_some() {
+            memory.ending_since.get_or_insert(ctx.clock.monotonic());
+        }
+        let machine = self.write_status(machine, status, &step, memory).await?;
+        act::project_pod(ctx, &machine).await?;
+        let acting = act::Acting { ctx, observed: &observed, machine: &machine };
+        let done = acting.carry_out(&step, memory).await?;
+        let wake = match &step {
+            Step::Rest => self.pace(&machine, wake),
+            _ if done.again => Wake::After(done.after.unwrap_or(Duration::ZERO), "the next step"),
+            _ => wake,
+        };
+        Ok((wake, done.released))
+    }
+
+    /// While the agent works its report is read more often than the account is listed.
+    fn pace(&self, machine: &RentedMachine, wake: Wake) -> Wake {
+        let rented = machine.status.as_ref().is_some_and(|s| s.machine_id.is_some() && s.gone_at.is_none());
+        if rented { wake.sooner(Wake::After(self.ctx.settings.report_poll, "the agent's report")) } else { wake }
+    }
+
+    /// Writes the status if it says something new; what only grows (cost, progress) waits for its turn.
+    async fn write_status(
+        &self,
+        machine: Arc<RentedMachine>,
+        status: RentedMachineStatus,
+        step: &Step,
+        memory: &mut MachineMemory,
+    ) -> Result<Arc<RentedMachine>, Failure> {
+        let old = machine.status.clone().unwrap_or_default();
+        if old == status || matches!(step, Step::Order { .. } | Step::AddFinalizer) {
+            // An order writes its own status, in one write with the ledger's admission.
+            return Ok(machine);
+        }
+        let now = self.ctx.clock.monotonic();
+        let due = memory.status_written.is_none_or(|at| now.saturating_sub(at) >= self.ctx.settings.status_interval);
+        if quiet(&old) == quiet(&status) && !due {
+            return Ok(machine);
+        }
+        let mut next = (*machine).clone();
+        next.status = Some(status);
+        let written = self.ctx.cluster.write_status(next).await?;
+        memory.status_written = Some(now);
+        self.ctx.caches.rented.own(&written);
+        Ok(written)
+    }
+}
+
+/// A status without what only grows while nothing happens.
+fn quiet(status: &RentedMachineStatus) -> RentedMachineStatus {
+    let mut quiet = status.clone();
+    quiet.cost = None;
+    quiet.progress = None;
+    quiet.checkpoint = None;
+    quiet.missing_since = None;
+    if quiet.phase == tradewind_api::rented_machine::MachinePhase::Gone {
+        quiet.cost = status.cost;
+    }
+    quiet
+}
+
+impl Reconciler for RentedMachines {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+        Box::pin(self.run(key))
+    }
+}
+
+/// A conflict means that the object has moved on: look again, nothing is wrong.
+fn lagging(error: &ClusterError) -> bool {
+    matches!(error, ClusterError::Conflict | ClusterError::NotFound)
+}

@@ -1,0 +1,142 @@
+//! Reading everything that `decide` needs. Changes nothing but the mailbox and the catalogue, through `serve`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tradewind_api::{RentedMachine, TrainingJob, names};
+use tradewind_cluster::Key;
+use tradewind_core::Offer;
+
+use super::decide::{AccountView, JobView, Limits, Observed, PodView};
+use super::memory::MachineMemory;
+use super::serve;
+use crate::accounts::Account;
+use crate::context::Context;
+use crate::runtime::Failure;
+
+/// From the order's write to the rent call at most: promise 1.
+pub const CALL_WITHIN: Duration = Duration::from_secs(5);
+/// How long after the end the last report is tried for before the job goes on without it.
+const LAST_REPORT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Reads everything.
+pub async fn observe(ctx: &Context, machine: &Arc<RentedMachine>, memory: &mut MachineMemory) -> Result<Observed, Failure> {
+    let spec = machine.spec.clone();
+    let status = machine.status.clone().unwrap_or_default();
+    let now = ctx.clock.now();
+    let job = job_view(ctx, machine).await?;
+    let account = ctx.accounts.get(&spec.provider);
+    let ending = status.ended.is_some();
+    let mut served = None;
+    if !status.last_report_read {
+        served = Some(serve::serve(ctx, machine, memory, ending).await);
+        give_up_last_report(ctx, memory, served.as_mut());
+    }
+    Ok(Observed {
+        now,
+        uid: machine.metadata.uid.clone().unwrap_or_default(),
+        generation: machine.metadata.generation.unwrap_or(0),
+        deleting: machine.metadata.deletion_timestamp.is_some(),
+        has_finalizer: machine.metadata.finalizers.iter().flatten().any(|f| f == names::MACHINE_FINALIZER),
+        offers: spec.offers.iter().map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok()).collect(),
+        pod: pod_view(ctx, machine),
+        job,
+        account: account.map(|a| account_view(ctx, &a, machine)),
+        served,
+        gone_looks: memory.gone_looks,
+        leftovers_gone: memory.leftovers_gone.clone(),
+        end_accepted: memory.end_accepted,
+        limits: Limits {
+            poll: ctx.settings.account_poll,
+            silent_after: ctx.settings.agent_silent_after,
+            last_report_limit: LAST_REPORT_LIMIT,
+            call_within: CALL_WITHIN,
+        },
+        spec,
+        status,
+    })
+}
+
+/// The work must go on even if the mailbox cannot be read: after a while the job resumes from what is committed.
+fn give_up_last_report(ctx: &Context, memory: &mut MachineMemory, served: Option<&mut serve::Served>) {
+    let since = memory.ending_since.map(|since| ctx.clock.monotonic().saturating_sub(since));
+    if since.is_some_and(|s| s > LAST_REPORT_LIMIT) && !memory.last_report_read {
+        tracing::warn!(reason = "LastReportUnread", error = memory.trouble.as_deref(), "Going on without the last report");
+        memory.last_report_read = true;
+        if let Some(served) = served {
+            served.last_report_read = true;
+        }
+    }
+}
+
+/// The job by uid. That it is gone is believed only from the server itself, never from a cache.
+async fn job_view(ctx: &Context, machine: &RentedMachine) -> Result<JobView, Failure> {
+    let wanted = &machine.spec.job;
+    let key = Key::namespaced(wanted.namespace.as_str(), wanted.name.as_str());
+    let same = |job: &TrainingJob| job.metadata.uid.as_deref() == Some(wanted.uid.as_str());
+    let job = match ctx.caches.jobs.get(&key).filter(|job| same(job)) {
+        Some(job) => Some(job),
+        None => ctx.cluster.find::<TrainingJob>(&key).await?.filter(|job| same(job)),
+    };
+    let Some(job) = job.filter(|job| job.metadata.deletion_timestamp.is_none()) else { return Ok(JobView::Gone) };
+    let uid = machine.metadata.uid.as_deref().unwrap_or_default();
+    let status = job.status.as_ref();
+    let nothing_rented = machine.status.as_ref().is_none_or(|s| s.rented_at.is_none());
+    Ok(JobView::Alive {
+        terminal: status.is_some_and(|s| s.phase.is_terminal()),
+        settled: nothing_rented || status.is_some_and(|s| s.cost.settled_machines.iter().any(|u| u == uid)),
+    })
+}
+
+fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {
+    let claim = &machine.spec.claim;
+    let key = Key::namespaced(claim.pod_namespace.as_str(), claim.pod_name.as_str());
+    let Some(pod) = ctx.caches.pods.get(&key) else { return PodView::Absent };
+    if pod.metadata.uid.as_deref() != Some(claim.pod_uid.as_str()) {
+        return PodView::Absent;
+    }
+    match pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) {
+        None | Some("") => PodView::Unbound,
+        Some(node) if node == ctx.settings.node_name => {
+            if pod.metadata.deletion_timestamp.is_some() { PodView::Absent } else { PodView::Ours }
+        }
+        Some(_) => PodView::Elsewhere,
+    }
+}
+
+fn account_view(ctx: &Context, account: &Account, machine: &RentedMachine) -> AccountView {
+    let capabilities = account.provider.capabilities();
+    let sightings = account.sightings();
+    let wall = |at: Duration| wall_time(ctx, at);
+    let install = &ctx.settings.install;
+    let known: Vec<&str> = machine
+        .status
+        .iter()
+        .flat_map(|s| s.machine_id.iter().chain(s.orders.iter().filter_map(|o| o.machine_id.as_ref())))
+        .map(String::as_str)
+        .collect();
+    AccountView {
+        trouble: account.trouble(),
+        listed_at: sightings.as_ref().map(|s| wall(s.asked_at)),
+        listed_before: sightings.as_ref().and_then(|s| s.before).map(wall),
+        machines: sightings
+            .map(|s| {
+                s.machines
+                    .iter()
+                    .filter(|m| m.key.as_ref().is_some_and(|k| k.install == *install) || known.contains(&m.id.as_str()))
+                    .cloned()
+                    .collect()
+            })
+            .unwrap_or_default(),
+        rent_limit: capabilities.rent_limit,
+        visibility: capabilities.visibility_window,
+    }
+}
+
+/// Wall time of a monotonic instant of this process.
+fn wall_time(ctx: &Context, at: Duration) -> Timestamp {
+    let ago = ctx.clock.monotonic().saturating_sub(at);
+    let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
+    ctx.clock.now().checked_sub(ago).unwrap_or(Timestamp::MIN)
+}

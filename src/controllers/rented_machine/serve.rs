@@ -1,0 +1,369 @@
+//! Serving the agent of one machine through the mailbox: control, start document, upload slots, commits.
+//!
+//! Everything here may be repeated. What fails is told in the status and tried again at the next look; it never stands in the way of
+//! ending the machine.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tradewind_api::rented_machine::MachineCheckpoint;
+use tradewind_api::training_job::{CheckpointStatus, ProgressStatus};
+use tradewind_api::{Reason, RentedMachine};
+use tradewind_checkpoints::{Catalogue, CommitOutcome, FenceRefused, Keep, Mailbox, ReportRead};
+use tradewind_protocol::control::{Committed, RefusedOffer};
+use tradewind_protocol::manifest::{data_prefix, slot_key};
+use tradewind_protocol::{AgentPhase, Control, Desired, Exit, Report, SlotBatch, VERSION};
+
+use super::memory::MachineMemory;
+use super::start;
+use crate::context::Context;
+use crate::events::Severity;
+
+/// Upload slots in one batch.
+const SLOTS_PER_BATCH: u64 = 64;
+/// A new batch is made when fewer slots are left.
+const SLOTS_LOW: u64 = 32;
+/// Segments in the ring of logs.
+pub const LOG_RING: u32 = 8;
+
+/// What serving has found out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Served {
+    /// The control document is in the mailbox.
+    pub prepared: bool,
+    /// What the agent says.
+    pub agent: Option<AgentView>,
+    /// When it last said something new.
+    pub heard_at: Option<Timestamp>,
+    /// The newest checkpoint that this machine brought into the catalogue.
+    pub checkpoint: Option<CheckpointStatus>,
+    /// The last report was read after the end, and what it offered is committed.
+    pub last_report_read: bool,
+    /// What stands in the way.
+    pub trouble: Option<String>,
+}
+
+/// What the agent says, in words of the status.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentView {
+    /// Id of its boot.
+    pub boot: String,
+    /// Public key of its boot.
+    pub boot_key: String,
+    /// Phase in a word.
+    pub phase: String,
+    /// Progress.
+    pub progress: Option<ProgressStatus>,
+    /// Step that was restored.
+    pub restored_step: Option<i64>,
+    /// How the program ended.
+    pub exit: Option<Exit>,
+    /// The program has ended and nothing more is to be saved.
+    pub finished: bool,
+    /// The agent cannot go on.
+    pub failed: bool,
+    /// An earlier boot had already begun to work.
+    pub restarted: bool,
+    /// A later attempt has started.
+    pub fenced: bool,
+    /// Things a user should know.
+    pub warnings: Vec<String>,
+}
+
+/// One machine and where its things are.
+pub struct Serving<'a> {
+    /// Everything shared.
+    pub ctx: &'a Context,
+    /// The mailbox.
+    pub mailbox: &'a Mailbox,
+    /// The object.
+    pub machine: &'a RentedMachine,
+    /// Its uid.
+    pub uid: &'a str,
+    /// Attempt as the protocol counts it.
+    pub attempt: u32,
+}
+
+/// Serves one machine. `ending`: only read the last report and commit what it offers.
+pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineMemory, ending: bool) -> Served {
+    let (Some(mailbox), Some(uid)) = (&ctx.mailbox, machine.metadata.uid.as_deref()) else { return Served::default() };
+    let attempt = u32::try_from(machine.spec.attempt).unwrap_or(0);
+    let serving = Serving { ctx, mailbox, machine, uid, attempt };
+    memory.trouble = None;
+    if let Err(trouble) = serving.pass(memory, ending).await {
+        tracing::info!(reason = "ServeTrouble", error = trouble, "Serving the agent met an obstacle");
+        memory.trouble = Some(trouble);
+    }
+    Served {
+        prepared: memory.control.is_some(),
+        agent: memory.report.as_ref().map(|r| view(r, memory.fenced, ctx.clock.now())),
+        heard_at: memory.heard_at,
+        checkpoint: memory.checkpoint.clone(),
+        last_report_read: memory.last_report_read,
+        trouble: memory.trouble.clone(),
+    }
+}
+
+fn view(report: &Report, fenced: bool, now: Timestamp) -> AgentView {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    AgentView {
+        boot: report.boot.clone(),
+        boot_key: report.boot_key.clone(),
+        phase: format!("{:?}", report.phase),
+        progress: report.progress.as_ref().map(|p| ProgressStatus {
+            step: number(p.step),
+            total: p.total.map(number),
+            loss: p.loss.clone(),
+            summary: p.total.map_or_else(|| p.step.to_string(), |total| format!("{}/{total}", p.step)),
+            at: Some(Time(now)),
+        }),
+        restored_step: report.restore.as_ref().and_then(|r| r.restored).map(|r| number(r.step)),
+        exit: report.exit.clone(),
+        finished: report.phase == AgentPhase::Exited,
+        failed: report.phase == AgentPhase::Failed,
+        restarted: report.restarted,
+        fenced,
+        warnings: report.warnings.clone(),
+    }
+}
+
+impl Serving<'_> {
+    async fn pass(&self, memory: &mut MachineMemory, ending: bool) -> Result<(), String> {
+        if memory.control.is_none() && !memory.control_looked_up {
+            memory.control = self.mailbox.read_control(self.uid).await.map_err(|e| e.to_string())?;
+            memory.control_looked_up = true;
+        }
+        let rented = self.machine.status.as_ref().is_some_and(|s| s.machine_id.is_some());
+        if !rented {
+            return Ok(());
+        }
+        self.read_report(memory, ending).await?;
+        let Some(mut control) = memory.control.clone() else { return self.prepare(memory).await };
+        let before = control.clone();
+        if let Some(report) = memory.report.clone() {
+            self.tell_restore(&report).await;
+            self.commit_offer(&report, &mut control, memory).await?;
+            if ending {
+                memory.last_report_read = true;
+                return Ok(());
+            }
+            if !self.is_second_boot(&report) && !report.restarted && !memory.fenced {
+                self.start(&report, &mut control, memory).await?;
+                self.top_up_slots(&report, &mut control).await?;
+            }
+        } else if ending {
+            memory.last_report_read = true;
+            return Ok(());
+        }
+        self.renew_tickets(&mut control).await?;
+        self.write(before, control, memory).await
+    }
+
+    /// Writes the first control document: the machine is told to wait.
+    pub async fn prepare(&self, memory: &mut MachineMemory) -> Result<(), String> {
+        let life = self.ctx.settings.ticket_lifetime;
+        let text = |e: tradewind_checkpoints::StoreError| e.to_string();
+        let control = Control {
+            version: VERSION,
+            machine: self.uid.to_owned(),
+            sequence: 1,
+            lease_s: 600,
+            desired: Desired::Wait,
+            attempt: self.attempt,
+            control_get: self.mailbox.control_ticket(self.uid, life).await.map_err(text)?,
+            report_put: self.mailbox.report_put_ticket(self.uid, life).await.map_err(text)?,
+            report_get: self.mailbox.report_get_ticket(self.uid, life).await.map_err(text)?,
+            start: None,
+            start_boot: None,
+            slots: Vec::new(),
+            logs: self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?,
+            committed: None,
+            refused: None,
+        };
+        self.mailbox.write_control(&control).await.map_err(|e| e.to_string())?;
+        memory.control = Some(control);
+        Ok(())
+    }
+
+    async fn write(&self, before: Control, mut control: Control, memory: &mut MachineMemory) -> Result<(), String> {
+        if control == before {
+            return Ok(());
+        }
+        control.sequence = before.sequence + 1;
+        self.mailbox.write_control(&control).await.map_err(|e| e.to_string())?;
+        memory.control = Some(control);
+        Ok(())
+    }
+
+    async fn read_report(&self, memory: &mut MachineMemory, ending: bool) -> Result<(), String> {
+        let now = self.ctx.clock.now();
+        memory.heard_at.get_or_insert(now);
+        let etag = if ending { None } else { memory.report_etag.clone() };
+        match self.mailbox.read_report(self.uid, etag.as_deref()).await.map_err(|e| e.to_string())? {
+            ReportRead::Absent | ReportRead::Unchanged => {}
+            ReportRead::Changed { report, etag } => {
+                memory.report_etag = etag;
+                memory.heard_at = Some(now);
+                memory.report = Some(*report);
+            }
+            ReportRead::Malformed { invalid, etag } => {
+                // Nothing is believed, spent or deleted because of it; said once.
+                memory.report_etag = etag;
+                if !memory.told_malformed {
+                    memory.told_malformed = true;
+                    tracing::warn!(reason = "ReportMalformed", error = %invalid, machine.uid = self.uid, "Ignoring a malformed report");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_second_boot(&self, report: &Report) -> bool {
+        self.machine.status.as_ref().and_then(|s| s.boot.as_ref()).is_some_and(|boot| *boot != report.boot)
+    }
+
+    /// The catalogue of the job's checkpoint location.
+    pub async fn catalogue(&self, settings: &MachineCheckpoint) -> Result<std::sync::Arc<Catalogue>, String> {
+        let namespace = &self.machine.spec.job.namespace;
+        self.ctx.catalogue(namespace, &settings.to, &settings.secret_ref.name).await.map_err(|u| u.message)
+    }
+
+    /// Makes the start document for this boot, once.
+    async fn start(&self, report: &Report, control: &mut Control, memory: &mut MachineMemory) -> Result<(), String> {
+        if control.start_boot.as_deref() == Some(report.boot.as_str()) {
+            return Ok(());
+        }
+        match start::make(self, report).await? {
+            Ok(()) => {}
+            Err(FenceRefused::HigherAttempt { newest }) => {
+                tracing::info!(attempt = self.attempt, newest, "Not starting an attempt that is fenced off");
+                memory.fenced = true;
+                return Ok(());
+            }
+            Err(refused) => return Err(refused.to_string()),
+        }
+        let life = self.ctx.settings.ticket_lifetime;
+        let ticket = self.mailbox.start_ticket(self.uid, &report.boot, self.attempt, life).await;
+        control.start = Some(ticket.map_err(|e| e.to_string())?);
+        control.start_boot = Some(report.boot.clone());
+        control.desired = Desired::Run;
+        Ok(())
+    }
+
+    /// Keeps enough numbered places to upload to. The batch that follows from the report is always the same one, so that a repeated pass
+    /// hands out nothing twice.
+    async fn top_up_slots(&self, report: &Report, control: &mut Control) -> Result<(), String> {
+        let Some(settings) = &self.machine.spec.checkpoint else { return Ok(()) };
+        if control.start.is_none() || report.slots_left >= SLOTS_LOW {
+            return Ok(());
+        }
+        let first = (report.slots_used + report.slots_left).div_ceil(SLOTS_PER_BATCH) * SLOTS_PER_BATCH;
+        let number = first / SLOTS_PER_BATCH;
+        if u64::try_from(control.slots.len()).unwrap_or(0) > number && report.control_seen < control.sequence {
+            // Handed out already; the agent has not looked yet.
+            return Ok(());
+        }
+        let life = self.ctx.settings.ticket_lifetime;
+        let catalogue = self.catalogue(settings).await?;
+        let prefix = data_prefix(self.attempt, self.uid);
+        let mut puts = Vec::new();
+        for slot in first..first + SLOTS_PER_BATCH {
+            puts.push(catalogue.store().sign_put(&slot_key(&prefix, slot), life).await.map_err(|e| e.to_string())?);
+        }
+        let batch = SlotBatch { version: VERSION, machine: self.uid.to_owned(), attempt: self.attempt, first, puts };
+        self.mailbox.write_slots(&batch).await.map_err(|e| e.to_string())?;
+        let ticket = self.mailbox.slots_ticket(self.uid, self.attempt, first, life).await.map_err(|e| e.to_string())?;
+        control.slots.push(ticket);
+        if control.slots.len() > 4 {
+            control.slots.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Commits what the report offers, if it has not been decided yet.
+    async fn commit_offer(&self, report: &Report, control: &mut Control, memory: &mut MachineMemory) -> Result<(), String> {
+        let (Some(offer), Some(settings)) = (&report.offer, &self.machine.spec.checkpoint) else { return Ok(()) };
+        let decided = control.committed.map_or(0, |c| c.offer).max(control.refused.as_ref().map_or(0, |r| r.offer));
+        if offer.number <= decided || self.is_second_boot(report) {
+            return Ok(());
+        }
+        let catalogue = self.catalogue(settings).await?;
+        let outcome = catalogue.commit(self.uid, self.attempt, &offer.manifest).await.map_err(|e| e.to_string())?;
+        match outcome {
+            CommitOutcome::Committed { seq } => {
+                let manifest = &offer.manifest;
+                control.committed = Some(Committed { offer: offer.number, seq, step: manifest.step });
+                let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+                memory.checkpoint = Some(CheckpointStatus {
+                    seq: number(seq),
+                    step: number(manifest.step),
+                    attempt: self.machine.spec.attempt,
+                    bytes: number(manifest.files.iter().map(|f| f.size_bytes).sum()),
+                    at: Some(Time(self.ctx.clock.now())),
+                });
+                tracing::info!(checkpoint.id = seq, step = manifest.step, attempt = self.attempt, "Committed a checkpoint");
+                self.tidy(&catalogue, settings, seq).await;
+            }
+            CommitOutcome::Refused(refusal) if refusal.is_final() => {
+                memory.fenced |= matches!(refusal, tradewind_checkpoints::Refusal::Fenced { .. });
+                control.refused = Some(RefusedOffer { offer: offer.number, reason: refusal.to_string() });
+                let note = format!("the checkpoint of step {} was refused: {refusal}", offer.manifest.step);
+                self.tell(Severity::Warning, Reason::CheckpointRefused, "Commit", note).await;
+            }
+            CommitOutcome::Refused(refusal) => return Err(refusal.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Retention after a commit. What fails is done at the next commit.
+    async fn tidy(&self, catalogue: &Catalogue, settings: &MachineCheckpoint, newest: u64) {
+        let keep = Keep {
+            newest: usize::try_from(settings.keep).unwrap_or(1).max(1),
+            pinned: std::collections::BTreeSet::from([newest]),
+            max_changes: 64,
+        };
+        if let Err(error) = catalogue.collect(&keep).await {
+            tracing::info!(%error, "Retention will be tried again");
+        }
+    }
+
+    /// Events for what became of the restore. Each is written once, whoever looks how often.
+    async fn tell_restore(&self, report: &Report) {
+        let Some(restore) = &report.restore else { return };
+        for bad in &restore.rejected {
+            let note = format!("checkpoint {} (step {}) cannot be used: {}; the one before is tried", bad.seq, bad.step, bad.reason);
+            self.tell(Severity::Warning, Reason::CheckpointCorrupt, "Restore", note).await;
+        }
+        match restore.restored {
+            Some(restored) => {
+                let note = format!("attempt {} goes on from checkpoint {} (step {})", self.attempt, restored.seq, restored.step);
+                self.tell(Severity::Normal, Reason::Resumed, "Restore", note).await;
+            }
+            None if !restore.rejected.is_empty() => {
+                let note = format!("no checkpoint can be used; attempt {} starts from zero", self.attempt);
+                self.tell(Severity::Warning, Reason::NoUsableCheckpoint, "Restore", note).await;
+            }
+            None => {}
+        }
+    }
+
+    async fn tell(&self, severity: Severity, reason: Reason, action: &str, note: String) {
+        self.ctx.tell(&super::job_reference(self.machine), severity, reason, action, note).await;
+    }
+
+    /// New tickets at half-life.
+    async fn renew_tickets(&self, control: &mut Control) -> Result<(), String> {
+        let life = self.ctx.settings.ticket_lifetime;
+        let half = jiff::SignedDuration::try_from(life / 2).unwrap_or(jiff::SignedDuration::MAX);
+        let soon = self.ctx.clock.now().checked_add(half).unwrap_or(Timestamp::MAX);
+        // Seven days is the longest that S3 honours, and the store cuts to it: what was just issued must not look stale.
+        if control.control_get.expires > soon {
+            return Ok(());
+        }
+        let text = |e: tradewind_checkpoints::StoreError| e.to_string();
+        control.control_get = self.mailbox.control_ticket(self.uid, life).await.map_err(text)?;
+        control.report_put = self.mailbox.report_put_ticket(self.uid, life).await.map_err(text)?;
+        control.report_get = self.mailbox.report_get_ticket(self.uid, life).await.map_err(text)?;
+        control.logs = self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?;
+        Ok(())
+    }
+}

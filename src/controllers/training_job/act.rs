@@ -1,0 +1,148 @@
+//! Carrying out one step: at most one external change, safe to repeat.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use tradewind_api::rented_machine::Claim;
+use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
+use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
+
+use super::decide::{Observed, Step};
+use super::placement::{self, Rent};
+use super::pod;
+use crate::context::Context;
+use crate::events::{Severity, reference};
+use crate::runtime::Failure;
+
+/// Carries out a step; true if something was changed.
+pub(super) async fn carry_out(ctx: &Context, observed: &Observed, job: &TrainingJob, step: &Step) -> Result<bool, Failure> {
+    match step {
+        Step::Rest => Ok(false),
+        Step::CreatePod { attempt, on_node } => create_pod(ctx, job, *attempt, *on_node).await,
+        Step::Claim { rent, attempt, n, claim } => write_claim(ctx, observed, job, rent, *attempt, *n, claim).await,
+        Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,
+        Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
+        Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
+        Step::DropMachine(name) => drop_machine(ctx, name).await,
+    }
+}
+
+async fn create_pod(ctx: &Context, job: &TrainingJob, attempt: i64, on_node: bool) -> Result<bool, Failure> {
+    let node = on_node.then_some(ctx.settings.node_name.as_str());
+    let value = pod::build(job, attempt, node);
+    let mut pod: Pod = serde_json::from_value(value).map_err(|e| Failure::new("PodUnreadable", e.to_string()))?;
+    if on_node {
+        pod.metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
+        unlimited(&mut pod);
+    }
+    match ctx.cluster.add(pod).await {
+        Ok(created) => {
+            ctx.caches.pods.own(&created);
+            if on_node {
+                let note = format!("Pod {} was lost and is made again on the same machine", pod::name(job, attempt));
+                ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, Reason::PodLost, "CreatePod", note).await;
+            }
+            Ok(true)
+        }
+        // Either it is ours and the watch lags, or an older one of this name is still going.
+        Err(ClusterError::AlreadyExists) => {
+            Err(Failure::benign("PodExists", "a Pod of this name is still there; it is tried again"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn write_claim(
+    ctx: &Context,
+    observed: &Observed,
+    job: &TrainingJob,
+    rent: &Rent,
+    attempt: i64,
+    n: usize,
+    claim: &Claim,
+) -> Result<bool, Failure> {
+    let Ok(valid) = &observed.valid else { return Ok(false) };
+    let Some(machine) = placement::machine(ctx, job, valid, rent, attempt, n, claim.clone()) else { return Ok(false) };
+    match ctx.cluster.add(machine).await {
+        Ok(created) => {
+            ctx.caches.rented.own(&created);
+            let note = format!("attempt {attempt}: {}", rent.why);
+            ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, Reason::Renting, "Place", note).await;
+            Ok(true)
+        }
+        Err(ClusterError::AlreadyExists) => Err(Failure::benign("ClaimExists", "the claim is written; the watch lags")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn reclaim(ctx: &Context, name: &str, claim: &Claim) -> Result<bool, Failure> {
+    let Some(machine) = ctx.caches.rented.get(&Key::cluster(name)) else { return Ok(false) };
+    let mut next = (*machine).clone();
+    next.spec.claim = claim.clone();
+    let written = ctx.cluster.write(next).await?;
+    ctx.caches.rented.own(&written);
+    Ok(true)
+}
+
+/// Our finaliser and unlimited tolerations, in one write with a version check: the Pod must still be unbound when the bind follows.
+async fn prepare_pod(ctx: &Context, job: &TrainingJob, name: &str) -> Result<bool, Failure> {
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let Some(pod) = ctx.caches.pods.get(&Key::namespaced(namespace, name)) else { return Ok(false) };
+    let mut next = (*pod).clone();
+    next.metadata.finalizers.get_or_insert_default().push(names::POD_FINALIZER.to_owned());
+    unlimited(&mut next);
+    let written = ctx.cluster.write(next).await?;
+    ctx.caches.pods.own(&written);
+    Ok(true)
+}
+
+/// Our Node may be called unreachable during an outage of ours; that must not evict what runs elsewhere. The first toleration that
+/// matches counts, so the default ones are rewritten.
+fn unlimited(pod: &mut Pod) {
+    let Some(spec) = pod.spec.as_mut() else { return };
+    let tolerations = spec.tolerations.get_or_insert_default();
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        match tolerations.iter_mut().find(|t| t.key.as_deref() == Some(key)) {
+            Some(toleration) => toleration.toleration_seconds = None,
+            None => tolerations.push(Toleration {
+                key: Some(key.to_owned()),
+                operator: Some("Exists".to_owned()),
+                effect: Some("NoExecute".to_owned()),
+                ..Toleration::default()
+            }),
+        }
+    }
+}
+
+async fn bind(ctx: &Context, job: &TrainingJob, name: &str, uid: &str, machine: &str) -> Result<bool, Failure> {
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let key = Key::namespaced(namespace, name);
+    let annotations = BTreeMap::from([(names::MACHINE.to_owned(), machine.to_owned())]);
+    match ctx.cluster.bind(&key, uid, &ctx.settings.node_name, &annotations).await {
+        Ok(()) => {
+            // The machine's controller waits for exactly this; the watch tells everybody else.
+            if let Some(pod) = ctx.cluster.find::<Pod>(&key).await? {
+                ctx.caches.pods.own(&pod);
+            }
+            ctx.ask(crate::controllers::rented_machine::NAME, Key::cluster(machine));
+            Ok(true)
+        }
+        // The scheduler was faster, or the Pod is going: what the Pod shows next decides; nothing was spent.
+        Err(ClusterError::Conflict | ClusterError::NotFound) => {
+            Err(Failure::benign("BindLost", "the Pod is bound or going; nothing was spent"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn drop_machine(ctx: &Context, name: &str) -> Result<bool, Failure> {
+    let key = Key::cluster(name);
+    let Some(machine) = ctx.caches.rented.get(&key) else { return Ok(false) };
+    if machine.metadata.deletion_timestamp.is_some() {
+        return Ok(false);
+    }
+    match ctx.cluster.remove::<RentedMachine>(&key, &Removal::guarded(Guard::same(&*machine))).await {
+        Ok(()) | Err(ClusterError::NotFound) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}

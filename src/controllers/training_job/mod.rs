@@ -1,0 +1,127 @@
+//! TrainingJob: decides from Pods and RentedMachines where a job's attempt runs, and when the next one follows.
+//!
+//! `validate` checks the spec, `observe` reads, `decide` is pure, `act` makes one external change. The Pod never authorises spending:
+//! this controller claims (writes a RentedMachine) and binds; `rented_machine` rents.
+
+mod act;
+pub mod decide;
+mod observe;
+pub mod placement;
+pub mod pod;
+pub mod status;
+pub mod valid;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tradewind_api::{TrainingJob, TrainingJobStatus};
+use tradewind_cluster::Key;
+
+use crate::context::Context;
+use crate::runtime::{Failure, Reconciler, Wake};
+use decide::{Decision, Step};
+
+/// Its name in queue, logs and metrics.
+pub const NAME: &str = "training_job";
+
+/// The controller.
+pub struct TrainingJobs {
+    ctx: Arc<Context>,
+    memory: Mutex<BTreeMap<String, JobMemory>>,
+}
+
+/// What is remembered of a job besides its object; all of it can be found out again.
+#[derive(Debug, Clone, Default)]
+struct JobMemory {
+    /// Generation for which the API server accepted the Pod.
+    pod_accepted: Option<i64>,
+    /// The storage was probed and works.
+    storage_fine: bool,
+    /// When the status was last written (monotonic).
+    status_written: Option<Duration>,
+}
+
+impl TrainingJobs {
+    /// The controller over this context.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx, memory: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JobMemory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(&self, key: &Key) -> Result<Wake, Failure> {
+        let Some(job) = self.ctx.caches.jobs.get(key) else { return Ok(Wake::OnChange) };
+        let uid = job.metadata.uid.clone().unwrap_or_default();
+        if job.metadata.deletion_timestamp.is_some() {
+            // Pods go with their owner; machines see for themselves that the job is gone.
+            self.memory().remove(&uid);
+            return Ok(Wake::OnChange);
+        }
+        let mut memory = self.memory().get(&uid).cloned().unwrap_or_default();
+        let outcome = self.pass(job, &mut memory).await;
+        self.memory().insert(uid, memory);
+        outcome
+    }
+
+    async fn pass(&self, job: Arc<TrainingJob>, memory: &mut JobMemory) -> Result<Wake, Failure> {
+        let ctx = &self.ctx;
+        let observed = observe::observe(ctx, &job, memory).await?;
+        let Decision { status, step, wake } = decide::decide(&observed);
+        let job = self.write_status(job, status, &step, memory).await?;
+        let acted = act::carry_out(ctx, &observed, &job, &step).await?;
+        Ok(if acted { Wake::After(Duration::ZERO, "the next step") } else { wake })
+    }
+
+    /// Writes the status if it says something new; progress and cost wait for their turn.
+    async fn write_status(
+        &self,
+        job: Arc<TrainingJob>,
+        status: TrainingJobStatus,
+        step: &Step,
+        memory: &mut JobMemory,
+    ) -> Result<Arc<TrainingJob>, Failure> {
+        let old = job.status.clone().unwrap_or_default();
+        if old == status {
+            return Ok(job);
+        }
+        let now = self.ctx.clock.monotonic();
+        let due = memory.status_written.is_none_or(|at| now.saturating_sub(at) >= self.ctx.settings.status_interval);
+        if *step == Step::Rest && quiet(&old) == quiet(&status) && !due {
+            return Ok(job);
+        }
+        let mut next = (*job).clone();
+        next.status = Some(status);
+        let written = self.ctx.cluster.write_status(next).await?;
+        memory.status_written = Some(now);
+        self.ctx.caches.jobs.own(&written);
+        // Machines wait for their settlement.
+        for machine in self.ctx.caches.rented.of_job(job.metadata.uid.as_deref().unwrap_or_default()) {
+            self.ctx.ask(super::rented_machine::NAME, Key::of_meta(&machine.metadata));
+        }
+        Ok(written)
+    }
+}
+
+/// A status without what only grows while nothing happens.
+fn quiet(status: &TrainingJobStatus) -> TrainingJobStatus {
+    let mut quiet = status.clone();
+    quiet.progress = None;
+    quiet.checkpoint = None;
+    quiet.cost.total = tradewind_core::Money::ZERO;
+    quiet.cost.summary = String::new();
+    quiet
+}
+
+impl Reconciler for TrainingJobs {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+        Box::pin(self.run(key))
+    }
+}

@@ -1,0 +1,131 @@
+//! Reading everything that `decide` needs.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use tradewind_api::{Reason, TrainingJob};
+use tradewind_checkpoints::{ProbeFailure, probe};
+use tradewind_cluster::{ClusterError, Typed};
+
+use super::decide::{Admission, Observed, wants_plan};
+use super::valid::{Valid, validate};
+use super::{JobMemory, placement, pod};
+use crate::context::Context;
+use crate::runtime::Failure;
+
+/// Reads everything.
+pub(super) async fn observe(ctx: &Context, job: &Arc<TrainingJob>, memory: &mut JobMemory) -> Result<Observed, Failure> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let valid = validate(job);
+    let fresh = job.status.as_ref().is_none_or(|s| s.attempt.is_none());
+    let admission = match &valid {
+        Ok(valid) => admission(ctx, job, valid, memory, fresh).await?,
+        Err(refused) => {
+            Admission::Refused { reason: refused.reason, message: refused.message.clone(), passing: false }
+        }
+    };
+    let mut observed = Observed {
+        now: ctx.clock.now(),
+        job: Arc::clone(job),
+        valid,
+        admission,
+        pods: ctx.caches.pods.of_job(uid),
+        machines: ctx.caches.rented.of_job(uid),
+        choice: None,
+        node: ctx.settings.node_name.clone(),
+        fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
+    };
+    if wants_plan(&observed) {
+        ctx.want_offers();
+        if let (Ok(valid), Some(status)) = (&observed.valid, &job.status) {
+            let done = done_ppm(job);
+            let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
+            observed.choice = Some(placement::choose(ctx, valid, done, status.cost.total, restore_mb));
+        }
+    }
+    Ok(observed)
+}
+
+/// Share of the work that is safe, in millionths: the last checkpoint's step of all steps, as far as the program tells them.
+fn done_ppm(job: &TrainingJob) -> u64 {
+    let Some(status) = &job.status else { return 0 };
+    let total = status.progress.as_ref().and_then(|p| p.total).filter(|t| *t > 0);
+    let step = status.checkpoint.as_ref().map_or(0, |c| c.step);
+    total.map_or(0, |total| {
+        u64::try_from(step.max(0)).unwrap_or(0).saturating_mul(1_000_000) / u64::try_from(total).unwrap_or(1).max(1)
+    })
+}
+
+/// Asks the API server about the Pod and the store about the bucket: before the first attempt, and again when the spec changes.
+async fn admission(
+    ctx: &Context,
+    job: &TrainingJob,
+    valid: &Valid,
+    memory: &mut JobMemory,
+    fresh: bool,
+) -> Result<Admission, Failure> {
+    let fine = Admission::Fine { newest_attempt: None, run_id: None };
+    let generation = job.metadata.generation.unwrap_or(0);
+    if job.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
+        return Ok(fine);
+    }
+    if memory.pod_accepted != Some(generation) && fresh {
+        if let Some(refused) = dry_run(ctx, job).await? {
+            return Ok(refused);
+        }
+        memory.pod_accepted = Some(generation);
+    }
+    if !fresh {
+        return Ok(fine);
+    }
+    storage(ctx, job, valid, memory).await
+}
+
+async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, Failure> {
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let value = pod::build(job, 0, None);
+    match ctx.cluster.create_dry_run_strict(Pod::KIND, namespace, &value).await {
+        Ok(()) | Err(ClusterError::AlreadyExists) => Ok(None),
+        Err(error) if error.is_quota() => Ok(None),
+        Err(ClusterError::Refused { message, .. }) => Ok(Some(Admission::Refused {
+            reason: Reason::PodRefused,
+            message: format!("the API server would refuse the Pod: {message}"),
+            passing: false,
+        })),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn storage(ctx: &Context, job: &TrainingJob, valid: &Valid, memory: &mut JobMemory) -> Result<Admission, Failure> {
+    let Some(checkpoint) = &valid.checkpoint else { return Ok(Admission::Fine { newest_attempt: None, run_id: None }) };
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let refused = |reason, message| Ok(Admission::Refused { reason, message, passing: true });
+    let catalogue = match ctx.catalogue(namespace, &checkpoint.to, &checkpoint.secret_ref.name).await {
+        Ok(catalogue) => catalogue,
+        Err(unusable) => return refused(unusable.reason, unusable.message),
+    };
+    if !memory.storage_fine {
+        if let Err(failure) = probe(catalogue.store(), ctx.clock.entropy()).await {
+            let reason = match &failure {
+                ProbeFailure::NotFoundBucket { .. } => Reason::BucketNotFound,
+                ProbeFailure::Denied { .. } => Reason::BucketDenied,
+                ProbeFailure::Unavailable { .. } => Reason::StorageUnavailable,
+                _ => Reason::StorageUnsuitable,
+            };
+            return refused(reason, format!("{}: {failure}; it is tried again", checkpoint.to));
+        }
+        memory.storage_fine = true;
+    }
+    let unusable = |error| crate::storage::Unusable::from_store(&checkpoint.to, &error);
+    let found = match catalogue.max_attempt().await {
+        Ok(newest) => catalogue.load().await.map(|log| (newest, log.newest_fence().map(|f| f.run_id.to_owned()))),
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok((newest, run_id)) => Ok(Admission::Fine { newest_attempt: newest.map(i64::from), run_id }),
+        Err(error) => {
+            let unusable = unusable(error);
+            refused(unusable.reason, unusable.message)
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Which offers a job may be rented on, and the RentedMachine that says so.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tradewind_api::rented_machine::{ChosenOffer, Claim, JobRef, RentedMachineSpec};
+use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
+use tradewind_core::{Money, Offer};
+use tradewind_planner::{self as planner, Plan, RejectReason};
+
+use super::valid::Valid;
+use crate::context::Context;
+
+/// Offers handed to one RentedMachine: if all are refused the job plans again.
+const OFFERS_PER_MACHINE: usize = 6;
+
+/// What came out of planning.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Choice {
+    /// Rent one of these, best first.
+    Rent(Box<Rent>),
+    /// Nothing fits, or nothing may be rented now.
+    None {
+        /// Reason for `Placed`.
+        reason: Reason,
+        /// Sentence.
+        message: String,
+    },
+    /// Offers are on their way.
+    Wait {
+        /// Sentence.
+        message: String,
+    },
+}
+
+/// Offers to rent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rent {
+    /// Name of the Provider of all of them.
+    pub provider: String,
+    /// Best first.
+    pub offers: Vec<ChosenOffer>,
+    /// Why the first.
+    pub why: String,
+    /// The others, at most ten lines.
+    pub rejected: Vec<String>,
+    /// The first offer.
+    pub first: Offer,
+}
+
+/// Plans with what the market knows now. Pure but for reading the market's memory.
+pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore_mb: u64) -> Choice {
+    if ctx.mailbox.is_none() || ctx.agent.is_none() {
+        let message = "the operator has no mailbox bucket (--mailbox), so nothing can be rented".to_owned();
+        return Choice::None { reason: Reason::NoMailbox, message };
+    }
+    let providers = ctx.caches.providers.all();
+    let allowed: Vec<String> = providers
+        .iter()
+        .filter_map(|p| p.metadata.name.clone())
+        .filter(|n| valid.needs.providers.is_empty() || valid.needs.providers.contains(n))
+        .collect();
+    if allowed.is_empty() {
+        let message = if providers.is_empty() {
+            "there is no Provider: create one to rent machines".to_owned()
+        } else {
+            format!("none of placement.providers ({}) exists", valid.needs.providers.join(", "))
+        };
+        return Choice::None { reason: Reason::NoProvider, message };
+    }
+    let now = ctx.clock.monotonic();
+    let mut offers: Vec<Offer> = Vec::new();
+    let mut missing = Vec::new();
+    let mut troubles = Vec::new();
+    for name in &allowed {
+        let Some(account) = ctx.accounts.get(name) else {
+            missing.push(name.clone());
+            continue;
+        };
+        if let Some(trouble) = account.trouble() {
+            troubles.push(format!("{name}: {trouble}"));
+            continue;
+        }
+        match ctx.market.snapshot(name) {
+            Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => offers.extend(s.offers.iter().cloned()),
+            _ => missing.push(name.clone()),
+        }
+    }
+    if offers.is_empty() && !missing.is_empty() {
+        let mut message = format!("waits for fresh offers of {}", missing.join(", "));
+        if !troubles.is_empty() {
+            message = format!("{message} ({})", troubles.join("; "));
+        }
+        return Choice::Wait { message };
+    }
+    if offers.is_empty() && !troubles.is_empty() {
+        let message = format!("no Provider can be used now: {}", troubles.join("; "));
+        return Choice::None { reason: Reason::NoProvider, message };
+    }
+    plan(ctx, valid, done_share_ppm, spent, restore_mb, &offers)
+}
+
+fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore_mb: u64, offers: &[Offer]) -> Choice {
+    let mut needs = valid.needs.clone();
+    needs.budget_left = valid.budget_total.map(|total| total - spent);
+    let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(done_share_ppm)) / 1_000_000;
+    let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
+    let mut known = ctx.market.knowledge(ctx.clock.monotonic());
+    known.restore_mb = restore_mb;
+    known.checkpoint_interval_s =
+        valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
+    let plan = planner::plan(&needs, &work, &known, offers, 64);
+    debug_assert_eq!(planner::check(&needs, &plan, offers), Vec::new(), "the planner's own checker finds its plan clean");
+    into_choice(&needs, &plan)
+}
+
+fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
+    let Some(first) = plan.ranked.first() else {
+        let only_budget = !plan.rejected.is_empty() && plan.rejected.iter().all(|r| r.reason == RejectReason::Budget);
+        let broke = needs.budget_left.is_some_and(|left| left <= Money::ZERO);
+        let reason = if only_budget || broke { Reason::BudgetExhausted } else { Reason::NoOffer };
+        let message = plan.why_none().unwrap_or_else(|| "No offer fits".to_owned());
+        return Choice::None { reason, message };
+    };
+    let provider = first.offer.provider.clone();
+    let offers: Vec<ChosenOffer> = plan
+        .ranked
+        .iter()
+        .filter(|c| c.offer.provider == provider)
+        .take(OFFERS_PER_MACHINE)
+        .map(|c| ChosenOffer {
+            id: c.offer.id.clone(),
+            offer: serde_json::to_value(&c.offer).expect("an offer is plain data"),
+            price_cap: c.price_cap_per_hour,
+            reserve_per_hour: c.hourly,
+        })
+        .collect();
+    let others = plan.ranked.iter().skip(1).take(4).map(planner::Candidate::sentence);
+    let refused = plan.rejected.iter().map(|r| format!("{} {} {}", r.count, if r.count == 1 { "is" } else { "are" }, r.says));
+    Choice::Rent(Box::new(Rent {
+        provider,
+        offers,
+        why: plan.why_first().unwrap_or_default(),
+        rejected: others.chain(refused).take(10).collect(),
+        first: first.offer.clone(),
+    }))
+}
+
+/// The RentedMachine of a job's attempt, number `n` of that attempt, claiming the Pod.
+pub fn machine(
+    ctx: &Context,
+    job: &TrainingJob,
+    valid: &Valid,
+    rent: &Rent,
+    attempt: i64,
+    n: usize,
+    claim: Claim,
+) -> Option<RentedMachine> {
+    let workload = valid.rental.as_ref().ok()?.clone();
+    let meta = &job.metadata;
+    let uid = meta.uid.clone().unwrap_or_default();
+    let short: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
+    let labels = BTreeMap::from([
+        (names::JOB_UID.to_owned(), uid.clone()),
+        (names::JOB_NAME.to_owned(), meta.name.clone().unwrap_or_default()),
+        (names::ATTEMPT.to_owned(), attempt.to_string()),
+    ]);
+    let status = job.status.as_ref();
+    let spent = status.map_or(Money::ZERO, |s| s.cost.total);
+    let budget = job.spec.budget.as_ref();
+    Some(RentedMachine {
+        metadata: ObjectMeta {
+            name: Some(format!("{}-{short}-{attempt}-{n}", meta.name.as_deref().unwrap_or_default())),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        spec: RentedMachineSpec {
+            provider: rent.provider.clone(),
+            job: JobRef {
+                namespace: meta.namespace.clone().unwrap_or_default(),
+                name: meta.name.clone().unwrap_or_default(),
+                uid,
+            },
+            claim,
+            run_id: status.and_then(|s| s.run_id.clone()).unwrap_or_default(),
+            attempt,
+            offers: rent.offers.clone(),
+            start_deadline_s: start_deadline(ctx, &rent.first),
+            workload,
+            checkpoint: valid.checkpoint.clone(),
+            budget_left: valid.budget_total.map(|total| total - spent),
+            budget_per_hour: budget.and_then(|b| b.per_hour),
+        },
+        status: None,
+    })
+}
+
+/// Time from the rent call to the agent's first report: the setting, plus twice the pull of an image of assumed size.
+fn start_deadline(ctx: &Context, offer: &Offer) -> i64 {
+    let mbps = if offer.download_mbps == 0 { planner::DEFAULT_DOWNLOAD_MBPS } else { offer.download_mbps };
+    let pull = planner::DEFAULT_IMAGE_MB * 8 * 2 / mbps.max(1);
+    i64::try_from(ctx.settings.start_deadline.as_secs() + pull).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,274 @@
+//! Building a TrainingJob's status: phases, conditions, money, sentences. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tradewind_api::conditions::{ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, set_condition};
+use tradewind_api::rented_machine::MachinePhase;
+use tradewind_api::training_job::{AttemptRecord, JobPhase, PlacementStatus, WorkersStatus};
+use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, TrainingJobStatus};
+use tradewind_core::Money;
+
+use super::decide::{Decision, Observed, Step, bounded_history};
+use super::placement::Rent;
+use crate::runtime::Wake;
+
+/// A status under construction.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The status so far.
+    pub status: TrainingJobStatus,
+    now: Timestamp,
+    generation: i64,
+}
+
+impl Report {
+    /// Starts from the status that the job has.
+    pub fn new(o: &Observed) -> Self {
+        let mut status = o.job.status.clone().unwrap_or_default();
+        let generation = o.job.metadata.generation.unwrap_or(0);
+        status.observed_generation = generation;
+        Self { status, now: o.now, generation }
+    }
+
+    fn set(&mut self, type_: &str, status: Option<bool>, reason: Reason, message: &str) {
+        set_condition(&mut self.status.conditions, self.now, self.generation, type_, status, reason, message);
+    }
+
+    /// Ends with a step.
+    pub fn decide(self, step: Step, wake: Wake) -> Decision {
+        Decision { status: self.status, step, wake }
+    }
+
+    /// Ends without a step.
+    pub fn rest(self, wake: Wake) -> Decision {
+        self.decide(Step::Rest, wake)
+    }
+
+    /// Where the job is, in a word and a sentence.
+    pub fn phase(&mut self, phase: JobPhase, message: &str) {
+        self.status.phase = phase;
+        message.clone_into(&mut self.status.message);
+    }
+
+    /// Workers whose program runs.
+    pub fn workers(&mut self, ready: i64) {
+        self.status.workers = Some(WorkersStatus { ready, total: 1, summary: format!("{ready}/1") });
+    }
+
+    /// The spec can be carried out.
+    pub fn accepted(&mut self) {
+        self.set(ACCEPTED, Some(true), Reason::Valid, "the spec passed every check");
+        self.set(STALLED, Some(false), Reason::Valid, "nothing stands in the way");
+    }
+
+    /// The spec cannot be carried out (now).
+    pub fn not_accepted(&mut self, reason: Reason, message: &str, passing: bool) {
+        self.set(ACCEPTED, Some(false), reason, message);
+        self.set(PLACED, Some(false), reason, "nothing is placed before the job is accepted");
+        self.set(READY, Some(false), reason, message);
+        self.set(RECONCILING, Some(passing), reason, message);
+        self.set(STALLED, Some(!passing), reason, message);
+        self.phase(JobPhase::Pending, message);
+    }
+
+    /// A place is found.
+    pub fn placed(&mut self, reason: Reason, message: &str) {
+        self.set(PLACED, Some(true), reason, message);
+    }
+
+    /// Waits for capacity, price or quota.
+    pub fn waiting(&mut self, reason: Reason, message: &str) {
+        self.set(PLACED, Some(false), reason, message);
+        if self.status.started_at.is_none() {
+            self.set(READY, Some(false), reason, message);
+        }
+        self.set(RECONCILING, Some(true), reason, message);
+        self.workers(0);
+        self.phase(JobPhase::Waiting, message);
+    }
+
+    /// Offers are chosen.
+    pub fn chosen(&mut self, rent: &Rent) {
+        let offer = &rent.first;
+        let gpu = offer.gpu.as_ref().map(|g| format!("{}x{g}", offer.gpu_count));
+        let capacity = offer.capacity.as_str();
+        let place = if offer.region.is_empty() { String::new() } else { format!(", {}", offer.region) };
+        self.status.placement = Some(PlacementStatus {
+            summary: format!("{} ({}{place})", rent.provider, capacity.to_lowercase()),
+            provider: Some(rent.provider.clone()),
+            machine: None,
+            region: Some(offer.region.clone()),
+            gpu,
+            price_per_hour: Some(offer.price_per_hour),
+            capacity: Some(capacity.to_owned()),
+            trust: Some(offer.trust.as_str().to_owned()),
+            why: Some(rent.why.clone()),
+            rejected: rent.rejected.clone(),
+        });
+        self.set(PLACED, Some(true), Reason::Renting, &rent.why);
+        self.set(RECONCILING, Some(true), Reason::Renting, "a machine is being rented");
+        self.phase(JobPhase::Renting, &format!("rents {}", rent.why));
+    }
+
+    /// What the machine says.
+    pub fn follow(&mut self, machine: &RentedMachine) {
+        let Some(m) = machine.status.as_ref() else { return };
+        let mut placement = self.status.placement.clone().unwrap_or_default();
+        placement.machine.clone_from(&machine.metadata.name);
+        placement.provider = Some(machine.spec.provider.clone());
+        if let (Some(region), Some(capacity)) = (&m.region, &m.capacity) {
+            // What was rented in the end may be another offer than the first.
+            placement.region = Some(region.clone());
+            placement.capacity = Some(capacity.clone());
+            placement.gpu.clone_from(&m.gpu);
+            placement.price_per_hour = m.price_per_hour;
+            let place = if region.is_empty() { String::new() } else { format!(", {region}") };
+            placement.summary = format!("{} ({}{place})", machine.spec.provider, capacity.to_lowercase());
+        }
+        self.status.placement = Some(placement);
+        if m.progress.is_some() {
+            self.status.progress.clone_from(&m.progress);
+        }
+        if let Some(checkpoint) = &m.checkpoint {
+            self.status.checkpoint = Some(checkpoint.clone());
+        }
+        if m.ended.is_some() {
+            return;
+        }
+        let message = m.message.clone();
+        match m.phase {
+            MachinePhase::Claimed | MachinePhase::Ordering | MachinePhase::Unknown => {
+                self.set(RECONCILING, Some(true), Reason::Renting, &message);
+                self.phase(JobPhase::Renting, &format!("machine {}: {message}", name(machine)));
+            }
+            MachinePhase::Booting => {
+                self.placed(Reason::Rented, &format!("rented {}", name(machine)));
+                self.phase(JobPhase::Starting, &message);
+            }
+            MachinePhase::Ready => self.agent_says(machine, m),
+            MachinePhase::Terminating | MachinePhase::Gone => {}
+        }
+    }
+
+    fn agent_says(&mut self, machine: &RentedMachine, m: &RentedMachineStatus) {
+        self.placed(Reason::Rented, &format!("rented {}", name(machine)));
+        match m.agent.as_deref() {
+            Some("Running" | "Stopping" | "Exited") => {
+                let from = m.restored_step.map_or(String::new(), |s| format!(", resumed from step {s}"));
+                let place = self.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
+                self.runs(Reason::Rented, &format!("runs on {place}{from}"));
+            }
+            Some("Restoring") => {
+                self.workers(0);
+                self.phase(JobPhase::Starting, "the last checkpoint is downloaded and verified");
+            }
+            _ => {
+                self.workers(0);
+                self.phase(JobPhase::Starting, "the machine is up; the program is about to start");
+            }
+        }
+    }
+
+    /// The program runs.
+    pub fn runs(&mut self, reason: Reason, message: &str) {
+        self.placed(reason, message);
+        self.set(READY, Some(true), Reason::Running, message);
+        self.set(RECONCILING, Some(false), Reason::Running, message);
+        self.workers(1);
+        self.status.started_at.get_or_insert(Time(self.now));
+        self.phase(JobPhase::Running, message);
+    }
+
+    /// A new attempt follows.
+    pub fn resuming(&mut self, message: &str) {
+        self.set(PLACED, Some(false), Reason::Resuming, message);
+        self.set(RECONCILING, Some(true), Reason::Resuming, message);
+        self.workers(0);
+        self.phase(JobPhase::Resuming, message);
+    }
+
+    /// Finished with success. Latched.
+    pub fn complete(&mut self, message: &str) {
+        self.set(COMPLETE, Some(true), Reason::Finished, message);
+        self.set(READY, Some(true), Reason::Finished, message);
+        self.set(RECONCILING, Some(false), Reason::Finished, message);
+        self.workers(0);
+        self.status.finished_at = Some(Time(self.now));
+        self.phase(JobPhase::Complete, message);
+    }
+
+    /// Failed for good. Latched.
+    pub fn failed(&mut self, reason: Reason, message: &str) {
+        self.set(FAILED, Some(true), reason, message);
+        self.set(READY, Some(false), reason, message);
+        self.set(RECONCILING, Some(false), reason, message);
+        self.set(STALLED, Some(true), reason, message);
+        self.workers(0);
+        self.status.finished_at = Some(Time(self.now));
+        self.phase(JobPhase::Failed, message);
+    }
+
+    /// Adds a record of an attempt, once.
+    pub fn remember(&mut self, record: AttemptRecord) {
+        if self.status.history.last().is_some_and(|h| h.attempt >= record.attempt) {
+            return;
+        }
+        self.status.history.push(record);
+        bounded_history(&mut self.status.history);
+    }
+
+    /// Work lost with a machine: what was done since its last checkpoint, as far as steps tell time.
+    pub fn lost_work(&mut self, machine: &RentedMachineStatus) {
+        let since = machine
+            .checkpoint
+            .as_ref()
+            .and_then(|c| c.at.as_ref())
+            .map(|t| t.0)
+            .or_else(|| machine.running_since.as_ref().map(|t| t.0));
+        let until = machine.running_until.as_ref().map_or(self.now, |t| t.0);
+        if let Some(since) = since.filter(|_| machine.boot.is_some()) {
+            self.status.lost_work_seconds += until.duration_since(since).as_secs().max(0);
+        }
+    }
+
+    /// Takes the cost of machines that are gone into the job's account, each exactly once, and sums up.
+    pub fn settle(&mut self, machines: &[std::sync::Arc<RentedMachine>]) {
+        let mut running = Money::ZERO;
+        let mut per_hour = Money::ZERO;
+        let mut known = Vec::new();
+        for machine in machines {
+            let (Some(uid), Some(status)) = (machine.metadata.uid.as_ref(), machine.status.as_ref()) else { continue };
+            known.push(uid.clone());
+            let cost = status.cost.unwrap_or(Money::ZERO);
+            if self.status.cost.settled_machines.contains(uid) {
+                continue;
+            }
+            if status.phase == MachinePhase::Gone && status.rented_at.is_some() {
+                self.status.cost.settled += cost;
+                self.status.cost.settled_machines.push(uid.clone());
+            } else {
+                running += cost;
+                if status.rented_at.is_some() {
+                    per_hour += status.price_per_hour.unwrap_or(Money::ZERO);
+                }
+            }
+        }
+        self.status.cost.settled_machines.retain(|uid| known.contains(uid));
+        self.status.cost.total = self.status.cost.settled + running;
+        self.status.cost.per_hour = per_hour;
+        self.status.cost.summary = format!("${}", cents(self.status.cost.total));
+    }
+}
+
+fn name(machine: &RentedMachine) -> &str {
+    machine.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Dollars with two decimals, or as many as the first significant digit needs.
+pub fn cents(amount: Money) -> String {
+    if amount.micros() >= 10_000 || amount == Money::ZERO {
+        let rounded = (amount.micros() + 5_000) / 10_000;
+        return format!("{}.{:02}", rounded / 100, rounded % 100);
+    }
+    amount.to_string()
+}

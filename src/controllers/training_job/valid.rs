@@ -1,0 +1,331 @@
+//! A TrainingJob's spec as checked, owned values. Later stages never look at the raw spec again. Pure.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tradewind_api::rented_machine::{EnvEntry, MachineCheckpoint, Workload};
+use tradewind_api::training_job::{CapacityChoice, InCluster};
+use tradewind_api::values::{quantity_bytes, quantity_millis};
+use tradewind_api::{Reason, TrainingJob};
+use tradewind_core::{GpuModel, Money, Trust};
+use tradewind_planner as planner;
+
+/// What a job asks for, checked.
+#[derive(Debug, Clone)]
+pub struct Valid {
+    /// Whether the cluster's own nodes are used.
+    pub in_cluster: InCluster,
+    /// How long unschedulable before renting.
+    pub burst_after: Duration,
+    /// How often a failing program is started again.
+    pub max_restarts: i64,
+    /// Hash of the template.
+    pub template_hash: String,
+    /// What a rented machine would run, or what stands in the way of renting.
+    pub rental: Result<Workload, NotRentable>,
+    /// Checkpoints.
+    pub checkpoint: Option<MachineCheckpoint>,
+    /// What a machine must have.
+    pub needs: planner::Requirements,
+    /// Work in all.
+    pub work: planner::WorkLeft,
+    /// Dollars in all.
+    pub budget_total: Option<Money>,
+}
+
+/// Why a job cannot run on a rented machine: the one field, and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRentable {
+    /// Reason for a condition.
+    pub reason: Reason,
+    /// Names the field: `volumes[2] is a persistentVolumeClaim`.
+    pub message: String,
+}
+
+/// Why a job cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Reason for the condition.
+    pub reason: Reason,
+    /// Sentence: what is wrong and what would be right.
+    pub message: String,
+}
+
+/// Hours of work assumed for a job that does not say: enough that set-up does not decide between offers.
+const ASSUMED_WORK_S: u64 = 3600;
+/// Disk for a job that asks for none, in GiB; Vast.ai's own default is 8 to 10.
+const DEFAULT_DISK_GIB: i64 = 10;
+
+/// Checks a job.
+pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
+    let spec = &job.spec;
+    if spec.workers > 1 {
+        return Err(Refused {
+            reason: Reason::MultipleWorkersNotSupported,
+            message: format!("spec.workers is {}: this version runs jobs of one worker; set it to 1", spec.workers),
+        });
+    }
+    let rental = workload(&spec.template);
+    if let (InCluster::Never, Err(obstacle)) = (spec.placement.in_cluster, &rental) {
+        return Err(Refused {
+            reason: obstacle.reason,
+            message: format!("placement.inCluster is Never, but the job cannot run on a rented machine: {}", obstacle.message),
+        });
+    }
+    let checkpoint = spec.checkpoint.as_ref().map(|c| MachineCheckpoint {
+        path: c.path.clone(),
+        pattern: c.pattern.clone(),
+        to: c.to.clone(),
+        secret_ref: c.secret_ref.clone(),
+        resume_args: c.resume_args.clone(),
+        interval_s: i64::try_from(c.interval.seconds()).unwrap_or(i64::MAX),
+        keep: i64::from(c.keep),
+    });
+    let receives_secrets = rental.as_ref().is_ok_and(|w| w.env.iter().any(|e| e.secret.is_some()));
+    let work = spec.work.as_ref().map_or(planner::WorkLeft { seconds: ASSUMED_WORK_S, on: None }, |w| planner::WorkLeft {
+        seconds: (w.hours.millionths().saturating_mul(3600) / 1_000_000).max(1),
+        on: w.on.as_deref().map(|on| GpuModel::normalise(on, 0)),
+    });
+    Ok(Valid {
+        in_cluster: spec.placement.in_cluster,
+        burst_after: Duration::from_secs(spec.placement.burst_after.seconds()),
+        max_restarts: i64::from(spec.failure_policy.max_restarts),
+        template_hash: hash(&spec.template),
+        needs: needs(job, &rental, receives_secrets),
+        rental,
+        checkpoint,
+        work,
+        budget_total: spec.budget.as_ref().and_then(|b| b.total),
+    })
+}
+
+fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_secrets: bool) -> planner::Requirements {
+    let spec = &job.spec;
+    let placement = &spec.placement;
+    let gpu = spec.gpu.as_ref();
+    let requests = spec.template.pointer("/spec/containers/0/resources/requests");
+    let quantity = |name: &str| requests.and_then(|r| r.get(name)).map(text_of).unwrap_or_default();
+    // Promise 6: a machine that receives Secrets is a data centre's unless the job says otherwise.
+    let default_trust = if receives_secrets { Trust::Datacenter } else { Trust::Community };
+    let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    planner::Requirements {
+        gpu_models: gpu.map(|g| g.models.iter().map(|m| GpuModel::normalise(m, 0)).collect()).unwrap_or_default(),
+        gpu_count: gpu.and_then(|g| u32::try_from(g.count).ok()).unwrap_or(0),
+        // Cards report a little less than their round size (24564 MiB for "24 GB"): two per cent of slack.
+        min_gpu_memory_mib: gpu.and_then(|g| g.min_memory.as_ref()).map_or(0, |m| m.mib() * 98 / 100),
+        cpu_millis: quantity_millis(&quantity("cpu")).unwrap_or(0),
+        memory_mib: quantity_bytes(&quantity("memory")).unwrap_or(0).div_ceil(1 << 20),
+        disk_gib: rental.as_ref().map_or(0, |w| u64::try_from(w.disk_gib).unwrap_or(0)),
+        capacity: match placement.capacity {
+            CapacityChoice::Any => planner::CapacityChoice::Any,
+            CapacityChoice::Spot => planner::CapacityChoice::Spot,
+            CapacityChoice::OnDemand => planner::CapacityChoice::OnDemand,
+        },
+        min_trust: placement.min_trust.map_or(default_trust, Trust::from),
+        providers: placement.providers.clone(),
+        regions: placement.regions.clone(),
+        min_reliability_ppm: placement
+            .min_reliability
+            .as_ref()
+            .and_then(|r| u32::try_from(r.millionths()).ok())
+            .unwrap_or(0),
+        min_download_mbps: number(placement.min_download_mbps),
+        min_upload_mbps: number(placement.min_upload_mbps),
+        max_price_per_hour: spec.budget.as_ref().and_then(|b| b.per_hour),
+        budget_left: None,
+    }
+}
+
+/// Hash of a template: SHA-256 of its JSON (keys are sorted), 16 hex digits.
+pub fn hash(template: &Value) -> String {
+    let digest = Sha256::digest(template.to_string().as_bytes());
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Fields of a Pod's spec that mean nothing on a rented machine but do no harm there: they steer scheduling in the cluster.
+const HARMLESS_POD_FIELDS: &[&str] = &[
+    "containers",
+    "restartPolicy",
+    "terminationGracePeriodSeconds",
+    "schedulerName",
+    "tolerations",
+    "nodeSelector",
+    "affinity",
+    "priorityClassName",
+    "priority",
+    "preemptionPolicy",
+    "topologySpreadConstraints",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "securityContext",
+    "runtimeClassName",
+    "dnsPolicy",
+];
+
+/// Fields of the container that are carried out or harmless.
+const KNOWN_CONTAINER_FIELDS: &[&str] = &[
+    "name",
+    "image",
+    "imagePullPolicy",
+    "command",
+    "args",
+    "env",
+    "envFrom",
+    "workingDir",
+    "resources",
+    "securityContext",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "ports",
+];
+
+fn not_rentable(message: impl Into<String>) -> NotRentable {
+    NotRentable { reason: Reason::NotRentable, message: message.into() }
+}
+
+/// What a rented machine would run.
+fn workload(template: &Value) -> Result<Workload, NotRentable> {
+    let empty = serde_json::Map::new();
+    let spec = template.get("spec").and_then(Value::as_object).unwrap_or(&empty);
+    for (i, volume) in spec.get("volumes").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let kind = volume.as_object().and_then(|v| v.keys().find(|k| *k != "name")).map_or("nothing", String::as_str);
+        return Err(not_rentable(format!("volumes[{i}] is a {kind}, which this version cannot give to a rented machine")));
+    }
+    if let Some(field) = spec.keys().find(|k| !HARMLESS_POD_FIELDS.contains(&k.as_str()) && *k != "volumes") {
+        return Err(not_rentable(format!("the template's {field} means something only inside the cluster")));
+    }
+    let containers = spec.get("containers").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if containers.len() > 1 {
+        let name = containers[1].get("name").and_then(Value::as_str).unwrap_or("");
+        return Err(not_rentable(format!("containers[1] ({name}) is a sidecar; a rented machine runs one container")));
+    }
+    let container = containers.first().and_then(Value::as_object).unwrap_or(&empty);
+    if let Some(field) = container.keys().find(|k| !KNOWN_CONTAINER_FIELDS.contains(&k.as_str())) {
+        return Err(not_rentable(format!("containers[0].{field} means something only inside the cluster")));
+    }
+    let texts = |field: &str| -> Vec<String> {
+        container
+            .get(field)
+            .and_then(Value::as_array)
+            .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            .unwrap_or_default()
+    };
+    let mut command = texts("command");
+    if command.is_empty() {
+        return Err(NotRentable {
+            reason: Reason::CommandRequired,
+            message: "containers[0].command is empty; a rented machine needs it, since the image's own entrypoint is not read".to_owned(),
+        });
+    }
+    command.extend(texts("args"));
+    let disk = container.get("resources").and_then(|r| r.pointer("/requests/ephemeral-storage")).map(text_of);
+    let disk_gib = disk.and_then(|d| quantity_bytes(&d)).map_or(DEFAULT_DISK_GIB, |bytes| {
+        i64::try_from(bytes.div_ceil(1 << 30)).unwrap_or(i64::MAX).max(1)
+    });
+    Ok(Workload {
+        container: container.get("name").and_then(Value::as_str).unwrap_or("main").to_owned(),
+        image: container.get("image").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        command,
+        working_dir: container.get("workingDir").and_then(Value::as_str).map(str::to_owned),
+        env: environment(container)?,
+        disk_gib,
+        stop_grace_s: spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30),
+    })
+}
+
+fn environment(container: &serde_json::Map<String, Value>) -> Result<Vec<EnvEntry>, NotRentable> {
+    let mut entries = Vec::new();
+    let text = |v: &Value, path: &str| v.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    let flag = |v: &Value, path: &str| v.pointer(path).and_then(Value::as_bool).unwrap_or(false);
+    for (i, source) in container.get("envFrom").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let Some(secret) = text(source, "/secretRef/name") else {
+            return Err(not_rentable(format!("containers[0].envFrom[{i}] is no secretRef")));
+        };
+        entries.push(EnvEntry {
+            secret: Some(secret),
+            prefix: text(source, "/prefix").unwrap_or_default(),
+            optional: flag(source, "/secretRef/optional"),
+            ..EnvEntry::default()
+        });
+    }
+    for (i, variable) in container.get("env").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let name = text(variable, "/name").unwrap_or_default();
+        let entry = match variable.get("valueFrom") {
+            None => EnvEntry { name, value: Some(text(variable, "/value").unwrap_or_default()), ..EnvEntry::default() },
+            Some(from) if from.get("secretKeyRef").is_some() => EnvEntry {
+                name,
+                secret: text(from, "/secretKeyRef/name"),
+                key: text(from, "/secretKeyRef/key"),
+                optional: flag(from, "/secretKeyRef/optional"),
+                ..EnvEntry::default()
+            },
+            Some(_) => {
+                return Err(not_rentable(format!("containers[0].env[{i}] ({name}) takes its value from something else than a Secret")));
+            }
+        };
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(spec: Value) -> TrainingJob {
+        serde_json::from_value(json!({
+            "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {"name": "j", "namespace": "n"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    fn template(container: Value, more: Value) -> Value {
+        let mut base = json!({"name": "train", "image": "i", "command": ["python3", "t.py"]});
+        base.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+        let mut spec = json!({"containers": [base]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"spec": spec})
+    }
+
+    #[test]
+    fn the_one_field_that_stands_in_the_way_is_named() {
+        for (container, more, part) in [
+            (json!({}), json!({"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "x"}}]}), "volumes[0] is a persistentVolumeClaim"),
+            (json!({}), json!({"initContainers": [{"name": "i"}]}), "initContainers"),
+            (json!({}), json!({"serviceAccountName": "x"}), "serviceAccountName"),
+            (json!({"livenessProbe": {}}), json!({}), "containers[0].livenessProbe"),
+            (json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}), json!({}), "env[0] (A)"),
+            (json!({"command": []}), json!({}), "containers[0].command is empty"),
+        ] {
+            let spec = json!({"template": template(container, more), "placement": {"inCluster": "Never"}});
+            let refused = validate(&job(spec)).unwrap_err();
+            assert!(refused.message.contains(part), "{part}: {}", refused.message);
+        }
+    }
+
+    #[test]
+    fn jobs_with_secrets_want_a_data_centre_unless_they_say_otherwise() {
+        let secret = json!({"env": [{"name": "T", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
+        let plain = validate(&job(json!({"template": template(json!({}), json!({}))}))).unwrap();
+        let with = validate(&job(json!({"template": template(secret.clone(), json!({}))}))).unwrap();
+        let said = json!({"template": template(secret, json!({})), "placement": {"minTrust": "Community"}});
+        let said = validate(&job(said)).unwrap();
+        assert_eq!(plain.needs.min_trust, Trust::Community);
+        assert_eq!(with.needs.min_trust, Trust::Datacenter);
+        assert_eq!(said.needs.min_trust, Trust::Community);
+    }
+
+    #[test]
+    fn several_workers_are_refused_plainly() {
+        let refused = validate(&job(json!({"workers": 4, "template": template(json!({}), json!({}))}))).unwrap_err();
+        assert_eq!(refused.reason, Reason::MultipleWorkersNotSupported);
+    }
+}

@@ -1,0 +1,155 @@
+//! What is on the market: fresh offers per account and the memory of refusals and bad hosts. It plans nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tradewind_cluster::Key;
+use tradewind_core::Offer;
+use tradewind_planner::{Knowledge, RefusedNote};
+use tradewind_providers::OfferQuery;
+
+use crate::context::Context;
+use crate::runtime::{Failure, Reconciler, Wake};
+
+/// Offers of one account as of one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Monotonic time at which they were asked for.
+    pub at: Duration,
+    /// The offers.
+    pub offers: Arc<Vec<Offer>>,
+}
+
+/// The memory of the market.
+#[derive(Default)]
+pub struct Market {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    offers: BTreeMap<String, Snapshot>,
+    refused: BTreeMap<(String, String), (Duration, String)>,
+    banned: BTreeMap<(String, String), (Duration, String)>,
+    lives: BTreeMap<(String, Option<tradewind_core::GpuModel>), (u64, u64)>,
+    /// Until when somebody wants fresh offers.
+    wanted_until: Duration,
+}
+
+impl Market {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest offers of an account.
+    pub fn snapshot(&self, provider: &str) -> Option<Snapshot> {
+        self.lock().offers.get(provider).cloned()
+    }
+
+    /// Remembers offers.
+    pub fn put(&self, provider: &str, at: Duration, offers: Vec<Offer>) {
+        self.lock().offers.insert(provider.to_owned(), Snapshot { at, offers: Arc::new(offers) });
+    }
+
+    /// Says that fresh offers are wanted until `until`; while nobody wants any, none are read.
+    pub fn want(&self, until: Duration) {
+        let mut inner = self.lock();
+        inner.wanted_until = inner.wanted_until.max(until);
+    }
+
+    /// Whether somebody wants fresh offers at `now`.
+    pub fn wanted(&self, now: Duration) -> bool {
+        self.lock().wanted_until > now
+    }
+
+    /// Remembers that an offer was refused, until `until`.
+    pub fn refuse(&self, provider: &str, offer: &str, until: Duration, reason: String) {
+        self.lock().refused.insert((provider.to_owned(), offer.to_owned()), (until, reason));
+    }
+
+    /// Leaves a host out until `until`.
+    pub fn ban(&self, provider: &str, host: &str, until: Duration, reason: String) {
+        if !host.is_empty() {
+            self.lock().banned.insert((provider.to_owned(), host.to_owned()), (until, reason));
+        }
+    }
+
+    /// Remembers how long a spot machine lived.
+    pub fn lived(&self, provider: &str, gpu: Option<tradewind_core::GpuModel>, seconds: u64) {
+        let mut inner = self.lock();
+        let (count, sum) = inner.lives.entry((provider.to_owned(), gpu)).or_insert((0, 0));
+        *count += 1;
+        *sum += seconds;
+    }
+
+    /// What the planner should know of the market at `now`. Notes that have run out are forgotten.
+    pub fn knowledge(&self, now: Duration) -> Knowledge {
+        let mut inner = self.lock();
+        inner.refused.retain(|_, (until, _)| *until > now);
+        inner.banned.retain(|_, (until, _)| *until > now);
+        let refused = inner
+            .refused
+            .iter()
+            .map(|(k, (until, reason))| {
+                (k.clone(), RefusedNote { reason: reason.clone(), for_s: until.saturating_sub(now).as_secs().max(1) })
+            })
+            .collect();
+        let banned_hosts = inner.banned.iter().map(|(k, (_, reason))| (k.clone(), reason.clone())).collect();
+        // One or two early losses say little: the mean is taken together with the assumed life, counted as three machines.
+        let prior = tradewind_planner::DEFAULT_MEAN_LIFE_S;
+        let mean_life_s = inner.lives.iter().map(|(k, (n, sum))| (k.clone(), (sum + 3 * prior) / (n + 3))).collect();
+        Knowledge { refused, banned_hosts, mean_life_s, ..Knowledge::default() }
+    }
+}
+
+/// Keeps the offers of each account fresh while a job wants them. Keyed by Provider.
+pub struct MarketReader {
+    ctx: Arc<Context>,
+}
+
+impl MarketReader {
+    /// Its name in the queue.
+    pub const NAME: &'static str = "market";
+
+    /// A reader over this context.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx }
+    }
+
+    async fn read(&self, name: &str) -> Result<Wake, Failure> {
+        let ctx = &self.ctx;
+        let Some(account) = ctx.accounts.get(name) else { return Ok(Wake::OnChange) };
+        let now = ctx.clock.monotonic();
+        if !ctx.market.wanted(now) {
+            return Ok(Wake::OnChange);
+        }
+        let refresh = ctx.settings.offers_max_age / 2;
+        if let Some(snapshot) = ctx.market.snapshot(name) {
+            let age = now.saturating_sub(snapshot.at);
+            if age < refresh {
+                return Ok(Wake::After(refresh - age, "offers grow old"));
+            }
+        }
+        let query = OfferQuery::default();
+        let offers = account
+            .provider
+            .offers(&query)
+            .await
+            .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+        ctx.market.put(name, now, offers);
+        ctx.wake_waiting_jobs();
+        Ok(Wake::After(refresh, "offers grow old"))
+    }
+}
+
+impl Reconciler for MarketReader {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+        Box::pin(self.read(&key.name))
+    }
+}

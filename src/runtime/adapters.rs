@@ -1,0 +1,112 @@
+//! The ports of production: real rental markets and real object stores.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tradewind_api::provider::ProviderKind;
+use tradewind_checkpoints::{Location, S3Store, Store, StoreCredentials};
+use tradewind_core::{Clock, SecretString};
+use tradewind_providers::GpuProvider;
+use tradewind_providers::http::{CallObserver, RateGate, Url};
+use tradewind_providers::vast::{self, Vast, VastConfig};
+
+use crate::accounts::OpenAccount;
+use crate::storage::OpenStore;
+use crate::telemetry::{Metrics, chain, metrics};
+
+/// Builds the real adapters.
+pub struct Markets {
+    clock: Arc<dyn Clock>,
+    urls: BTreeMap<String, Url>,
+    /// Vast.ai limits by address, so all accounts share one gate.
+    vast_gate: Arc<RateGate>,
+}
+
+impl Markets {
+    /// `urls` replaces the market's own address for the Providers of these names: whoever is there gets the account's key, so it is
+    /// for demo and tests. Without `rate_limits` calls go out as fast as they come, which the real markets answer with bans.
+    pub fn new(clock: Arc<dyn Clock>, urls: BTreeMap<String, Url>, rate_limits: bool) -> Self {
+        let limits = if rate_limits { vast::limits() } else { Vec::new() };
+        let vast_gate = Arc::new(RateGate::new(&limits, Arc::clone(&clock)));
+        Self { clock, urls, vast_gate }
+    }
+}
+
+/// Calls to providers end in the metrics of this process.
+struct Observed(&'static Metrics);
+
+impl CallObserver for Observed {
+    fn call_ended(&self, call: &tradewind_providers::http::ObservedCall) {
+        self.0.call_ended(call);
+    }
+}
+
+impl OpenAccount for Markets {
+    fn open(&self, name: &str, kind: ProviderKind, key: &SecretString) -> Result<Arc<dyn GpuProvider>, String> {
+        match kind {
+            ProviderKind::Vast => {
+                let mut config = VastConfig::new(name, key.clone(), &self.clock);
+                config.gate = Arc::clone(&self.vast_gate);
+                config.observer = Arc::new(Observed(metrics()));
+                if let Some(url) = self.urls.get(name) {
+                    config.base_url = url.clone();
+                }
+                let vast = Vast::new(config, Arc::clone(&self.clock)).map_err(|error| chain(&error))?;
+                Ok(Arc::new(vast))
+            }
+        }
+    }
+}
+
+/// Opens real buckets.
+pub struct Buckets {
+    clock: Arc<dyn Clock>,
+    allow_http: bool,
+}
+
+impl Buckets {
+    /// Without `allow_http` an endpoint must speak https, since tickets and checkpoints travel there.
+    pub fn new(clock: Arc<dyn Clock>, allow_http: bool) -> Self {
+        Self { clock, allow_http }
+    }
+}
+
+impl OpenStore for Buckets {
+    fn open(&self, location: &Location, credentials: &StoreCredentials) -> Result<Arc<dyn Store>, String> {
+        if !self.allow_http && credentials.endpoint().is_some_and(|endpoint| endpoint.starts_with("http://")) {
+            return Err("the store's endpoint must begin with https:// (the operator was started without --allow-http-stores)".to_owned());
+        }
+        let store = S3Store::open(location, credentials, Arc::clone(&self.clock)).map_err(|error| chain(&error))?;
+        Ok(Arc::new(store))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_core::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn plain_http_needs_the_operators_consent() {
+        // An error says that a provider is installed already, which is as good.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let location: Location = "s3://bucket/x/".parse().unwrap();
+        let keys = StoreCredentials::new("id", "key").with_endpoint("http://127.0.0.1:9").unwrap();
+        let open = |allow| Buckets::new(Arc::new(SystemClock::default()), allow).open(&location, &keys).map(drop);
+        assert!(open(false).unwrap_err().contains("--allow-http-stores"));
+        assert_eq!(open(true), Ok(()));
+    }
+
+    #[test]
+    fn a_base_url_with_a_path_or_password_is_no_market() {
+        let open = |url: &str| {
+            let urls = [("p".to_owned(), Url::parse(url).unwrap())].into();
+            let markets = Markets::new(Arc::new(SystemClock::default()), urls, true);
+            markets.open("p", ProviderKind::Vast, &SecretString::from("k".to_owned())).map(drop)
+        };
+        assert_eq!(open("http://127.0.0.1:9"), Ok(()));
+        let refused = open("http://user:hunter2@127.0.0.1:9").unwrap_err();
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+}

@@ -1,0 +1,64 @@
+//! Everything that can be set, with its default. Filled by the binary from flags and environment, by tests directly.
+
+use std::time::Duration;
+
+use tradewind_core::InstallId;
+
+/// Settings of one operator.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which install this is.
+    pub install: InstallId,
+    /// Namespace of the operator: credentials Secrets and the election's Lease live here.
+    pub namespace: String,
+    /// Name of the virtual Node.
+    pub node_name: String,
+    /// How often each account is listed.
+    pub account_poll: Duration,
+    /// How often the account's health (identity, credit) is asked.
+    pub account_health: Duration,
+    /// How old offers may be when a job is placed.
+    pub offers_max_age: Duration,
+    /// How often an agent's report is read while its machine lives.
+    pub report_poll: Duration,
+    /// How often progress, checkpoints and cost are written into statuses at most.
+    pub status_interval: Duration,
+    /// Silence of an agent after which its machine is given up.
+    pub agent_silent_after: Duration,
+    /// For how long a refused offer is left out.
+    pub refusal_memory: Duration,
+    /// How old an asset without a RentedMachine must be before the sweeper ends it.
+    pub orphan_age: Duration,
+    /// The sweeper only reports what it would end.
+    pub sweep_report_only: bool,
+    /// Lifetime of signed URLs.
+    pub ticket_lifetime: Duration,
+    /// Time that a machine has from the rent call to its first report, at least; image size and bandwidth add to it.
+    pub start_deadline: Duration,
+    /// How often agents poll and report, if not the agent's own defaults (demo and tests).
+    pub agent_poll: Option<Duration>,
+}
+
+impl Settings {
+    /// The defaults for production, for the install of this id.
+    pub fn new(install: InstallId, namespace: impl Into<String>) -> Self {
+        let node_name = format!("tradewind-{install}");
+        Self {
+            install,
+            namespace: namespace.into(),
+            node_name,
+            account_poll: Duration::from_secs(10),
+            account_health: Duration::from_secs(60),
+            offers_max_age: Duration::from_secs(60),
+            report_poll: Duration::from_secs(5),
+            status_interval: Duration::from_secs(30),
+            agent_silent_after: Duration::from_secs(600),
+            refusal_memory: Duration::from_secs(900),
+            orphan_age: Duration::from_secs(180),
+            sweep_report_only: false,
+            ticket_lifetime: Duration::from_secs(24 * 3600),
+            start_deadline: Duration::from_secs(900),
+            agent_poll: None,
+        }
+    }
+}
