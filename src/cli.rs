@@ -237,7 +237,9 @@ mod tests {
     #[test]
     fn a_market_address_needs_its_provider() {
         assert_eq!(named_url("vast=http://127.0.0.1:1").unwrap().0, "vast");
-        assert!(named_url("http://127.0.0.1:1").is_err() && named_url("=http://x").is_err() && named_url("a=b").is_err());
+        assert!(
+            named_url("http://127.0.0.1:1").is_err() && named_url("=http://x").is_err() && named_url("a=b").is_err()
+        );
         assert!(dns_label("tradewind").is_ok() && dns_label("Trade_wind").is_err() && dns_label("-a").is_err());
     }
 }

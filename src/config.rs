@@ -89,10 +89,9 @@ impl Config {
             Some(location) => {
                 let keys = match mailbox_args.mailbox_secret {
                     Some(secret) => MailboxKeys::Secret(secret),
-                    None => MailboxKeys::Given(
-                        StoreCredentials::from_entries(environment)
-                            .context("--mailbox needs keys: name a Secret by --mailbox-secret or set them in the environment")?,
-                    ),
+                    None => MailboxKeys::Given(StoreCredentials::from_entries(environment).context(
+                        "--mailbox needs keys: name a Secret by --mailbox-secret or set them in the environment",
+                    )?),
                 };
                 let (endpoint, region) = (mailbox_args.mailbox_endpoint, mailbox_args.mailbox_region);
                 let config = MailboxConfig { location, keys, endpoint, region };
@@ -104,7 +103,10 @@ impl Config {
         if mailbox.is_none() && mailbox_args.agent.is_some() {
             bail!("--agent is of no use without --mailbox, from where machines would fetch it");
         }
-        ensure!(args.times.ticket_lifetime <= Duration::from_hours(7 * 24), "--ticket-lifetime must be at most 7 days: no store signs for longer");
+        ensure!(
+            args.times.ticket_lifetime <= Duration::from_hours(7 * 24),
+            "--ticket-lifetime must be at most 7 days: no store signs for longer"
+        );
         ensure!(args.times.lease_duration >= Duration::from_secs(3), "--lease-duration must be at least 3s");
         let lease = args.times.lease_duration;
         let terms = Terms { duration: lease, renew_within: lease * 2 / 3, retry: lease * 2 / 15 };
@@ -159,7 +161,9 @@ mod tests {
     fn parse(flags: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Config> {
         let words = ["tradewind-operator", "run"].iter().chain(flags);
         let Command::Run(args) = Cli::try_parse_from(words)?.command else { panic!("not run") };
-        Config::with_environment(*args, |name| environment.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_bytes().to_vec()))
+        Config::with_environment(*args, |name| {
+            environment.iter().find(|(n, _)| *n == name).map(|(_, v)| v.as_bytes().to_vec())
+        })
     }
 
     const KEYS: &[(&str, &str)] = &[("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"), ("AWS_SECRET_ACCESS_KEY", "hunter2hunter2")];
@@ -176,7 +180,8 @@ mod tests {
 
     #[test]
     fn the_mailbox_takes_its_keys_from_a_secret_or_the_environment() {
-        let flags = ["--mailbox", "s3://tradewind/mail/", "--mailbox-endpoint", "http://127.0.0.1:9000", "--agent", "a"];
+        let flags =
+            ["--mailbox", "s3://tradewind/mail/", "--mailbox-endpoint", "http://127.0.0.1:9000", "--agent", "a"];
         let config = parse(&flags, KEYS).unwrap().mailbox.unwrap();
         let MailboxKeys::Given(keys) = &config.keys else { panic!("from the environment") };
         assert_eq!(config.complete(keys.clone()).unwrap().endpoint(), Some("http://127.0.0.1:9000"));

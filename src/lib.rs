@@ -11,3 +11,4 @@ pub mod market;
 pub mod runtime;
 pub mod settings;
 pub mod storage;
+pub mod telemetry;

@@ -46,14 +46,27 @@ async fn refusal(kubectl: &Kubectl, object: &Value) -> String {
 async fn defaults_are_there_from_the_first_read() {
     let Some((plane, namespace)) = plane("defaults").await else { return };
     let kubectl = plane.kubectl();
-    kubectl.apply(&job(&namespace, "bare", json!({"checkpoint": {
+    kubectl
+        .apply(
+            &job(
+                &namespace,
+                "bare",
+                json!({"checkpoint": {
         "path": "ckpt", "pattern": "step-{step}.npz", "to": "s3://bucket/prefix/", "secretRef": {"name": "s3"}
-    }, "gpu": {}})).to_string()).await.unwrap();
+    }, "gpu": {}}),
+            )
+            .to_string(),
+        )
+        .await
+        .unwrap();
     let read = kubectl.get_json(["tj", "bare", "-n", &namespace]).await.unwrap();
     let spec = &read["spec"];
     assert_eq!(spec["workers"], 1);
     assert_eq!(spec["gpu"], json!({"count": 1, "models": []}));
-    assert_eq!(spec["placement"], json!({"inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": []}));
+    assert_eq!(
+        spec["placement"],
+        json!({"inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": []})
+    );
     assert_eq!((&spec["checkpoint"]["interval"], &spec["checkpoint"]["keep"]), (&json!("15m"), &json!(3)));
     assert_eq!(spec["failurePolicy"], json!({"maxRestarts": 3}));
     assert_eq!(read["status"]["observedGeneration"], -1);
@@ -80,31 +93,85 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
     let table = [
         (json!({"wrokers": 2}), r#"strict decoding error: unknown field "spec.wrokers""#),
         (json!({"placement": {"zone": "a"}}), r#"strict decoding error: unknown field "spec.placement.zone""#),
-        (json!({"workers": "two"}), r#"spec.workers: Invalid value: "string": spec.workers in body must be of type integer: "string""#),
-        (json!({"workers": 0}), "spec.workers: Invalid value: 0: spec.workers in body should be greater than or equal to 1"),
-        (json!({"budget": {"total": "-1"}}), r#"spec.budget.total: Invalid value: "-1": must be dollars such as "10.00""#),
-        (json!({"budget": {"perHour": "$2"}}), r#"spec.budget.perHour: Invalid value: "$2": must be dollars such as "10.00""#),
-        (json!({"budget": {"total": "1.00", "perHour": "2.00"}}), "spec.budget.perHour: Invalid value: budget.perHour must not be more than budget.total"),
-        (checkpoint("interval", json!("5 minutes")), r#"spec.checkpoint.interval: Invalid value: "5 minutes": must be a time span such as 15m or 1h30m"#),
+        (
+            json!({"workers": "two"}),
+            r#"spec.workers: Invalid value: "string": spec.workers in body must be of type integer: "string""#,
+        ),
+        (
+            json!({"workers": 0}),
+            "spec.workers: Invalid value: 0: spec.workers in body should be greater than or equal to 1",
+        ),
+        (
+            json!({"budget": {"total": "-1"}}),
+            r#"spec.budget.total: Invalid value: "-1": must be dollars such as "10.00""#,
+        ),
+        (
+            json!({"budget": {"perHour": "$2"}}),
+            r#"spec.budget.perHour: Invalid value: "$2": must be dollars such as "10.00""#,
+        ),
+        (
+            json!({"budget": {"total": "1.00", "perHour": "2.00"}}),
+            "spec.budget.perHour: Invalid value: budget.perHour must not be more than budget.total",
+        ),
+        (
+            checkpoint("interval", json!("5 minutes")),
+            r#"spec.checkpoint.interval: Invalid value: "5 minutes": must be a time span such as 15m or 1h30m"#,
+        ),
         (checkpoint("interval", json!("0s")), "spec.checkpoint.interval: Invalid value: must be longer than zero"),
-        (checkpoint("to", json!("gs://bucket")), r#"spec.checkpoint.to: Invalid value: "gs://bucket": must be a bucket and a prefix of letters, digits and ._=/- such as s3://bucket/prefix/"#),
-        (checkpoint("pattern", json!("a/b")), r#"spec.checkpoint.pattern: Invalid value: "a/b": must be a name without / such as step-{step}.npz or *-state; the directory goes into path"#),
-        (only("providers", json!(["vast"])), "spec.placement.providers: Invalid value: placement.providers names where to rent, but placement.inCluster is Only: remove one of the two"),
-        (only("capacity", json!("Spot")), "spec.placement.capacity: Invalid value: placement.capacity is about rented machines, but placement.inCluster is Only: remove one of the two"),
-        (only("regions", json!(["NO"])), "spec.placement.regions: Invalid value: placement.regions names where to rent, but placement.inCluster is Only: remove one of the two"),
-        (json!({"placement": {"inCluster": "Maybe"}}), r#"spec.placement.inCluster: Unsupported value: "Maybe": supported values: "Prefer", "Only", "Never""#),
-        (json!({"placement": {"burstAfter": "soon"}}), r#"spec.placement.burstAfter: Invalid value: "soon": must be a time span such as 15m or 1h30m"#),
-        (json!({"placement": {"minReliability": "98%"}}), r#"spec.placement.minReliability: Invalid value: "98%": must be a number from 0 to 1 such as "0.98""#),
-        (json!({"gpu": {"minMemory": "20 GB"}}), r#"spec.gpu.minMemory: Invalid value: "20 GB": must be a size such as 20Gi"#),
-        (json!({"work": {"hours": "long"}}), r#"spec.work.hours: Invalid value: "long": must be a decimal number such as "1.5""#),
-        (json!({"template": {"spec": {"containers": []}}}), "spec.template.spec.containers: Invalid value: 0: spec.template.spec.containers in body should have at least 1 items"),
+        (
+            checkpoint("to", json!("gs://bucket")),
+            r#"spec.checkpoint.to: Invalid value: "gs://bucket": must be a bucket and a prefix of letters, digits and ._=/- such as s3://bucket/prefix/"#,
+        ),
+        (
+            checkpoint("pattern", json!("a/b")),
+            r#"spec.checkpoint.pattern: Invalid value: "a/b": must be a name without / such as step-{step}.npz or *-state; the directory goes into path"#,
+        ),
+        (
+            only("providers", json!(["vast"])),
+            "spec.placement.providers: Invalid value: placement.providers names where to rent, but placement.inCluster is Only: remove one of the two",
+        ),
+        (
+            only("capacity", json!("Spot")),
+            "spec.placement.capacity: Invalid value: placement.capacity is about rented machines, but placement.inCluster is Only: remove one of the two",
+        ),
+        (
+            only("regions", json!(["NO"])),
+            "spec.placement.regions: Invalid value: placement.regions names where to rent, but placement.inCluster is Only: remove one of the two",
+        ),
+        (
+            json!({"placement": {"inCluster": "Maybe"}}),
+            r#"spec.placement.inCluster: Unsupported value: "Maybe": supported values: "Prefer", "Only", "Never""#,
+        ),
+        (
+            json!({"placement": {"burstAfter": "soon"}}),
+            r#"spec.placement.burstAfter: Invalid value: "soon": must be a time span such as 15m or 1h30m"#,
+        ),
+        (
+            json!({"placement": {"minReliability": "98%"}}),
+            r#"spec.placement.minReliability: Invalid value: "98%": must be a number from 0 to 1 such as "0.98""#,
+        ),
+        (
+            json!({"gpu": {"minMemory": "20 GB"}}),
+            r#"spec.gpu.minMemory: Invalid value: "20 GB": must be a size such as 20Gi"#,
+        ),
+        (
+            json!({"work": {"hours": "long"}}),
+            r#"spec.work.hours: Invalid value: "long": must be a decimal number such as "1.5""#,
+        ),
+        (
+            json!({"template": {"spec": {"containers": []}}}),
+            "spec.template.spec.containers: Invalid value: 0: spec.template.spec.containers in body should have at least 1 items",
+        ),
     ];
     for (spec, expected) in table {
         let said = refusal(plane.kubectl(), &job(&namespace, "wrong", spec.clone())).await;
         assert!(said.contains(expected), "{spec} was refused with\n{said}\nwithout\n{expected}");
     }
     let said = refusal(plane.kubectl(), &job(&namespace, &"n".repeat(53), json!({}))).await;
-    assert!(said.contains("metadata.name: Invalid value: must have at most 52 characters, since Pods are named after it"), "{said}");
+    assert!(
+        said.contains("metadata.name: Invalid value: must have at most 52 characters, since Pods are named after it"),
+        "{said}"
+    );
     plane.kubectl().apply(&job(&namespace, &"n".repeat(52), json!({})).to_string()).await.unwrap();
 
     let spec = |limit: &str| json!({"kind": "Vast", "credentialsSecretRef": {"name": "v"}, "limits": {"perHour": limit, "perDay": "9"}});
@@ -112,7 +179,8 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
     assert!(said.contains(r#"spec.limits.perHour: Invalid value: "-1": must be dollars such as "10.00""#), "{said}");
     let said = refusal(plane.kubectl(), &provider(&"p".repeat(64), spec("1"))).await;
     assert!(said.contains("metadata.name: Invalid value: must have at most 63 characters"), "{said}");
-    let said = refusal(plane.kubectl(), &provider("p", json!({"kind": "Vast", "credentialsSecretRef": {"name": "v"}}))).await;
+    let said =
+        refusal(plane.kubectl(), &provider("p", json!({"kind": "Vast", "credentialsSecretRef": {"name": "v"}}))).await;
     assert!(said.contains("spec.limits: Required value"), "an account without limits: {said}");
 }
 
@@ -147,7 +215,10 @@ async fn lists_show_columns_and_fields_are_explained() {
         "cost": {"summary": "$0.21", "settled": "0.10", "total": "0.21", "perHour": "0.40", "settledMachines": []}
     }});
     let patch = status.to_string();
-    kubectl.run(["patch", "tj", "shown", "-n", &namespace, "--subresource=status", "--type=merge", "-p", &patch]).await.unwrap();
+    kubectl
+        .run(["patch", "tj", "shown", "-n", &namespace, "--subresource=status", "--type=merge", "-p", &patch])
+        .await
+        .unwrap();
     let columns = |text: &str| text.lines().next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
     let list = kubectl.run(["get", "tj", "-n", &namespace]).await.unwrap();
     assert_eq!(columns(&list), "NAME PHASE WORKERS WHERE GPU STEP CKPT COST AGE");

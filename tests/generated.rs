@@ -11,7 +11,10 @@ fn crds_are_up_to_date() {
         .filter(|(name, text)| std::fs::read_to_string(directory.join(name)).ok().as_deref() != Some(text))
         .map(|(name, _)| *name)
         .collect();
-    assert!(stale.is_empty(), "{stale:?} in crds/ differ from crates/api: run 'cargo run --bin tradewind-operator -- crds'");
+    assert!(
+        stale.is_empty(),
+        "{stale:?} in crds/ differ from crates/api: run 'cargo run --bin tradewind-operator -- crds'"
+    );
     for entry in std::fs::read_dir(&directory).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(expected.iter().any(|(known, _)| *known == name), "crds/{name} belongs to no kind: remove it");

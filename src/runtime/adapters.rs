@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tradewind_api::provider::ProviderKind;
-use tradewind_checkpoints::{Location, S3Store, Store, StoreCredentials};
+use tradewind_checkpoints::{Location, S3Stores, Store, StoreCredentials, StoreError, Stores};
 use tradewind_core::{Clock, SecretString};
 use tradewind_providers::GpuProvider;
 use tradewind_providers::http::{CallObserver, RateGate, Url};
 use tradewind_providers::vast::{self, Vast, VastConfig};
 
 use crate::accounts::OpenAccount;
-use crate::storage::OpenStore;
 use crate::telemetry::{Metrics, chain, metrics};
 
 /// Builds the real adapters.
@@ -60,24 +59,26 @@ impl OpenAccount for Markets {
 
 /// Opens real buckets.
 pub struct Buckets {
-    clock: Arc<dyn Clock>,
+    inner: S3Stores,
     allow_http: bool,
 }
 
 impl Buckets {
     /// Without `allow_http` an endpoint must speak https, since tickets and checkpoints travel there.
     pub fn new(clock: Arc<dyn Clock>, allow_http: bool) -> Self {
-        Self { clock, allow_http }
+        Self { inner: S3Stores::new(clock), allow_http }
     }
 }
 
-impl OpenStore for Buckets {
-    fn open(&self, location: &Location, credentials: &StoreCredentials) -> Result<Arc<dyn Store>, String> {
+impl Stores for Buckets {
+    fn open(&self, location: &Location, credentials: &StoreCredentials) -> Result<Arc<dyn Store>, StoreError> {
         if !self.allow_http && credentials.endpoint().is_some_and(|endpoint| endpoint.starts_with("http://")) {
-            return Err("the store's endpoint must begin with https:// (the operator was started without --allow-http-stores)".to_owned());
+            let problem =
+                "the endpoint must begin with https:// (the operator was started without --allow-http-stores)"
+                    .to_owned();
+            return Err(StoreError::Malformed { key: location.to_string(), problem });
         }
-        let store = S3Store::open(location, credentials, Arc::clone(&self.clock)).map_err(|error| chain(&error))?;
-        Ok(Arc::new(store))
+        self.inner.open(location, credentials)
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
         let location: Location = "s3://bucket/x/".parse().unwrap();
         let keys = StoreCredentials::new("id", "key").with_endpoint("http://127.0.0.1:9").unwrap();
         let open = |allow| Buckets::new(Arc::new(SystemClock::default()), allow).open(&location, &keys).map(drop);
-        assert!(open(false).unwrap_err().contains("--allow-http-stores"));
+        assert!(open(false).unwrap_err().to_string().contains("--allow-http-stores"));
         assert_eq!(open(true), Ok(()));
     }
 

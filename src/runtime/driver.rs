@@ -141,16 +141,185 @@ async fn one(reconciler: Arc<dyn Reconciler>, work: Work) -> Result<Wake, Failur
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let (controller, key) = work;
     let id = COUNT.fetch_add(1, Ordering::Relaxed);
-    let span = tracing::info_span!("reconcile", controller, object.namespace = key.namespace, object.name = key.name, reconcile.id = id);
+    let span = tracing::info_span!(
+        "reconcile",
+        controller,
+        object.namespace = key.namespace,
+        object.name = key.name,
+        reconcile.id = id
+    );
     async {
         let result = reconciler.reconcile(&key).await;
         match &result {
             Ok(wake) => tracing::trace!(?wake, "Reconciled"),
-            Err(failure) if failure.benign => tracing::debug!(reason = failure.reason, error = failure.message, "Reconcile will be repeated"),
-            Err(failure) => tracing::warn!(reason = failure.reason, error = failure.message, "Reconcile failed, will be repeated"),
+            Err(failure) if failure.benign => {
+                tracing::debug!(reason = failure.reason, error = failure.message, "Reconcile will be repeated")
+            }
+            Err(failure) => {
+                tracing::warn!(reason = failure.reason, error = failure.message, "Reconcile failed, will be repeated")
+            }
         }
         result
     }
     .instrument(span)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::future::BoxFuture;
+    use tokio::sync::Semaphore;
+    use tradewind_cluster::{Key, Memory};
+    use tradewind_core::{InstallId, SystemClock};
+
+    use super::*;
+    use crate::accounts::Accounts;
+    use crate::context::Caches;
+    use crate::market::Market;
+    use crate::runtime::adapters::{Buckets, Markets};
+    use crate::settings::Settings;
+
+    /// Notes who comes and goes, and holds everybody until a permit is there.
+    struct Toy {
+        doors: Semaphore,
+        inside: Mutex<Vec<String>>,
+        most_inside: AtomicUsize,
+        seen: Mutex<Vec<String>>,
+    }
+
+    impl Toy {
+        fn new(permits: usize) -> Arc<Self> {
+            let doors = Semaphore::new(permits);
+            Arc::new(Self { doors, inside: Mutex::default(), most_inside: AtomicUsize::new(0), seen: Mutex::default() })
+        }
+
+        fn seen(&self) -> usize {
+            self.seen.lock().unwrap().len()
+        }
+    }
+
+    impl Reconciler for Arc<Toy> {
+        fn name(&self) -> &'static str {
+            "toy"
+        }
+
+        fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+            Box::pin(async move {
+                {
+                    let mut inside = self.inside.lock().unwrap();
+                    assert!(!inside.contains(&key.name), "{key} is worked on twice at once");
+                    inside.push(key.name.clone());
+                    self.most_inside.fetch_max(inside.len(), Ordering::Relaxed);
+                }
+                let door = self.doors.acquire().await.unwrap();
+                tokio::task::yield_now().await;
+                drop(door);
+                self.inside.lock().unwrap().retain(|name| *name != key.name);
+                self.seen.lock().unwrap().push(key.name.clone());
+                match key.name.as_str() {
+                    "panics" => panic!("as asked"),
+                    "fails" => Err(Failure::new("Toy", "as asked")),
+                    "again" => Ok(Wake::After(Duration::from_millis(1), "as asked")),
+                    _ => Ok(Wake::OnChange),
+                }
+            })
+        }
+    }
+
+    fn world(toy: &Arc<Toy>, at_once: usize) -> (Arc<Inbox>, Driver, Arc<Context>) {
+        // An error says that a provider is installed already, which is as good.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let ctx = Arc::new(Context {
+            cluster: Arc::new(Memory::new(Arc::clone(&clock))),
+            clock: Arc::clone(&clock),
+            caches: Caches::default(),
+            accounts: Accounts::default(),
+            open_account: Arc::new(Markets::new(Arc::clone(&clock), std::collections::BTreeMap::new(), true)),
+            market: Market::default(),
+            mailbox: None,
+            stores: Arc::new(Buckets::new(Arc::clone(&clock), false)),
+            catalogues: crate::storage::OpenCatalogues::default(),
+            agent: None,
+            settings: Settings::new(InstallId::derive("uid", "release"), "tradewind-system"),
+            told: Mutex::default(),
+            machines: crate::controllers::rented_machine::Memory::default(),
+            asked: Mutex::default(),
+        });
+        let inbox = Arc::new(Inbox::new(clock));
+        let driver = Driver::new(Arc::clone(&ctx), Arc::clone(&inbox), vec![Arc::new(Arc::clone(toy))], at_once);
+        (inbox, driver, ctx)
+    }
+
+    fn key(name: &str) -> Work {
+        ("toy", Key::cluster(name))
+    }
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        for _ in 0..2_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("waited 10 s for {what}");
+    }
+
+    #[tokio::test]
+    async fn keys_are_worked_on_side_by_side_within_the_bound_and_never_twice_at_once() {
+        let toy = Toy::new(0);
+        let (inbox, driver, ctx) = world(&toy, 3);
+        let stop = CancellationToken::new();
+        let checks = async {
+            inbox.ask((0..5).map(|n| key(&n.to_string())));
+            until("three to be inside", || toy.inside.lock().unwrap().len() == 3).await;
+            // Asked for by a controller while it runs: once more afterwards, not beside.
+            ctx.ask("toy", Key::cluster("0"));
+            inbox.ask([key("0")]);
+            toy.doors.add_permits(10);
+            until("five and one again", || toy.seen() == 6).await;
+            stop.cancel();
+        };
+        let (drained, ()) = tokio::join!(driver.run(&stop, Duration::from_secs(5)), checks);
+        assert_eq!(drained, Drained::Quietly);
+        assert_eq!(toy.most_inside.load(Ordering::Relaxed), 3);
+        assert_eq!(toy.seen.lock().unwrap().iter().filter(|name| *name == "0").count(), 2);
+    }
+
+    #[tokio::test]
+    async fn failures_panics_and_wishes_come_back_and_stop_nobody_else() {
+        let toy = Toy::new(4);
+        let (inbox, driver, _) = world(&toy, 4);
+        let stop = CancellationToken::new();
+        let checks = async {
+            inbox.ask(["panics", "fails", "again", "fine"].map(key));
+            let count = |name: &str| toy.seen.lock().unwrap().iter().filter(|seen| *seen == name).count();
+            until("each of three to come back", || ["panics", "fails", "again"].iter().all(|n| count(n) >= 2)).await;
+            assert_eq!(count("fine"), 1);
+            stop.cancel();
+        };
+        tokio::join!(driver.run(&stop, Duration::from_secs(5)), checks);
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_what_runs_but_not_for_ever() {
+        for (permits, expected) in [(1, Drained::Quietly), (0, Drained::CutOff(1))] {
+            let toy = Toy::new(0);
+            let (inbox, driver, _) = world(&toy, 1);
+            let stop = CancellationToken::new();
+            let checks = async {
+                inbox.ask([key("a"), key("b")]);
+                until("one to be inside", || toy.inside.lock().unwrap().len() == 1).await;
+                stop.cancel();
+                toy.doors.add_permits(permits);
+            };
+            let limit = Duration::from_millis(if permits == 0 { 50 } else { 5_000 });
+            let (drained, ()) = tokio::join!(driver.run(&stop, limit), checks);
+            assert_eq!(drained, expected);
+            assert_eq!(toy.seen(), permits, "nothing new is begun after the stop");
+        }
+    }
 }

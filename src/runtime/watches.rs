@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use tokio::task::JoinSet;
-use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
+use tradewind_api::{RentedMachine, names};
 use tradewind_cluster::cache::Event;
 use tradewind_cluster::watch::{Watch, events};
 use tradewind_cluster::{Key, Object, Typed};
@@ -206,7 +206,10 @@ mod tests {
             Arc::new(pod)
         };
         let jobs = |work: BTreeSet<Work>| -> Vec<String> {
-            work.into_iter().filter(|(c, _)| *c == crate::controllers::training_job::NAME).map(|(_, k)| k.name).collect()
+            work.into_iter()
+                .filter(|(c, _)| *c == crate::controllers::training_job::NAME)
+                .map(|(_, k)| k.name)
+                .collect()
         };
         assert_eq!(jobs(feed(&cache, Event::Set(labelled("a", 1)))), ["a"]);
         assert_eq!(jobs(feed(&cache, Event::Set(labelled("b", 2)))), ["a", "b"]);

@@ -21,11 +21,15 @@ pub enum LogFormat {
 /// # Errors
 /// A sentence if the filter cannot be read, or if the process logs already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| format!("the log filter {filter:?} cannot be read: {error}"))?;
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| format!("the log filter {filter:?} cannot be read: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
         LogFormat::Text => {
-            let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+            let lines = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal());
             registry.with(lines).try_init()
         }
         LogFormat::Json => {

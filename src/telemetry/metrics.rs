@@ -6,9 +6,11 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 use tradewind_api::rented_machine::MachinePhase;
-use tradewind_core::Clock;
 use tradewind_providers::http::{CallObserver, CallOutcome, ObservedCall};
 
 use super::spend::Spend;
@@ -45,17 +47,70 @@ impl Metrics {
     fn new() -> Self {
         let registry = Registry::new();
         let metrics = Self {
-            reconcile_duration: put(&registry, histogram("reconcile_duration_seconds", "Time of one reconcile", &["controller", "outcome"])),
-            reconcile_errors: put(&registry, counter("reconcile_errors_total", "Reconciles that will be tried again", &["controller", "reason"])),
-            api_duration: put(&registry, histogram("api_request_duration_seconds", "Time of one request to the API server, watches aside", &["verb", "resource", "outcome"])),
-            provider_duration: put(&registry, histogram("provider_call_duration_seconds", "Time of one try of a call to a provider", &["provider", "operation", "outcome"])),
-            provider_errors: put(&registry, counter("provider_errors_total", "Calls to a provider without a usable answer", &["provider", "operation", "kind"])),
+            reconcile_duration: put(
+                &registry,
+                histogram("reconcile_duration_seconds", "Time of one reconcile", &["controller", "outcome"]),
+            ),
+            reconcile_errors: put(
+                &registry,
+                counter("reconcile_errors_total", "Reconciles that will be tried again", &["controller", "reason"]),
+            ),
+            api_duration: put(
+                &registry,
+                histogram(
+                    "api_request_duration_seconds",
+                    "Time of one request to the API server, watches aside",
+                    &["verb", "resource", "outcome"],
+                ),
+            ),
+            provider_duration: put(
+                &registry,
+                histogram(
+                    "provider_call_duration_seconds",
+                    "Time of one try of a call to a provider",
+                    &["provider", "operation", "outcome"],
+                ),
+            ),
+            provider_errors: put(
+                &registry,
+                counter(
+                    "provider_errors_total",
+                    "Calls to a provider without a usable answer",
+                    &["provider", "operation", "kind"],
+                ),
+            ),
             machines: put(&registry, gauge("machines", "RentedMachines", &["provider", "phase"])),
-            orders_unknown: put(&registry, gauge("orders_unknown", "RentedMachines with an order of unknown outcome", &["provider"])),
-            orphans: put(&registry, counter("orphans_total", "Machines of this install that no RentedMachine claims", &["provider", "action"])),
-            spend: put(&registry, known(CounterVec::new(opts("estimated_spend_usd_total", "Dollars spent on rented machines, by our own reckoning"), &["provider"]))),
-            offers_age: put(&registry, known(GaugeVec::new(opts("offers_age_seconds", "Age of the newest offers"), &["provider"]))),
-            commit_duration: put(&registry, histogram("checkpoint_commit_duration_seconds", "Time to verify and commit one offered checkpoint", &["outcome"])),
+            orders_unknown: put(
+                &registry,
+                gauge("orders_unknown", "RentedMachines with an order of unknown outcome", &["provider"]),
+            ),
+            orphans: put(
+                &registry,
+                counter(
+                    "orphans_total",
+                    "Machines of this install that no RentedMachine claims",
+                    &["provider", "action"],
+                ),
+            ),
+            spend: put(
+                &registry,
+                known(CounterVec::new(
+                    opts("estimated_spend_usd_total", "Dollars spent on rented machines, by our own reckoning"),
+                    &["provider"],
+                )),
+            ),
+            offers_age: put(
+                &registry,
+                known(GaugeVec::new(opts("offers_age_seconds", "Age of the newest offers"), &["provider"])),
+            ),
+            commit_duration: put(
+                &registry,
+                histogram(
+                    "checkpoint_commit_duration_seconds",
+                    "Time to verify and commit one offered checkpoint",
+                    &["outcome"],
+                ),
+            ),
             leader: put(&registry, known(IntGauge::with_opts(opts("leader", "1 while this replica leads")))),
             seen: Spend::default(),
             registry,
@@ -77,7 +132,9 @@ impl Metrics {
 
     /// One request to the API server has ended.
     pub fn api_called(&self, call: tradewind_cluster::kube_client::Called) {
-        self.api_duration.with_label_values(&[call.verb, call.resource, call.outcome]).observe(call.elapsed.as_secs_f64());
+        self.api_duration
+            .with_label_values(&[call.verb, call.resource, call.outcome])
+            .observe(call.elapsed.as_secs_f64());
     }
 
     /// A machine that nobody claims was found; `action` is what was done: `terminated` or `reported`.
@@ -162,7 +219,9 @@ impl Metrics {
 impl CallObserver for Metrics {
     fn call_ended(&self, call: &ObservedCall) {
         let outcome = call.outcome.as_str();
-        self.provider_duration.with_label_values(&[call.provider, call.operation, outcome]).observe(call.elapsed.as_secs_f64());
+        self.provider_duration
+            .with_label_values(&[call.provider, call.operation, outcome])
+            .observe(call.elapsed.as_secs_f64());
         if call.outcome != CallOutcome::Ok {
             self.provider_errors.with_label_values(&[call.provider, call.operation, outcome]).inc();
         }
@@ -224,7 +283,12 @@ mod tests {
         metrics.reconcile_failed("training_job", "ApiUnknown");
         metrics.orphan("vast", "terminated");
         metrics.checkpoint_commit("committed", Duration::from_millis(70));
-        metrics.call_ended(&ObservedCall { provider: "vast", operation: "rent", outcome: CallOutcome::NoAnswer, elapsed: Duration::ZERO });
+        metrics.call_ended(&ObservedCall {
+            provider: "vast",
+            operation: "rent",
+            outcome: CallOutcome::NoAnswer,
+            elapsed: Duration::ZERO,
+        });
         let text = metrics.render(None);
         for line in [
             r#"tradewind_reconcile_duration_seconds_count{controller="training_job",outcome="ok"} 1"#,

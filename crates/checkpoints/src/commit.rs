@@ -60,7 +60,9 @@ impl Catalogue {
             Ok(new) => new,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let mut looks = std::pin::pin!(stream::iter(new).map(|chunk| self.look_at(chunk)).buffered(PARALLEL));
+        // Futures made before they are streamed: a closure over borrowed chunks would not be `Send` for every lifetime.
+        let looks: Vec<_> = new.into_iter().map(|chunk| self.look_at(chunk)).collect();
+        let mut looks = std::pin::pin!(stream::iter(looks).buffered(PARALLEL));
         while let Some(look) = looks.next().await {
             if let Err(refusal) = look? {
                 return Ok(Err(refusal));

@@ -279,8 +279,9 @@ pub trait Cluster: Send + Sync {
     /// Replaces the status. Needs the resourceVersion; spec is ignored, and for custom resources metadata too. Generation stays.
     fn replace_status<'a>(&'a self, kind: &'static Kind, object: Arc<dyn Object>) -> Answer<'a, Arc<dyn Object>>;
 
-    /// Merges into the status. Guard it by uid (wrong: `Refused` 422) and, where the new value follows from one read, by resourceVersion
-    /// (stale: `Conflict`). A patch that changes nothing keeps the resourceVersion. Any Pod phase is accepted: the latch is ours.
+    /// Merges into the status. A stale resourceVersion is `Conflict`, a wrong uid `Refused` 422, **but of custom resources the server
+    /// ignores the uid here**: guard those by resourceVersion, which a recreated object never shares. A patch that changes
+    /// nothing keeps the resourceVersion. Any Pod phase is accepted: the latch is ours.
     fn patch_status<'a>(
         &'a self,
         kind: &'static Kind,

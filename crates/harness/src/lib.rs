@@ -15,6 +15,7 @@ pub mod proxy;
 mod run_dir;
 mod s3;
 pub mod sim;
+pub mod stack;
 mod wait;
 
 pub use error::Error;
@@ -25,6 +26,7 @@ pub use proxy::{Proxy, ProxyOptions};
 pub use run_dir::RunDir;
 pub use s3::S3;
 pub use sim::{Sim, SimOptions};
+pub use stack::{Stack, StackOptions};
 pub use wait::eventually;
 
 /// Result of everything here.

@@ -34,6 +34,11 @@ impl S3 {
 
     /// Starts it with its files in `directory`; every byte between it and its clients goes to `s3.recording` there.
     pub async fn start(tools: &Tools, directory: &Path) -> Result<Self> {
+        Self::start_with(tools, directory, true).await
+    }
+
+    /// As [`S3::start`], with or without the recording.
+    pub async fn start_with(tools: &Tools, directory: &Path, record: bool) -> Result<Self> {
         let (buckets, meta) = (directory.join("buckets"), directory.join("metadata-of-s3"));
         for path in [&buckets, &meta] {
             fs::create_dir_all(path).map_err(Error::io(format!("making {}", path.display())))?;
@@ -58,7 +63,7 @@ impl S3 {
             Ok((server, url))
         })
         .await?;
-        let options = ProxyOptions { record: Some(directory.join("s3.recording")), one_write_per_key: true };
+        let options = ProxyOptions { record: record.then(|| directory.join("s3.recording")), one_write_per_key: true };
         Ok(Self { proxy: Proxy::start(&upstream, options)?, server, access_key, secret_key, buckets })
     }
 

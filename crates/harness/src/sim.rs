@@ -142,6 +142,11 @@ impl Sim {
             .ok_or_else(|| Error::Missing(format!("The simulator's market has no account {name}.")))
     }
 
+    /// All accounts, by name.
+    pub fn providers(&self) -> &BTreeMap<String, SimProvider> {
+        &self.ready.providers
+    }
+
     /// Where the machines live.
     pub fn state(&self) -> &Path {
         &self.ready.state

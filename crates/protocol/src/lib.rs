@@ -4,6 +4,7 @@
 //! written once. Every document carries [`VERSION`]; the operator speaks this version and the one before.
 //! Whatever arrives is checked by `validate` before anybody looks at it: the other side may be old, broken or hostile.
 
+pub mod bootstrap;
 mod check;
 pub mod control;
 mod document;

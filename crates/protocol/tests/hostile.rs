@@ -1,4 +1,5 @@
 //! Documents from machines that are old, broken or hostile: decoding never panics, and what it lets through is safe to use.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::collections::BTreeMap;
 
@@ -132,24 +133,31 @@ fn entry() -> LogEntry {
     LogEntry::Checkpoint { manifest: manifest(), at: Timestamp::UNIX_EPOCH }
 }
 
-/// Every document as JSON, with the way to read it.
-fn documents() -> Vec<(&'static str, Value, fn(&[u8]) -> Result<Value, String>)> {
-    fn plain<T: serde::Serialize>(read: Result<T, tradewind_protocol::Invalid>) -> Result<Value, String> {
-        read.map(|document| serde_json::to_value(document).unwrap()).map_err(|invalid| invalid.to_string())
-    }
-    let value = |document: &dyn Fn() -> Value| document();
-    vec![
-        ("report", value(&|| serde_json::to_value(report()).unwrap()), |b| plain(Report::decode(b, MACHINE))),
-        ("control", value(&|| serde_json::to_value(control()).unwrap()), |b| plain(Control::decode(b))),
-        ("start", value(&|| serde_json::to_value(start()).unwrap()), |b| plain(Start::decode(b, MACHINE, "boot-1"))),
-        ("slots", value(&|| serde_json::to_value(slots()).unwrap()), |b| plain(SlotBatch::decode(b, MACHINE))),
-        ("log entry", value(&|| serde_json::to_value(entry()).unwrap()), |b| plain(LogEntry::decode(b))),
+/// A document as JSON, with the way to read it.
+struct Sample {
+    name: &'static str,
+    value: Value,
+    decode: fn(&[u8]) -> Result<Value, String>,
+}
+
+fn plain<T: serde::Serialize>(read: Result<T, tradewind_protocol::Invalid>) -> Result<Value, String> {
+    read.map(|document| json!(document)).map_err(|invalid| invalid.to_string())
+}
+
+fn documents() -> [Sample; 5] {
+    let sample = |name, value, decode| Sample { name, value, decode };
+    [
+        sample("report", json!(report()), |b| plain(Report::decode(b, MACHINE))),
+        sample("control", json!(control()), |b| plain(Control::decode(b))),
+        sample("start", json!(start()), |b| plain(Start::decode(b, MACHINE, "boot-1"))),
+        sample("slots", json!(slots()), |b| plain(SlotBatch::decode(b, MACHINE))),
+        sample("log entry", json!(entry()), |b| plain(LogEntry::decode(b))),
     ]
 }
 
 #[test]
 fn good_documents_survive_a_round_trip() {
-    for (name, value, decode) in documents() {
+    for Sample { name, value, decode } in documents() {
         let read = decode(&serde_json::to_vec(&value).unwrap()).unwrap_or_else(|invalid| panic!("{name}: {invalid}"));
         assert_eq!(read, value, "{name}");
     }
@@ -210,7 +218,7 @@ fn bombs_are_refused() {
         b"\xff\xfe",
         &vec![b' '; Start::MAX_BYTES + 1],
     ] {
-        for (name, _, decode) in documents() {
+        for Sample { name, decode, .. } in documents() {
             assert!(decode(bytes).is_err(), "{name}");
         }
     }
@@ -380,7 +388,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        for (_, _, decode) in documents() {
+        for Sample { decode, .. } in documents() {
             prop_assert!(decode(&bytes).is_err());
         }
     }
@@ -388,7 +396,7 @@ proptest! {
     #[test]
     fn random_json_never_panics(value in any_value()) {
         let bytes = serde_json::to_vec(&value).unwrap();
-        for (_, _, decode) in documents() {
+        for Sample { decode, .. } in documents() {
             prop_assert!(decode(&bytes).is_err());
         }
     }
@@ -396,7 +404,7 @@ proptest! {
     /// One value anywhere in a good document is replaced: what is still let through encodes and decodes to itself.
     #[test]
     fn changed_documents_never_panic(place in 0_usize..200, new in any_value(), cut in 0_usize..3000) {
-        for (name, mut value, decode) in documents() {
+        for Sample { name, mut value, decode } in documents() {
             replace(&mut value, &mut place.clone(), &new);
             let mut bytes = serde_json::to_vec(&value).unwrap();
             if let Ok(read) = decode(&bytes) {

@@ -24,7 +24,7 @@ use tradewind_sim::market::{Market, OfferChange};
 
 fn market() -> Value {
     support::market(json!([
-        {"id": 1001, "gpu_name": "RTX 4090", "dph_base": 0.40, "min_bid": 0.20, "verification": "verified", "hosting_type": 1, "geolocation": "Norway, NO", "sim": {"boot": 0.3, "stock": 4, "lag": 0.5}},
+        {"id": 1001, "gpu_name": "RTX 4090", "dph_base": 0.40, "min_bid": 0.20, "verification": "verified", "hosting_type": 1, "geolocation": "Norway, NO", "sim": {"boot": 0.3, "stock": 4}},
         {"id": 1002, "gpu_name": "A100 SXM4", "num_gpus": 2, "gpu_ram": 81559, "dph_base": 1.83, "min_bid": 1.5, "verification": "unverified", "geolocation": ", US", "cpu_cores": 96, "cpu_cores_effective": 31.5},
         {"id": 1003, "gpu_name": "RTX 3090", "dph_base": 0.22, "min_bid": 0.30, "disk_space": 31.4, "storage_cost": 0.2, "inet_down_cost": 0.0031},
         {"id": 1004, "gpu_name": "H100 SXM", "external": true},

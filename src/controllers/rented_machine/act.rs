@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus};
 use tradewind_api::{Provider, Reason, RentedMachine, names};
 use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Selector, StatusPatch, Strategy};
 use tradewind_core::{Money, OrderKey};
-use tradewind_protocol::bootstrap;
+use tradewind_protocol::bootstrap::{self, variables};
 use tradewind_providers::{Refusal, RentOutcome, RentRequest, SecretEnv};
 
 use super::decide::{Observed, Step, became_ours};
@@ -51,15 +52,15 @@ impl Done {
 
 impl Acting<'_> {
     /// Carries out a step.
-    pub async fn carry_out(&self, step: &Step, memory: &mut MachineMemory) -> Result<Done, Failure> {
+    pub fn carry_out<'s>(&'s self, step: &'s Step, memory: &'s mut MachineMemory) -> BoxFuture<'s, Result<Done, Failure>> {
         match step {
-            Step::Rest => Ok(Done::default()),
-            Step::AddFinalizer => self.add_finalizer().await,
-            Step::PrepareMailbox => self.prepare(memory).await,
-            Step::Order { offer, number } => self.order(*offer, *number).await,
-            Step::End(ids) => self.end(ids, memory).await,
-            Step::DeleteSelf => self.delete_self().await,
-            Step::Release => self.release().await,
+            Step::Rest => Box::pin(async { Ok(Done::default()) }),
+            Step::AddFinalizer => Box::pin(self.add_finalizer()),
+            Step::PrepareMailbox => Box::pin(self.prepare(memory)),
+            Step::Order { offer, number } => Box::pin(self.order(*offer, *number)),
+            Step::End(ids) => Box::pin(self.end(ids, memory)),
+            Step::DeleteSelf => Box::pin(self.delete_self()),
+            Step::Release => Box::pin(self.release()),
         }
     }
 
@@ -67,9 +68,12 @@ impl Acting<'_> {
         Key::of_meta(&self.machine.metadata)
     }
 
-    async fn finalizers(&self, change: impl FnOnce(&mut Vec<String>)) -> Result<(), Failure> {
+    async fn set_finalizer(&self, wanted: bool) -> Result<(), Failure> {
         let mut finalizers = self.machine.metadata.finalizers.clone().unwrap_or_default();
-        change(&mut finalizers);
+        finalizers.retain(|f| f != names::MACHINE_FINALIZER);
+        if wanted {
+            finalizers.push(names::MACHINE_FINALIZER.to_owned());
+        }
         let patch = MetadataPatch { finalizers: Some(finalizers), ..MetadataPatch::default() };
         let guard = Guard::exact(self.machine);
         let written = self.ctx.cluster.amend::<RentedMachine>(&self.key(), &patch, &guard).await?;
@@ -78,7 +82,7 @@ impl Acting<'_> {
     }
 
     async fn add_finalizer(&self) -> Result<Done, Failure> {
-        self.finalizers(|f| f.push(names::MACHINE_FINALIZER.to_owned())).await?;
+        self.set_finalizer(true).await?;
         Ok(Done::again())
     }
 
@@ -137,9 +141,9 @@ impl Acting<'_> {
         let control = mailbox.control_ticket(&self.observed.uid, life).await.map_err(unavailable)?;
         let binary = mailbox.agent_ticket(&agent.sha256, life).await.map_err(unavailable)?;
         let mut env = BTreeMap::from([
-            (bootstrap::AGENT_URL.to_owned(), binary.url),
-            (bootstrap::AGENT_SHA256.to_owned(), agent.sha256.clone()),
-            (bootstrap::CONTROL_URL.to_owned(), control.url),
+            (variables::AGENT_URL.to_owned(), binary.url),
+            (variables::AGENT_SHA256.to_owned(), agent.sha256.clone()),
+            (variables::CONTROL_URL.to_owned(), control.url),
         ]);
         if let Some(poll) = ctx.settings.agent_poll {
             let millis = poll.as_millis().to_string();
@@ -154,7 +158,7 @@ impl Acting<'_> {
             image: spec.workload.image.clone(),
             disk_gib: u64::try_from(spec.workload.disk_gib).unwrap_or(0),
             env: SecretEnv(env),
-            bootstrap: bootstrap::line().to_owned(),
+            bootstrap: bootstrap::LINE.to_owned(),
         })
     }
 
@@ -294,7 +298,7 @@ impl Acting<'_> {
         if let Some(mailbox) = &self.ctx.mailbox {
             mailbox.forget(&self.observed.uid).await.map_err(|e| Failure::new("MailboxUnavailable", e.to_string()))?;
         }
-        self.finalizers(|f| f.retain(|f| f != names::MACHINE_FINALIZER)).await?;
+        self.set_finalizer(false).await?;
         Ok(Done { released: true, ..Done::default() })
     }
 }

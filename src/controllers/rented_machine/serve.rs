@@ -3,6 +3,7 @@
 //! Everything here may be repeated. What fails is told in the status and tried again at the next look; it never stands in the way of
 //! ending the machine.
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::rented_machine::MachineCheckpoint;
@@ -232,7 +233,8 @@ impl Serving<'_> {
         if control.start_boot.as_deref() == Some(report.boot.as_str()) {
             return Ok(());
         }
-        match start::make(self, report).await? {
+        let made: BoxFuture<'_, _> = Box::pin(start::make(self, report));
+        match made.await? {
             Ok(()) => {}
             Err(FenceRefused::HigherAttempt { newest }) => {
                 tracing::info!(attempt = self.attempt, newest, "Not starting an attempt that is fenced off");
@@ -287,7 +289,8 @@ impl Serving<'_> {
             return Ok(());
         }
         let catalogue = self.catalogue(settings).await?;
-        let outcome = catalogue.commit(self.uid, self.attempt, &offer.manifest).await.map_err(|e| e.to_string())?;
+        let committed: BoxFuture<'_, _> = Box::pin(catalogue.commit(self.uid, self.attempt, &offer.manifest));
+        let outcome = committed.await.map_err(|e| e.to_string())?;
         match outcome {
             CommitOutcome::Committed { seq } => {
                 let manifest = &offer.manifest;
@@ -319,9 +322,11 @@ impl Serving<'_> {
         let keep = Keep {
             newest: usize::try_from(settings.keep).unwrap_or(1).max(1),
             pinned: std::collections::BTreeSet::from([newest]),
+            ended: false,
             max_changes: 64,
         };
-        if let Err(error) = catalogue.collect(&keep).await {
+        let collected: BoxFuture<'_, _> = Box::pin(catalogue.collect(&keep));
+        if let Err(error) = collected.await {
             tracing::info!(%error, "Retention will be tried again");
         }
     }

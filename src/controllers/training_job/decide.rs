@@ -256,7 +256,7 @@ fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
     let machine = newest(o, attempt).filter(|m| lives(m));
-    let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| a == attempt.to_string()));
+    let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {
         r.follow(machine);
         if over_budget(valid, &r.status, machine) {
@@ -386,7 +386,7 @@ pub fn wants_plan(o: &Observed) -> bool {
     if newest(o, attempt).is_some_and(|m| lives(m)) {
         return false;
     }
-    let Some(pod) = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| a == attempt.to_string())) else {
+    let Some(pod) = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string())) else {
         return false;
     };
     let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");

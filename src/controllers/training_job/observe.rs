@@ -107,9 +107,9 @@ async fn storage(ctx: &Context, job: &TrainingJob, valid: &Valid, memory: &mut J
     if !memory.storage_fine {
         if let Err(failure) = probe(catalogue.store(), ctx.clock.entropy()).await {
             let reason = match &failure {
-                ProbeFailure::NotFoundBucket { .. } => Reason::BucketNotFound,
+                ProbeFailure::BucketNotFound { .. } => Reason::BucketNotFound,
                 ProbeFailure::Denied { .. } => Reason::BucketDenied,
-                ProbeFailure::Unavailable { .. } => Reason::StorageUnavailable,
+                ProbeFailure::NoAnswer { .. } => Reason::StorageUnavailable,
                 _ => Reason::StorageUnsuitable,
             };
             return refused(reason, format!("{}: {failure}; it is tried again", checkpoint.to));

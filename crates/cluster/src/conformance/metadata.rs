@@ -18,10 +18,14 @@ pub(super) const CASES: &[Case] = &[
     case!("create", "Create gives uid, version and birth, and drops what the caller left of them", create),
     case!("create-twice", "A second create of a name is AlreadyExists and changes nothing", create_twice),
     case!("no-namespace", "Create in a namespace that does not exist is NotFound", create_without_namespace),
-    case!("absent", "Every verb on an absent object is NotFound; a replace with a uid is Conflict", absent),
+    case!("absent", "Every verb on an absent object is NotFound, whatever its uid", absent),
     case!("list", "List selects by namespace and by label equalities, ordered by key", list),
     case!("replace", "Replace needs the newest version, raises generation with spec only, ignores status", replace),
-    case!("replace-same", "A replace or patch without a change keeps the resourceVersion", same),
+    case!(
+        "replace-same",
+        "A write without a change keeps the resourceVersion, but for the first after a custom resource's create",
+        same
+    ),
     case!(
         "patch-metadata",
         "A metadata patch sets and removes, and is guarded by uid (422) and version (409)",
@@ -29,7 +33,11 @@ pub(super) const CASES: &[Case] = &[
     ),
     case!("dry-run", "A strict dry run names what is wrong and changes nothing", dry_run),
     case!("secret", "A Secret's data comes back through get", secret),
-    case!("lease", "A Lease has one winner per version; release is an empty holder with one second", lease),
+    case!(
+        "lease",
+        "A Lease has one winner per version, also when it is gone; release is an empty holder with one second",
+        lease
+    ),
     case!("event", "An Event can be created and counts repeats through replace", event),
     case!("access", "An access review answers without an error", access),
 ];
@@ -84,8 +92,8 @@ async fn absent(stage: &Stage<'_>) -> Verdict {
     fails!(cluster.write(provider.clone()).await, ClusterError::NotFound, "replace");
     fails!(cluster.write_status(provider.clone()).await, ClusterError::NotFound, "replace_status");
     provider.metadata.uid = Some(stranger());
-    fails!(cluster.write(provider.clone()).await, ClusterError::Conflict, "replace with a uid");
-    fails!(cluster.write_status(provider).await, ClusterError::Conflict, "replace_status with a uid");
+    fails!(cluster.write(provider.clone()).await, ClusterError::NotFound, "replace with a uid");
+    fails!(cluster.write_status(provider).await, ClusterError::NotFound, "replace_status with a uid");
     Ok(())
 }
 
@@ -139,7 +147,9 @@ async fn replace(stage: &Stage<'_>) -> Verdict {
 
 async fn same(stage: &Stage<'_>) -> Verdict {
     let cluster = stage.cluster;
-    let provider = stage.add_provider().await?;
+    let fresh = stage.add_provider().await?;
+    let provider = cluster.write(Provider::clone(&fresh)).await?;
+    ensure!(version(&*provider) != version(&*fresh), "the defaults of the status were stored with the create");
     let again = cluster.write(Provider::clone(&provider)).await?;
     ensure!(version(&*again) == version(&*provider), "replace without a change");
     let again = cluster.write_status(Provider::clone(&provider)).await?;
@@ -247,6 +257,9 @@ async fn lease(stage: &Stage<'_>) -> Verdict {
     let metadata = named(&stage.namespace, "a");
     let free = stage.cluster.add(Lease { metadata, spec: Some(spec("", 1)) }).await?;
     ensure!(free.metadata.generation.is_none(), "a Lease has a generation");
+    let mut gone = Lease::clone(&free);
+    gone.metadata.name = Some("gone".to_owned());
+    fails!(stage.cluster.write(gone).await, ClusterError::Conflict, "a Lease that is gone");
     let taken = Lease { spec: Some(spec("one", 15)), ..Lease::clone(&free) };
     let held = stage.cluster.write(taken).await?;
     let late = Lease { spec: Some(spec("two", 15)), ..Lease::clone(&free) };

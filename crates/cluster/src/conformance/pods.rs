@@ -81,6 +81,10 @@ async fn tolerations(stage: &Stage<'_>) -> Verdict {
     for toleration in changed.spec.iter_mut().flat_map(|spec| spec.tolerations.iter_mut().flatten()) {
         toleration.toleration_seconds = None;
     }
+    let mut bare = Pod::clone(&pod);
+    bare.spec.get_or_insert_default().tolerations = None;
+    let bare = stage.cluster.write(bare).await?;
+    ensure!(version(&*bare) == version(&*pod), "the defaults were not put back: {:?}", bare.spec);
     let changed = stage.cluster.write(changed).await?;
     let spec = changed.spec.clone().unwrap_or_default();
     let unlimited = spec.tolerations.iter().flatten().filter(|toleration| toleration.toleration_seconds.is_none());
@@ -97,7 +101,14 @@ async fn tolerations(stage: &Stage<'_>) -> Verdict {
 }
 
 async fn pod_spec(stage: &Stage<'_>) -> Verdict {
-    let pod = stage.add_pod("a").await?;
+    let mut pod = stage.pod("a");
+    let tolerant = Toleration {
+        key: Some("tradewind.dev/x".to_owned()),
+        operator: Some("Exists".to_owned()),
+        ..Toleration::default()
+    };
+    pod.spec.get_or_insert_default().tolerations = Some(vec![tolerant]);
+    let pod = stage.cluster.add(pod).await?;
     let mut moved = Pod::clone(&pod);
     moved.spec.get_or_insert_default().node_name = Some(NODE.to_owned());
     fails!(stage.cluster.write(moved).await, ClusterError::Refused { code: 422, .. }, "nodeName");

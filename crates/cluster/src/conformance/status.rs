@@ -11,7 +11,7 @@ use crate::port::{ClusterError, Guard, StatusPatch, Strategy};
 pub(super) const CASES: &[Case] = &[
     case!(
         "status-custom",
-        "Replacing a custom resource's status touches nothing else and keeps the generation",
+        "Writing a custom resource's status touches nothing else, keeps the generation; a patch is guarded by version alone",
         custom
     ),
     case!("status-pod", "Replacing a Pod's status ignores its spec but writes its labels", pod),
@@ -59,6 +59,11 @@ async fn custom(stage: &Stage<'_>) -> Verdict {
     let status = third.status.clone().unwrap_or_default();
     ensure!((status.machines, status.observed_generation) == (4, 1), "status {status:?}");
     ensure!(generation(&*third) == 1, "generation {}", generation(&*third));
+    let more = merge(json!({ "machines": 5 }));
+    let stale = cluster.amend_status::<Provider>(&key, &more, &Guard::exact(&*second)).await;
+    fails!(stale, ClusterError::Conflict, "a patch of a stale version");
+    let fourth = cluster.amend_status::<Provider>(&key, &more, &Guard::uid(stranger())).await?;
+    ensure!(fourth.status.as_ref().is_some_and(|status| status.machines == 5), "a uid was looked at after all");
     Ok(())
 }
 

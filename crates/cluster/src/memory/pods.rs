@@ -43,8 +43,8 @@ pub(super) fn prepare(pod: &mut Pod) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// As the admission plug-in DefaultTolerationSeconds does.
-fn add_default_tolerations(spec: &mut PodSpec) {
+/// As the admission plug-in DefaultTolerationSeconds does, with creates and updates.
+pub(super) fn add_default_tolerations(spec: &mut PodSpec) {
     let tolerations = spec.tolerations.get_or_insert_default();
     for taint in [NOT_READY, UNREACHABLE] {
         let tolerates = |toleration: &Toleration| {

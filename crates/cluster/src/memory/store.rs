@@ -1,6 +1,6 @@
 //! Rows, versions and the change log of the twin.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -45,6 +45,8 @@ pub(super) struct State {
     version: u64,
     log: VecDeque<Change>,
     index: u64,
+    /// Custom resources that were not written since their create: the next write changes them in any case.
+    pub(super) unsettled: BTreeSet<(&'static str, Key)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) admission: Admission,
     pub(super) authoriser: Authoriser,
@@ -62,6 +64,7 @@ impl State {
             version: 0,
             log: VecDeque::new(),
             index: 0,
+            unsettled: BTreeSet::new(),
             clock,
             admission: Box::new(|_, _| Ok(())),
             authoriser: Box::new(|_| Review { allowed: true, reason: String::new() }),
@@ -124,6 +127,7 @@ impl State {
         if let Some(table) = self.tables.get_mut(kind.plural) {
             table.rows.remove(key);
         }
+        self.unsettled.remove(&(kind.plural, key.clone()));
         self.version += 1;
         own(&mut last).meta_mut().resource_version = Some(self.version.to_string());
         self.note(kind, Arc::clone(&last), true);

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
@@ -49,11 +51,16 @@ fn check_patch(meta: &ObjectMeta, guard: &Guard) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// The checks of a replace: the uid is a precondition, the resourceVersion is required.
-fn check_replace(old: &ObjectMeta, new: &ObjectMeta) -> Result<(), ClusterError> {
+/// The port itself refuses a replace without a resourceVersion, before it asks any server.
+fn require_version(new: &ObjectMeta) -> Result<(), ClusterError> {
     if new.resource_version.as_deref().unwrap_or_default().is_empty() {
         return Err(invalid("metadata.resourceVersion", "must be specified for an update"));
     }
+    Ok(())
+}
+
+/// The checks of a replace: uid and resourceVersion are preconditions.
+fn check_replace(old: &ObjectMeta, new: &ObjectMeta) -> Result<(), ClusterError> {
     if (new.uid.is_some() && new.uid != old.uid) || new.resource_version != old.resource_version {
         return Err(ClusterError::Conflict);
     }
@@ -77,6 +84,9 @@ impl State {
         let key = self.prepare(kind, own(&mut object))?;
         if self.row(kind, &key).is_ok() {
             return Err(ClusterError::AlreadyExists);
+        }
+        if kind.custom {
+            self.unsettled.insert((kind.plural, key.clone()));
         }
         Ok(self.put(kind, key, object))
     }
@@ -134,20 +144,25 @@ impl State {
         Ok(key)
     }
 
-    /// The stored object that a replace is about. A uid is a precondition, and on an absent object no uid is right.
-    fn replaced(&self, kind: &'static Kind, key: &Key, new: &ObjectMeta) -> Outcome {
-        let absent = if new.uid.is_some() { ClusterError::Conflict } else { ClusterError::NotFound };
-        self.row(kind, key).map_err(|_| absent)
-    }
-
     pub(super) fn replace(&mut self, kind: &'static Kind, mut object: Arc<dyn Object>) -> Outcome {
+        require_version(object.meta())?;
         let key = Key::of(&*object);
-        let old = self.replaced(kind, &key, object.meta())?;
+        let old = match self.row(kind, &key) {
+            // The server creates these by a replace, where no uid stands in the way.
+            Err(ClusterError::NotFound) if kind == Lease::KIND || kind == Event::KIND => {
+                let has_uid = object.meta().uid.is_some();
+                return if has_uid { Err(ClusterError::Conflict) } else { self.create(kind, object) };
+            }
+            old => old?,
+        };
         check_replace(old.meta(), object.meta())?;
         let new = own(&mut object);
         keep_system_fields(new.meta_mut(), old.meta());
         if let Some(status) = &kind.status {
             (status.copy)(new, &*old);
+        }
+        if let Some(spec) = new.any_mut().downcast_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) {
+            pods::add_default_tolerations(spec);
         }
         self.update(kind, &key, &old, object, true)
     }
@@ -173,9 +188,10 @@ impl State {
     }
 
     pub(super) fn replace_status(&mut self, kind: &'static Kind, mut object: Arc<dyn Object>) -> Outcome {
+        require_version(object.meta())?;
         let status = kind.status.as_ref().ok_or(ClusterError::NotFound)?;
         let key = Key::of(&*object);
-        let old = self.replaced(kind, &key, object.meta())?;
+        let old = self.row(kind, &key)?;
         check_replace(old.meta(), object.meta())?;
         if !(kind.same_spec)(&*object, &*old) {
             // Comparing is cheaper than copying, and callers rarely touch the spec.
@@ -211,7 +227,9 @@ impl State {
         let mut object = old.copy();
         let new = own(&mut object);
         (status.set_value)(new, value).map_err(|error| invalid("status", &error.to_string()))?;
-        check_patch(old.meta(), guard)?;
+        // Of a custom resource the server drops the patch's metadata before anybody looks at the uid.
+        let uid = guard.uid.clone().filter(|_| !kind.custom);
+        check_patch(old.meta(), &Guard { uid, resource_version: guard.resource_version.clone() })?;
         self.settle_status(kind, new, &old)?;
         self.update(kind, key, &old, object, false)
     }
@@ -266,7 +284,10 @@ impl State {
             return Ok(self.end(kind, key, object));
         }
         let same_status = kind.status.as_ref().is_none_or(|status| (status.same)(&**old, &*object));
-        if !spec_differs && same_status && before == object.meta() {
+        // The defaults of a status are stored with the first write after the create, whatever it is.
+        let is_settled =
+            !kind.custom || self.unsettled.is_empty() || !self.unsettled.remove(&(kind.plural, key.clone()));
+        if is_settled && !spec_differs && same_status && before == object.meta() {
             return Ok(Arc::clone(old));
         }
         Ok(self.put(kind, key.clone(), object))

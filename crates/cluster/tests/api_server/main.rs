@@ -22,12 +22,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 async fn client() -> Option<kube::Client> {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
     let plane = or_skip(Plane::shared().await)?;
-    let config = kube::Config::from_custom_kubeconfig(
-        kube::config::Kubeconfig::read_from(plane.kubeconfig()).expect("the plane's kubeconfig can be read"),
-        &kube::config::KubeConfigOptions::default(),
-    );
-    let client = tradewind_cluster::kube_client::client(config.await.expect("the plane's kubeconfig is complete"))
-        .expect("a client can be made");
+    let kubeconfig =
+        kube::config::Kubeconfig::read_from(plane.kubeconfig()).expect("the plane's kubeconfig can be read");
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("the kubeconfig is complete");
+    let client = tradewind_cluster::kube_client::client(config).expect("a client can be made");
     INSTALLED.get_or_init(|| install(client.clone())).await;
     Some(client)
 }
@@ -36,9 +35,10 @@ async fn install(client: kube::Client) {
     let api = Api::<CustomResourceDefinition>::all(client);
     for (name, value) in tradewind_api::crd::all() {
         let crd = serde_json::from_value(value).expect("our CRDs are CRDs");
-        let made: CustomResourceDefinition = api.create(&PostParams::default(), &crd).await.expect("the CRD is accepted");
+        let made: CustomResourceDefinition =
+            api.create(&PostParams::default(), &crd).await.expect("the CRD is accepted");
         let name = made.metadata.name.unwrap_or_else(|| name.to_owned());
-        eventually(LIMIT, || async {
+        eventually("the CRD", LIMIT, || async {
             let crd = api.get(&name).await.map_err(|error| error.to_string())?;
             let conditions = crd.status.and_then(|status| status.conditions).unwrap_or_default();
             let is_served = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
@@ -58,8 +58,8 @@ impl Setting for RealSetting {
     fn prepare<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, ()> {
         let api = Api::<ServiceAccount>::namespaced(self.client.clone(), namespace);
         Box::pin(async move {
-            eventually(LIMIT, || async {
-                api.get("default").await.map(drop).map_err(|error| format!("no ServiceAccount in {namespace}: {error}"))
+            eventually("the ServiceAccount", LIMIT, || async {
+                api.get("default").await.map(drop).map_err(|error| format!("none in {namespace}: {error}"))
             })
             .await
             .expect("a namespace gets its ServiceAccount");

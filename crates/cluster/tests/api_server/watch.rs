@@ -27,7 +27,7 @@ async fn a_cache_follows_the_server_within_its_selector() {
     let cache = Arc::new(Mutex::new(Cache::<ConfigMap>::new(&["job"])));
     let told = Arc::new(Mutex::new(Vec::<Key>::new()));
     let sink = told.clone();
-    let what = Watch { labels: Selector::label("watch", "yes"), fields: None };
+    let what = Watch { labels: Selector::label("watch", "yes"), label_present: Some("job"), fields: None };
     let task = tokio::spawn(feed(client.clone(), what, cache.clone(), move |keys| sink.lock().unwrap().extend(keys)));
 
     let seen = || {
@@ -37,10 +37,10 @@ async fn a_cache_follows_the_server_within_its_selector() {
     };
     let until = async |expected: [&[&str]; 2]| {
         let expected = BTreeMap::from([("x", expected[0]), ("y", expected[1])]);
-        eventually(LIMIT, || async {
+        eventually("the cache", LIMIT, || async {
             let seen = seen();
             let same = expected.iter().all(|(job, names)| seen[job] == *names);
-            if same { Ok(()) } else { Err(format!("the cache has {seen:?}, not {expected:?}")) }
+            if same { Ok(()) } else { Err(format!("it has {seen:?}, not {expected:?}")) }
         })
         .await
         .unwrap();

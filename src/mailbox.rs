@@ -1,0 +1,103 @@
+//! The mailbox at start: keys, bucket, and the agent's binary in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tradewind::context::AgentBinary;
+use tradewind_checkpoints::{Mailbox, StoreCredentials, Stores};
+use tradewind_cluster::{Cluster, Key};
+
+use crate::config::{Config, MailboxConfig, MailboxKeys};
+
+/// A mailbox that works, with the agent that machines fetch from it.
+pub struct Open {
+    /// The mailbox.
+    pub mailbox: Mailbox,
+    /// The agent; `None` if the operator was given none.
+    pub agent: Option<AgentBinary>,
+}
+
+/// What is needed to open the mailbox, as often as it takes.
+pub struct Opener {
+    config: MailboxConfig,
+    agent: Option<Bytes>,
+    namespace: String,
+    cluster: Arc<dyn Cluster>,
+    stores: Arc<dyn Stores>,
+}
+
+impl Opener {
+    /// `None` if no mailbox is configured.
+    ///
+    /// # Errors
+    /// If the agent's binary cannot be read.
+    pub fn new(
+        config: &Config,
+        namespace: &str,
+        cluster: Arc<dyn Cluster>,
+        stores: Arc<dyn Stores>,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(mailbox) = config.mailbox.clone() else { return Ok(None) };
+        let read = |path: &std::path::PathBuf| {
+            std::fs::read(path).with_context(|| format!("reading the agent {}", path.display()))
+        };
+        let agent = config.agent.as_ref().map(read).transpose()?.map(Bytes::from);
+        Ok(Some(Self { config: mailbox, agent, namespace: namespace.to_owned(), cluster, stores }))
+    }
+
+    /// Opens the mailbox and puts the agent into it.
+    async fn open(&self) -> anyhow::Result<Open> {
+        let keys = match &self.config.keys {
+            MailboxKeys::Given(keys) => keys.clone(),
+            MailboxKeys::Secret(name) => self.read_keys(name).await?,
+        };
+        let store = self.stores.open(&self.config.location, &self.config.complete(keys)?)?;
+        let mailbox = Mailbox::new(store);
+        let agent = match &self.agent {
+            Some(binary) => {
+                let published =
+                    mailbox.publish_agent(binary.clone()).await.context("putting the agent into the mailbox")?;
+                tracing::info!(sha256 = published.sha256, size_bytes = published.size_bytes, "Agent is in the mailbox");
+                Some(AgentBinary { sha256: published.sha256 })
+            }
+            None => None,
+        };
+        Ok(Open { mailbox, agent })
+    }
+
+    async fn read_keys(&self, name: &str) -> anyhow::Result<StoreCredentials> {
+        let key = Key::namespaced(self.namespace.as_str(), name);
+        let secret = self
+            .cluster
+            .read::<k8s_openapi::api::core::v1::Secret>(&key)
+            .await
+            .with_context(|| format!("reading Secret {key}"))?;
+        let entries = secret.data.clone().unwrap_or_default();
+        StoreCredentials::from_entries(|entry| entries.get(entry).map(|v| v.0.clone()))
+            .with_context(|| format!("Secret {key}"))
+    }
+
+    /// Tries again and again, for at most `limit` if there is one.
+    pub async fn until_open(&self, limit: Option<Duration>) -> Option<Open> {
+        let tries = async {
+            let mut wait = Duration::from_secs(1);
+            loop {
+                match self.open().await {
+                    Ok(open) => return open,
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::warn!(error, location = %self.config.location, "Mailbox cannot be used, trying again");
+                    }
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(15));
+            }
+        };
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, tries).await.ok(),
+            None => Some(tries.await),
+        }
+    }
+}
