@@ -1,7 +1,7 @@
 //! Market files: read strictly, so that a slip is refused before anything starts. Every refusal is one sentence that names the file,
 //! the field and the value.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -168,10 +168,10 @@ fn parse_account(name: &str, at: &At<'_>) -> Result<Account, FileError> {
             .collect::<Result<_, FileError>>()?;
     }
     let offers = at.get("offers").ok_or_else(|| at.bad("must have the field offers"))?;
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for (position, offer) in offers.items()?.iter().enumerate() {
         let parsed = parse_offer(offer, position)?;
-        if seen.insert(parsed.id.clone(), ()).is_some() {
+        if !seen.insert(parsed.id.clone()) {
             return Err(offer.bad(format!("the id {} is used twice", parsed.id)));
         }
         account.offers.push(parsed);

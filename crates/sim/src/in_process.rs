@@ -182,17 +182,6 @@ impl MarketProvider {
             Err(failure) => RentOutcome::Unknown { message: failure.to_string() },
         }
     }
-
-    fn machine(&self, market: &Market, m: &Machine) -> ProviderMachine {
-        ProviderMachine {
-            id: m.id.to_string(),
-            key: m.label.as_deref().and_then(|label| label.parse().ok()),
-            state: state(market, m),
-            capacity: if m.is_spot() { Capacity::Spot } else { Capacity::OnDemand },
-            price_per_hour: Some(Money::from_micros(i64::try_from(m.compute_micros_per_hour()).unwrap_or(i64::MAX))),
-            created_at: market.timestamp(m.created_at).round(jiff::Unit::Millisecond).ok(),
-        }
-    }
 }
 
 impl GpuProvider for MarketProvider {
@@ -225,14 +214,14 @@ impl GpuProvider for MarketProvider {
         Box::pin(self.repeat("describe", id, move |market, now| {
             let number = number("describe", id)?;
             let visible = market.describe(now, &self.account, number).is_some();
-            Ok(market.machine(number).filter(|_| visible).map(|m| self.machine(market, m)))
+            Ok(market.machine(number).filter(|_| visible).map(|m| machine(market, m)))
         }))
     }
 
     fn list_owned(&self) -> BoxFuture<'_, ProviderResult<Vec<ProviderMachine>>> {
         Box::pin(self.repeat("list", &self.account, |market, now| {
             let ids: Vec<u64> = market.list(now, &self.account).iter().map(|m| m.id).collect();
-            Ok(ids.iter().filter_map(|id| market.machine(*id)).map(|m| self.machine(market, m)).collect())
+            Ok(ids.iter().filter_map(|id| market.machine(*id)).map(|m| machine(market, m)).collect())
         }))
     }
 
@@ -296,6 +285,17 @@ fn refusal(error: &RentError) -> RentOutcome {
     RentOutcome::Refused { why, message: error.to_string(), leftover: leftover.map(|id| id.to_string()) }
 }
 
+fn machine(market: &Market, m: &Machine) -> ProviderMachine {
+    ProviderMachine {
+        id: m.id.to_string(),
+        key: m.label.as_deref().and_then(|label| label.parse().ok()),
+        state: state(market, m),
+        capacity: if m.is_spot() { Capacity::Spot } else { Capacity::OnDemand },
+        price_per_hour: Some(Money::from_micros(i64::try_from(m.compute_micros_per_hour()).unwrap_or(i64::MAX))),
+        created_at: market.timestamp(m.created_at).round(jiff::Unit::Millisecond).ok(),
+    }
+}
+
 fn state(market: &Market, m: &Machine) -> MachineState {
     let unknown = |word: &str| MachineState::Unknown { word: word.to_owned() };
     match &m.status_override {
@@ -304,9 +304,8 @@ fn state(market: &Market, m: &Machine) -> MachineState {
         None => {}
     }
     match &m.state {
-        State::Booting { .. } => MachineState::Starting,
+        State::Booting { .. } | State::Restarting { word: "rebooting", .. } => MachineState::Starting,
         State::Running => MachineState::Running,
-        State::Restarting { word: "rebooting", .. } => MachineState::Starting,
         State::Restarting { word, .. } => unknown(word),
         State::Stopped(
             StopCause::Outbid | StopCause::Parked | StopCause::User | StopCause::NoCredit | StopCause::ContractEnd,

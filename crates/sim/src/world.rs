@@ -78,8 +78,10 @@ impl World {
         let mut market = self.market.lock().expect("no holder of the market panics");
         let now = self.clock.now();
         market.advance(now);
+        // What has become due is under way before anybody looks at it: a machine that runs has its ports.
+        let mut pending = self.perform(&mut market);
         let result = what(&mut market, now);
-        let pending = self.perform(&mut market);
+        pending.0.extend(self.perform(&mut market).0);
         drop(market);
         (result, pending)
     }

@@ -116,6 +116,7 @@ impl State {
     pub(super) fn put(&mut self, kind: &'static Kind, key: Key, mut object: Arc<dyn Object>) -> Arc<dyn Object> {
         self.version += 1;
         own(&mut object).meta_mut().resource_version = Some(self.version.to_string());
+        self.settle(kind, &key);
         let table = self.tables.entry(kind.plural).or_insert_with(|| Table { kind, rows: BTreeMap::new() });
         table.rows.insert(key, Arc::clone(&object));
         self.note(kind, Arc::clone(&object), false);
@@ -127,11 +128,17 @@ impl State {
         if let Some(table) = self.tables.get_mut(kind.plural) {
             table.rows.remove(key);
         }
-        self.unsettled.remove(&(kind.plural, key.clone()));
+        self.settle(kind, key);
         self.version += 1;
         own(&mut last).meta_mut().resource_version = Some(self.version.to_string());
         self.note(kind, Arc::clone(&last), true);
         last
+    }
+
+    fn settle(&mut self, kind: &'static Kind, key: &Key) {
+        if kind.custom && !self.unsettled.is_empty() {
+            self.unsettled.remove(&(kind.plural, key.clone()));
+        }
     }
 
     fn note(&mut self, kind: &'static Kind, object: Arc<dyn Object>, gone: bool) {

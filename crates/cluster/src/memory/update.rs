@@ -85,10 +85,11 @@ impl State {
         if self.row(kind, &key).is_ok() {
             return Err(ClusterError::AlreadyExists);
         }
+        let made = self.put(kind, key, object);
         if kind.custom {
-            self.unsettled.insert((kind.plural, key.clone()));
+            self.unsettled.insert((kind.plural, Key::of(&*made)));
         }
-        Ok(self.put(kind, key, object))
+        Ok(made)
     }
 
     pub(super) fn try_create(
@@ -285,8 +286,7 @@ impl State {
         }
         let same_status = kind.status.as_ref().is_none_or(|status| (status.same)(&**old, &*object));
         // The defaults of a status are stored with the first write after the create, whatever it is.
-        let is_settled =
-            !kind.custom || self.unsettled.is_empty() || !self.unsettled.remove(&(kind.plural, key.clone()));
+        let is_settled = !kind.custom || !self.unsettled.contains(&(kind.plural, key.clone()));
         if is_settled && !spec_differs && same_status && before == object.meta() {
             return Ok(Arc::clone(old));
         }

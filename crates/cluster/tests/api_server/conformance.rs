@@ -54,21 +54,3 @@ async fn no_answer_in_time_or_at_all_is_unknown() {
     }
     drop(listener);
 }
-
-#[tokio::test]
-async fn probe() {
-    let Some(client) = client().await else { return };
-    let real = cluster(&client);
-    let port: &dyn Cluster = &real;
-    let p: tradewind_api::Provider = serde_json::from_value(serde_json::json!({
-        "apiVersion": "tradewind.dev/v1alpha1", "kind": "Provider", "metadata": {"name": "probe"},
-        "spec": {"kind": "Vast", "credentialsSecretRef": {"name": "key"}, "limits": {"perHour": "1", "perDay": "10"}},
-    }))
-    .unwrap();
-    let one = port.add(p).await.unwrap();
-    println!("{}", serde_json::to_string_pretty(&*one).unwrap());
-    let two = port.write(tradewind_api::Provider::clone(&one)).await.unwrap();
-    println!("{}", serde_json::to_string_pretty(&*two).unwrap());
-    let three = port.write(tradewind_api::Provider::clone(&two)).await.unwrap();
-    println!("{:?}", three.metadata.resource_version);
-}

@@ -27,7 +27,7 @@ const STRANGER: &str = "00000000-0000-4000-8000-000000000000";
 async fn the_twin_and_the_server_agree() {
     let Some(client) = client().await else { return };
     let real = cluster(&client);
-    for seed in 1..=4 {
+    for seed in seeds() {
         let namespace = format!("differential-{seed}");
         let memory = Memory::new(Arc::new(SystemClock::default()));
         let made = Namespace {
@@ -41,6 +41,14 @@ async fn the_twin_and_the_server_agree() {
         let mut server = Side { cluster: &real, namespace, history: BTreeMap::new() };
         compare(seed, &mut twin, &mut server).await;
     }
+}
+
+/// Four seeds, or `TRADEWIND_SEEDS=first-last` for a longer search or one seed again.
+#[expect(clippy::disallowed_methods, reason = "a test has no config module")]
+fn seeds() -> std::ops::RangeInclusive<u64> {
+    let Ok(text) = std::env::var("TRADEWIND_SEEDS") else { return 1..=4 };
+    let (first, last) = text.split_once('-').unwrap_or((&text, &text));
+    first.parse().expect("TRADEWIND_SEEDS is first-last")..=last.parse().expect("TRADEWIND_SEEDS is first-last")
 }
 
 async fn compare(seed: u64, twin: &mut Side<'_>, server: &mut Side<'_>) {
