@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn lines_of_common_programs_are_read() {
-        let table: &[(&str, Option<(Option<u64>, Option<u64>, Option<&str>)>)] = &[
+        type Expected = Option<(Option<u64>, Option<u64>, Option<&'static str>)>;
+        let table: &[(&str, Expected)] = &[
             ("step 120/300 loss 2.31", Some((Some(120), Some(300), Some("2.31")))),
             ("step=120", Some((Some(120), None, None))),
             ("Step: 7, loss: 1.5e-3", Some((Some(7), None, Some("1.5e-3")))),

@@ -183,13 +183,15 @@ impl S3Store {
 }
 
 /// Words for credentials that do not work, whatever the status.
-const CREDENTIAL_CODES: [&str; 6] = [
+const CREDENTIAL_CODES: [&str; 7] = [
     "AccessDenied",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
     "InvalidToken",
     "AuthorizationHeaderMalformed",
+    // versitygw, with status 404 (tried with 1.7.0).
+    "XAdminUserNotFound",
 ];
 
 /// The text of the error and its causes. The client keeps its typed error to itself; `tests/s3.rs` shows that these texts are still so.
@@ -231,9 +233,11 @@ fn root_cause(error: &object_store::Error) -> String {
     text.split_whitespace().filter(harmless).collect::<Vec<_>>().join(" ").chars().take(200).collect()
 }
 
-/// True if the store says that the object, not the bucket, is not there.
+/// True if the store itself says that the object, and nothing else, is not there. Any other 404 (an unknown account at some servers, a proxy's
+/// page) is a failed read, which must never look like an empty place.
 fn is_absent(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::NotFound { .. }) && s3_code(error).as_deref() != Some("NoSuchBucket")
+    matches!(error, object_store::Error::NotFound { .. })
+        && s3_code(error).is_some_and(|code| matches!(code.as_str(), "NoSuchKey" | "NotFound"))
 }
 
 /// Reads a body up to a bound, whatever length its header claims.
@@ -311,8 +315,9 @@ impl Store for S3Store {
         async move {
             match self.client.head(&self.path(key)?).await {
                 Ok(meta) => self.info(meta).map(Some),
-                // An answer to HEAD has no body, so a missing bucket looks like a missing object; other verbs tell them apart.
-                Err(error) if is_absent(&error) => Ok(None),
+                // An answer to HEAD has no body, so a missing bucket or account looks like a missing object. Callers that conclude
+                // something from it have listed or read before, which tells them apart.
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(self.explain("get", key, &error)),
             }
         }

@@ -33,7 +33,8 @@ pub trait Store: Send + Sync {
     /// lost: use [`put_if_absent_resolved`] wherever that matters.
     fn put_if_absent<'a>(&'a self, key: &'a str, bytes: Bytes) -> Answer<'a, PutOutcome>;
 
-    /// What is known of the object without reading it.
+    /// What is known of the object without reading it. On a real store `None` may also mean a wrong account or bucket, which [`Store::get`] and
+    /// [`Store::list`] tell apart.
     fn head<'a>(&'a self, key: &'a str) -> Answer<'a, Option<ObjectInfo>>;
 
     /// All objects below a prefix (empty, or ending in `/`), sorted by key. Complete or an error: more than `limit` objects are

@@ -16,7 +16,7 @@ use tradewind_providers::{
 };
 
 use crate::faults::{Fault, Faults, When};
-use crate::market::{Machine, Market, Offer, RentError, RentSpec, SimTime, State, StopCause, Workload};
+use crate::market::{Machine, Market, Offer, RentError, RentSpec, SimTime, State, Workload};
 
 const KIND: &str = "vast";
 /// Bytes in a GiB over bytes in a GB.
@@ -307,12 +307,9 @@ fn state(market: &Market, m: &Machine) -> MachineState {
         State::Booting { .. } | State::Restarting { word: "rebooting", .. } => MachineState::Starting,
         State::Running => MachineState::Running,
         State::Restarting { word, .. } => unknown(word),
-        State::Stopped(
-            StopCause::Outbid | StopCause::Parked | StopCause::User | StopCause::NoCredit | StopCause::ContractEnd,
-        ) => MachineState::TakenAway,
         State::BootFailed { message } => MachineState::BootFailed { message: message.clone() },
         State::Offline { since } if market.now().micros_since(*since) < OFFLINE_DOUBT_MICROS => unknown("offline"),
-        State::Offline { .. } => MachineState::TakenAway,
+        State::Stopped(_) | State::Offline { .. } => MachineState::TakenAway,
         State::Ended => unknown("destroyed"),
     }
 }

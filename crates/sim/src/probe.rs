@@ -12,7 +12,7 @@ use tradewind_providers::vast::{Vast, VastConfig};
 use tradewind_providers::{GpuProvider, MachineState, OfferQuery, RentOutcome, RentRequest, SecretEnv};
 
 /// How long to wait for a machine to run or to be gone.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_mins(15);
 const DISK_GIB: u64 = 10;
 
 /// A step of the probe.
@@ -151,7 +151,7 @@ impl Probe {
             offer: offer.clone(),
         };
         self.order = Some(key);
-        let not_after = self.clock.monotonic() + Duration::from_secs(60);
+        let not_after = self.clock.monotonic() + Duration::from_mins(1);
         match self.provider.rent(&request, not_after).await {
             RentOutcome::Rented { id } => {
                 self.rented = Some(id.clone());

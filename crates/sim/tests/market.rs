@@ -1,4 +1,12 @@
 //! The market by itself: money exact to the micro-dollar, states, chance, and the same again for the same seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_lossless,
+    reason = "a test fails where it cannot go on, and measures with its own clock"
+)]
 
 use jiff::Timestamp;
 use proptest::prelude::*;

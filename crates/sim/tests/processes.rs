@@ -1,4 +1,9 @@
 //! What is rented runs: environment, restarts, ends, directories. And nothing of it survives the simulator.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails where it cannot go on, and measures with its own clock"
+)]
 
 mod support;
 

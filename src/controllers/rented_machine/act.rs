@@ -273,15 +273,32 @@ impl Acting<'_> {
                 }
             }
             match account.provider.describe(id).await {
+                // A machine rented a moment ago may still be invisible: its absence counts once it was seen, or could have been.
+                Ok(None) if !self.would_be_visible(&account, id, memory) => {}
                 Ok(None) if is_own => memory.gone_looks += 1,
                 Ok(None) => memory.leftovers_gone.push(id.clone()),
-                Ok(Some(_)) if is_own => memory.gone_looks = 0,
+                Ok(Some(_)) if is_own => {
+                    memory.seen = true;
+                    memory.gone_looks = 0;
+                }
                 Ok(Some(_)) => {}
                 Err(error) => return Err(Failure::new(error.reason(), error.to_string())),
             }
         }
         ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
         Ok(Done { again: true, after: Some(LOOK_AGAIN), released: false })
+    }
+
+    fn would_be_visible(&self, account: &Account, id: &str, memory: &MachineMemory) -> bool {
+        let status = self.machine.status.as_ref();
+        let own = status.and_then(|s| s.machine_id.as_deref()) == Some(id);
+        if own && (memory.seen || status.is_some_and(|s| s.running_since.is_some() || s.boot.is_some())) {
+            return true;
+        }
+        let ordered = status.iter().flat_map(|s| &s.orders).find(|o| o.machine_id.as_deref() == Some(id)).map(|o| o.at.0);
+        let capabilities = account.provider.capabilities();
+        let window = capabilities.rent_limit + capabilities.visibility_window;
+        ordered.is_none_or(|at| at.checked_add(window).is_ok_and(|visible| visible < self.ctx.clock.now()))
     }
 
     async fn delete_self(&self) -> Result<Done, Failure> {

@@ -33,6 +33,8 @@ pub struct MachineMemory {
     pub checkpoint: Option<CheckpointStatus>,
     /// Looks in a row at which the provider knew nothing of the machine, after its end was asked for.
     pub gone_looks: u32,
+    /// The provider has shown the machine at least once: only then does its absence mean anything soon.
+    pub seen: bool,
     /// When the provider first accepted the end.
     pub end_accepted: Option<Timestamp>,
     /// Leftovers that are gone.

@@ -105,8 +105,15 @@ impl RentedMachines {
             return Ok(machine);
         }
         let now = self.ctx.clock.monotonic();
-        let due = memory.status_written.is_none_or(|at| now.saturating_sub(at) >= self.ctx.settings.status_interval);
-        if quiet(&old) == quiet(&status) && !due {
+        let since = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));
+        let patience = if essential(&old) != essential(&status) {
+            Duration::ZERO
+        } else if without_cost(&old) != without_cost(&status) {
+            self.ctx.settings.status_interval
+        } else {
+            self.ctx.settings.status_interval * COST_ALONE
+        };
+        if since < patience {
             return Ok(machine);
         }
         let mut next = (*machine).clone();
@@ -118,17 +125,18 @@ impl RentedMachines {
     }
 }
 
-/// A status without what only grows while nothing happens.
-fn quiet(status: &RentedMachineStatus) -> RentedMachineStatus {
-    let mut quiet = status.clone();
-    quiet.cost = None;
-    quiet.progress = None;
-    quiet.checkpoint = None;
-    quiet.missing_since = None;
-    if quiet.phase == tradewind_api::rented_machine::MachinePhase::Gone {
-        quiet.cost = status.cost;
-    }
-    quiet
+/// Cost that grows while nothing else happens is written so many times more rarely than progress.
+pub const COST_ALONE: u32 = 10;
+
+/// A status without cost that still grows.
+fn without_cost(status: &RentedMachineStatus) -> RentedMachineStatus {
+    let gone = status.phase == tradewind_api::rented_machine::MachinePhase::Gone;
+    RentedMachineStatus { cost: status.cost.filter(|_| gone), ..status.clone() }
+}
+
+/// A status without what changes all the time while the program runs.
+fn essential(status: &RentedMachineStatus) -> RentedMachineStatus {
+    RentedMachineStatus { progress: None, checkpoint: None, missing_since: None, ..without_cost(status) }
 }
 
 impl Reconciler for RentedMachines {

@@ -27,6 +27,9 @@ pub async fn observe(ctx: &Context, machine: &Arc<RentedMachine>, memory: &mut M
     let now = ctx.clock.now();
     let job = job_view(ctx, machine).await?;
     let account = ctx.accounts.get(&spec.provider);
+    if let (Some(id), Some(list)) = (&status.machine_id, account.as_ref().and_then(|a| a.sightings())) {
+        memory.seen |= list.machines.iter().any(|m| m.id == *id);
+    }
     let ending = status.ended.is_some();
     let mut served = None;
     if !status.last_report_read {

@@ -96,7 +96,7 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     }
     Served {
         prepared: memory.control.is_some(),
-        agent: memory.report.as_ref().map(|r| view(r, memory.fenced, ctx.clock.now())),
+        agent: memory.report.as_ref().map(|r| view(r, memory.fenced, memory.heard_at.unwrap_or_else(|| ctx.clock.now()))),
         heard_at: memory.heard_at,
         checkpoint: memory.checkpoint.clone(),
         last_report_read: memory.last_report_read,
@@ -104,7 +104,7 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     }
 }
 
-fn view(report: &Report, fenced: bool, now: Timestamp) -> AgentView {
+fn view(report: &Report, fenced: bool, heard_at: Timestamp) -> AgentView {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     AgentView {
         boot: report.boot.clone(),
@@ -115,7 +115,7 @@ fn view(report: &Report, fenced: bool, now: Timestamp) -> AgentView {
             total: p.total.map(number),
             loss: p.loss.clone(),
             summary: p.total.map_or_else(|| p.step.to_string(), |total| format!("{}/{total}", p.step)),
-            at: Some(Time(now)),
+            at: Some(Time(heard_at)),
         }),
         restored_step: report.restore.as_ref().and_then(|r| r.restored).map(|r| number(r.step)),
         exit: report.exit.clone(),

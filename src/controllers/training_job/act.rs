@@ -23,6 +23,7 @@ pub(super) async fn carry_out(ctx: &Context, observed: &Observed, job: &Training
         Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,
         Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
+        Step::RemovePod(name) => remove_pod(ctx, job, name).await,
         Step::DropMachine(name) => drop_machine(ctx, name).await,
     }
 }
@@ -131,6 +132,16 @@ async fn bind(ctx: &Context, job: &TrainingJob, name: &str, uid: &str, machine: 
         Err(ClusterError::Conflict | ClusterError::NotFound) => {
             Err(Failure::benign("BindLost", "the Pod is bound or going; nothing was spent"))
         }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn remove_pod(ctx: &Context, job: &TrainingJob, name: &str) -> Result<bool, Failure> {
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let key = Key::namespaced(namespace, name);
+    let Some(pod) = ctx.caches.pods.get(&key) else { return Ok(false) };
+    match ctx.cluster.remove::<Pod>(&key, &Removal::guarded(Guard::same(&*pod))).await {
+        Ok(()) | Err(ClusterError::NotFound) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }

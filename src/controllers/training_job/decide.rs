@@ -100,6 +100,8 @@ pub enum Step {
         /// Name of the RentedMachine.
         machine: String,
     },
+    /// Delete a Pod that others have failed while its machine lives.
+    RemovePod(String),
     /// Delete this RentedMachine: the job no longer wants it.
     DropMachine(String),
 }
@@ -128,7 +130,12 @@ pub fn decide(o: &Observed) -> Decision {
     let valid = match &o.valid {
         Ok(valid) => valid,
         Err(refused) => {
+            let alive = r.status.attempt.and_then(|attempt| newest(o, attempt)).filter(|m| lives(m));
             r.not_accepted(refused.reason, &refused.message, false);
+            if let Some(machine) = alive {
+                // What was started under an earlier spec goes on.
+                r.follow(machine);
+            }
             return r.rest(Wake::OnChange);
         }
     };
@@ -167,6 +174,13 @@ pub fn lives(machine: &RentedMachine) -> bool {
     machine.metadata.deletion_timestamp.is_none() && machine.status.as_ref().is_none_or(|s| s.ended.is_none())
 }
 
+/// A machine of this attempt that is going, but of which it is not certain yet that it bought nothing: never rent beside it.
+fn in_the_way(o: &Observed, attempt: i64) -> bool {
+    o.machines.iter().filter(|m| m.spec.attempt == attempt && !lives(m)).any(|m| {
+        m.status.as_ref().is_none_or(|s| s.rented_at.is_some() || (s.phase != MachinePhase::Gone && !s.orders.is_empty()))
+    })
+}
+
 fn finished(o: &Observed, r: Report) -> Decision {
     let step = o
         .machines
@@ -193,9 +207,13 @@ fn ended_machine(o: &Observed, r: &mut Report, valid: &Valid, attempt: i64, mach
     let status = machine.status.as_ref()?;
     let ended = status.ended.as_deref()?;
     r.follow(machine);
-    if status.rented_at.is_none() && status.phase == MachinePhase::Gone {
-        // Nothing was rented: the same attempt is placed again.
-        return None;
+    if status.rented_at.is_none() && status.machine_id.is_none() {
+        // Nothing was rented: the same attempt is placed again, once nothing is left behind.
+        if status.phase == MachinePhase::Gone {
+            return None;
+        }
+        r.phase(JobPhase::Renting, &status.message);
+        return Some(r.clone().rest(Wake::OnChange));
     }
     if !status.last_report_read {
         r.phase(JobPhase::Resuming, "the machine is being ended; its last report is read first");
@@ -222,12 +240,9 @@ fn ended_machine(o: &Observed, r: &mut Report, valid: &Valid, attempt: i64, mach
         }
         _ => {}
     }
-    if ended == Reason::BudgetExhausted.as_str() {
-        r.status.attempt = Some(attempt + 1);
-        return Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange));
-    }
     // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
-    if status.boot.is_some() || ended == Reason::Preempted.as_str() {
+    let ours = conditions::condition(&r.status.conditions, conditions::PLACED).is_some_and(|c| c.reason == Reason::BudgetExhausted.as_str());
+    if !ours && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
         r.status.preemptions += 1;
     }
     r.lost_work(status);
@@ -256,6 +271,10 @@ fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
     let machine = newest(o, attempt).filter(|m| lives(m));
+    if in_the_way(o, attempt) {
+        r.phase(r.status.phase, "the machine is being ended");
+        return r.rest(Wake::OnChange);
+    }
     let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {
         r.follow(machine);
@@ -281,10 +300,12 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         pod_name: pod.metadata.name.clone().unwrap_or_default(),
         pod_uid: uid.clone(),
     };
-    if pod.metadata.deletion_timestamp.is_some() || (pod_phase(pod) == "Failed" && bound == o.node && machine.is_some()) {
+    let lost = pod_phase(pod) == "Failed" && bound == o.node && machine.is_some();
+    if lost || pod.metadata.deletion_timestamp.is_some() {
         let why = if machine.is_some() { "its Pod was lost; it is made again on the same machine" } else { "its Pod is going; it is made again" };
         r.phase(r.status.phase, why);
-        return r.decide(Step::Rest, Wake::OnChange);
+        let step = if pod.metadata.deletion_timestamp.is_some() { Step::Rest } else { Step::RemovePod(claim.pod_name) };
+        return r.decide(step, Wake::OnChange);
     }
     if !bound.is_empty() && bound != o.node {
         return in_cluster(o, r, valid, attempt, pod, machine);
@@ -383,7 +404,7 @@ pub fn wants_plan(o: &Observed) -> bool {
     if status.phase.is_terminal() || valid.rental.is_err() || valid.in_cluster == InCluster::Only {
         return false;
     }
-    if newest(o, attempt).is_some_and(|m| lives(m)) {
+    if newest(o, attempt).is_some_and(|m| lives(m)) || in_the_way(o, attempt) {
         return false;
     }
     let Some(pod) = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string())) else {

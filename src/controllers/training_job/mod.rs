@@ -89,8 +89,15 @@ impl TrainingJobs {
             return Ok(job);
         }
         let now = self.ctx.clock.monotonic();
-        let due = memory.status_written.is_none_or(|at| now.saturating_sub(at) >= self.ctx.settings.status_interval);
-        if *step == Step::Rest && quiet(&old) == quiet(&status) && !due {
+        let since = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));
+        let patience = if *step != Step::Rest || essential(&old) != essential(&status) {
+            Duration::ZERO
+        } else if without_cost(&old) != without_cost(&status) {
+            self.ctx.settings.status_interval
+        } else {
+            self.ctx.settings.status_interval * super::rented_machine::COST_ALONE
+        };
+        if since < patience {
             return Ok(job);
         }
         let mut next = (*job).clone();
@@ -106,14 +113,17 @@ impl TrainingJobs {
     }
 }
 
-/// A status without what only grows while nothing happens.
-fn quiet(status: &TrainingJobStatus) -> TrainingJobStatus {
-    let mut quiet = status.clone();
-    quiet.progress = None;
-    quiet.checkpoint = None;
-    quiet.cost.total = tradewind_core::Money::ZERO;
-    quiet.cost.summary = String::new();
-    quiet
+/// A status without cost that still grows.
+fn without_cost(status: &TrainingJobStatus) -> TrainingJobStatus {
+    let mut rest = status.clone();
+    rest.cost.total = tradewind_core::Money::ZERO;
+    rest.cost.summary = String::new();
+    rest
+}
+
+/// A status without what changes all the time while the program runs.
+fn essential(status: &TrainingJobStatus) -> TrainingJobStatus {
+    TrainingJobStatus { progress: None, checkpoint: None, ..without_cost(status) }
 }
 
 impl Reconciler for TrainingJobs {

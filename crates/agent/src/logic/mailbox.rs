@@ -154,10 +154,13 @@ impl Mailbox {
         }
     }
 
-    /// When something is to be done by itself.
-    pub fn wake(&self) -> Option<Duration> {
-        let poll = (!self.polling).then_some(self.poll_at);
-        let report = (self.writing.is_none() && self.control.is_some()).then_some(self.report_at);
-        poll.into_iter().chain(report).min()
+    /// When the control document is to be looked at.
+    pub fn poll_wake(&self) -> Option<Duration> {
+        (!self.polling).then_some(self.poll_at)
+    }
+
+    /// When the report is to be written.
+    pub fn report_wake(&self) -> Option<Duration> {
+        (self.writing.is_none() && self.control.is_some()).then_some(self.report_at)
     }
 }

@@ -97,6 +97,8 @@ pub struct Logic {
     /// What an earlier boot reported, if it got past `Booted`.
     earlier: Option<Box<Report>>,
     waiting_since: Duration,
+    /// Since when an upload waits for slots.
+    starved_since: Option<Duration>,
 }
 
 impl Logic {
@@ -124,6 +126,7 @@ impl Logic {
             warnings: Vec::new(),
             earlier: None,
             waiting_since: now.monotonic,
+            starved_since: None,
         }
     }
 
@@ -146,7 +149,9 @@ impl Logic {
         };
         let start = self.start_ticket().map(|_| self.start_retry_at);
         let kill = matches!(self.stage, Stage::Running).then(|| self.stop.as_ref().and_then(Stop::wake)).flatten();
-        [stage, start, kill, self.mailbox.wake(), self.slots.wake(), self.saves.wake(), self.log_wake()]
+        let report = self.reports().then(|| self.mailbox.report_wake()).flatten();
+        let poll = self.mailbox.poll_wake();
+        [stage, start, kill, poll, report, self.slots.wake(), self.saves.wake(), self.log_wake()]
             .into_iter()
             .flatten()
             .min()
@@ -249,14 +254,18 @@ impl Logic {
         self.fetch_start(actions);
         self.advance_stage(actions);
         if let Some(origin) = self.origin() {
-            let warning = self.saves.advance(self.now, &origin, &mut self.slots, &self.boot.settings, actions);
-            self.warn(warning);
+            let settings = &self.boot.settings;
+            for warning in self.saves.advance(self.now, &origin, &mut self.slots, settings, actions) {
+                self.warn(Some(warning));
+            }
         }
+        let starved = self.saves.starved(&self.slots);
+        self.starved_since = starved.then(|| self.starved_since.unwrap_or(self.now.monotonic));
         self.finish_if_settled();
         let tickets = self.mailbox.control().map(|control| control.logs.clone()).unwrap_or_default();
         let ending = matches!(self.stage, Stage::Finishing { .. } | Stage::Over);
         self.output.advance(self.now.monotonic, &tickets, &self.boot.settings, ending, actions);
-        if !matches!(self.stage, Stage::Asking { .. }) {
+        if self.reports() {
             let report = self.report();
             let most = self.slots.most();
             let urgent = |sent: &Report, report: &Report| matters(sent, report, most);
@@ -310,7 +319,7 @@ impl Logic {
 
     fn chunk_done(&mut self, save: SaveId, slot: u64, outcome: ChunkOutcome, actions: &mut Vec<Action>) {
         let Some(origin) = self.origin() else { return };
-        let warning = self.saves.chunk_done(self.now.monotonic, save, slot, outcome, &origin, actions);
+        let warning = self.saves.chunk_done(self.now, save, slot, outcome, &origin, actions);
         self.warn(warning);
     }
 
@@ -324,6 +333,11 @@ impl Logic {
         })
     }
 
+    /// Nothing is written over the report of an earlier boot before it was read.
+    fn reports(&self) -> bool {
+        !matches!(self.stage, Stage::Asking { .. })
+    }
+
     /// Polls fast while something waits for the operator, but not for ever: it may be away.
     fn poll_interval(&self) -> Duration {
         let settings = &self.boot.settings;
@@ -332,8 +346,7 @@ impl Logic {
             Stage::Finishing { since, .. } => Some(*since),
             _ => None,
         };
-        let starved = self.saves.starved(&self.slots).then_some(self.now.monotonic);
-        let fast = [since, self.saves.offered_since(), starved]
+        let fast = [since, self.saves.offered_since(), self.starved_since]
             .into_iter()
             .flatten()
             .any(|since| self.now.monotonic.saturating_sub(since) < settings.fast_for);

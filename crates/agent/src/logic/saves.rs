@@ -227,7 +227,7 @@ impl Saves {
         answered
     }
 
-    /// Moves saves on: to the hashing, to the upload, to the offer. A sentence if one cannot be offered.
+    /// Moves saves on: to the hashing, to the upload, to the offer. Sentences about those that cannot be offered.
     pub fn advance(
         &mut self,
         now: Now,
@@ -235,7 +235,8 @@ impl Saves {
         slots: &mut Slots,
         settings: &Settings,
         actions: &mut Vec<Action>,
-    ) -> Option<String> {
+    ) -> Vec<String> {
+        let mut warnings = Vec::new();
         if self.hashing.is_none()
             && let Some(save) = self.linked.take()
         {
@@ -247,18 +248,20 @@ impl Saves {
         {
             actions.push(Action::DropStaging { save: hopeless.save.id });
         }
-        if self.upload.is_none()
-            && let Some((save, files)) = self.hashed.take()
-        {
-            self.upload = Some(Upload::new(save, files, self.parent.as_ref()));
-        }
-        if let Some(upload) = &mut self.upload {
+        loop {
+            if self.upload.is_none()
+                && let Some((save, files)) = self.hashed.take()
+            {
+                self.upload = Some(Upload::new(save, files, self.parent.as_ref()));
+            }
+            let Some(upload) = &mut self.upload else { return warnings };
             upload.advance(now, slots, settings, actions);
+            let Some(upload) = self.upload.take_if(|upload| upload.waiting.is_empty() && upload.sending.is_empty())
+            else {
+                return warnings;
+            };
+            warnings.extend(self.make_offer(now, upload, origin, actions));
         }
-        if let Some(upload) = self.upload.take_if(|upload| upload.waiting.is_empty() && upload.sending.is_empty()) {
-            return self.make_offer(now, upload, origin, actions);
-        }
-        None
     }
 
     /// A sentence if it cannot be offered.
@@ -288,7 +291,7 @@ impl Saves {
     /// A piece was uploaded, or not.
     pub fn chunk_done(
         &mut self,
-        now: Duration,
+        now: Now,
         id: SaveId,
         slot: u64,
         outcome: ChunkOutcome,
@@ -375,7 +378,7 @@ impl Upload {
     }
 
     /// True if it is a step forward.
-    fn chunk_done(&mut self, now: Duration, slot: u64, outcome: &ChunkOutcome, origin: &Origin) -> bool {
+    fn chunk_done(&mut self, now: Now, slot: u64, outcome: &ChunkOutcome, origin: &Origin) -> bool {
         let on_its_way = |sending: &Sending| sending.slot == slot && sending.retry_at.is_none();
         let Some(at) = self.sending.iter().position(on_its_way) else { return false };
         if *outcome == ChunkOutcome::Stored {
@@ -393,14 +396,14 @@ impl Upload {
         // A slot that is taken may hold these very bytes after an answer that was lost, but nothing here can tell: a fresh slot.
         let spent = match outcome {
             ChunkOutcome::Taken => true,
-            ChunkOutcome::Denied => sending.failures >= DENIALS,
+            ChunkOutcome::Denied => sending.failures >= DENIALS || sending.ticket.expires <= now.wall,
             _ => false,
         };
         if spent {
             let piece = self.sending.remove(at).piece;
             self.waiting.push_front(piece);
         } else {
-            sending.retry_at = Some(now + backoff(sending.failures));
+            sending.retry_at = Some(now.monotonic + backoff(sending.failures));
         }
         false
     }

@@ -63,8 +63,10 @@ impl Slots {
 
     /// When [`Slots::advance`] has something to do by itself.
     pub fn wake(&self) -> Option<Duration> {
-        (self.fetching.is_none() && self.listed.iter().any(|(name, _)| !self.known.contains(name)))
-            .then_some(self.retry_at)
+        (self.fetching.is_none()
+            && self.free.len() < MOST_FREE
+            && self.listed.iter().any(|(name, _)| !self.known.contains(name)))
+        .then_some(self.retry_at)
     }
 
     /// Takes in a batch; a sentence if it is not to be believed.

@@ -1,5 +1,10 @@
 //! The agent's binary against a small object store, with shell scripts as programs.
-#![allow(clippy::disallowed_methods, missing_docs, reason = "tests look at real clocks")]
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    reason = "tests look at real clocks and tell by their names what they are"
+)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::format_collect, reason = "a test that cannot go on says where")]
 
 mod store;
 mod world;
@@ -161,7 +166,7 @@ fn a_second_boot_does_not_run_the_program_again() {
     world.wait("the run", |report| report.phase == AgentPhase::Running);
     let count = || Some(world.read("count")).filter(|text| !text.is_empty());
     world.wait_for("the program", count);
-    world.signal(agent, "KILL");
+    world::signal(agent, "KILL");
     world.ended();
     world.agent();
     let report = world.wait("the second boot", |report| report.restarted);
@@ -178,12 +183,12 @@ fn the_end_that_an_earlier_boot_reported_is_not_lost() {
     let mut world = World::new();
     let agent = world.run(World::start_of("exit 7"));
     world.wait("the end", |report| report.phase == AgentPhase::Exited);
-    world.signal(agent, "KILL");
+    world::signal(agent, "KILL");
     world.ended();
     let second = world.agent();
     let report = world.wait("the second boot", |report| report.restarted);
     assert_eq!((report.phase, report.exit.clone().unwrap().code), (AgentPhase::Exited, 7));
-    world.signal(second, "KILL");
+    world::signal(second, "KILL");
     world.ended();
     world.agent();
     let third = world.wait("the third boot", |third| third.boot != report.boot);
@@ -242,7 +247,7 @@ fn a_signal_to_the_agent_stops_the_program_and_ends_the_agent() {
     let mut world = World::new();
     let agent = world.run(World::start_of("trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"));
     world.wait("the program", |report| report.log_segments == 1);
-    world.signal(agent, "TERM");
+    world::signal(agent, "TERM");
     assert_eq!(world.ended(), 143);
     let report = world.report().unwrap();
     assert_eq!((report.phase, report.exit.unwrap().code), (AgentPhase::Exited, 143));
@@ -253,7 +258,7 @@ fn a_program_dies_with_its_agent() {
     let mut world = World::new();
     let agent = world.run(World::start_of("echo $$ > pid; exec sleep 600"));
     let pid = world.wait_for("the program", || Some(world.read("pid").trim().to_owned()).filter(|pid| !pid.is_empty()));
-    world.signal(agent, "KILL");
+    world::signal(agent, "KILL");
     world.wait_for("the program's end", || (!alive(&pid)).then_some(()));
 }
 

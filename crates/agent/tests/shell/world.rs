@@ -219,10 +219,6 @@ impl World {
         std::fs::read(self.path(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    pub fn signal(&self, pid: u32, signal: &str) {
-        assert!(Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap().success());
-    }
-
     /// Waits until the agent that was started last has ended.
     pub fn ended(&mut self) -> i32 {
         let mut agent = self.agents.pop().unwrap();
@@ -238,6 +234,10 @@ impl Drop for World {
             let _ = agent.wait();
         }
     }
+}
+
+pub fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap().success());
 }
 
 pub fn ticket(store: &Store, key: &str) -> Ticket {

@@ -246,3 +246,94 @@ fn a_commit_that_a_fence_overtakes_is_refused() {
         }
     }
 }
+
+/// A store with a planted fault.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// Conditional writes overwrite.
+    Overwrites,
+    /// The store says of every chunk that it is there.
+    ClaimsAll,
+}
+
+struct Faulty<S>(S, Fault);
+
+impl<S: Store> Store for Faulty<S> {
+    fn get<'a>(&'a self, key: &'a str, max_bytes: u64) -> Answer<'a, Option<Bytes>> {
+        self.0.get(key, max_bytes)
+    }
+    fn get_if_changed<'a>(&'a self, key: &'a str, etag: Option<&'a str>, max_bytes: u64) -> Answer<'a, Fetched> {
+        self.0.get_if_changed(key, etag, max_bytes)
+    }
+    fn put<'a>(&'a self, key: &'a str, bytes: Bytes) -> Answer<'a, ()> {
+        self.0.put(key, bytes)
+    }
+    fn put_if_absent<'a>(&'a self, key: &'a str, bytes: Bytes) -> Answer<'a, PutOutcome> {
+        match self.1 {
+            Fault::ClaimsAll => self.0.put_if_absent(key, bytes),
+            Fault::Overwrites => async move { self.0.put(key, bytes).await.map(|()| PutOutcome::Written) }.boxed(),
+        }
+    }
+    fn head<'a>(&'a self, key: &'a str) -> Answer<'a, Option<ObjectInfo>> {
+        async move {
+            let found = self.0.head(key).await?;
+            let claim =
+                || ObjectInfo { key: key.to_owned(), size_bytes: 7, etag: None, last_modified: jiff::Timestamp::MAX };
+            Ok(if matches!(self.1, Fault::ClaimsAll) { found.or_else(|| Some(claim())) } else { found })
+        }
+        .boxed()
+    }
+    fn list<'a>(&'a self, prefix: &'a str, limit: usize) -> Answer<'a, Vec<ObjectInfo>> {
+        self.0.list(prefix, limit)
+    }
+    fn list_folders<'a>(&'a self, prefix: &'a str, limit: usize) -> Answer<'a, Vec<String>> {
+        self.0.list_folders(prefix, limit)
+    }
+    fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
+        self.0.delete(key)
+    }
+    fn sign_get<'a>(&'a self, key: &'a str, lifetime: Duration) -> Answer<'a, Ticket> {
+        self.0.sign_get(key, lifetime)
+    }
+    fn sign_put<'a>(&'a self, key: &'a str, lifetime: Duration) -> Answer<'a, Ticket> {
+        self.0.sign_put(key, lifetime)
+    }
+}
+
+/// The checker must see what a store with this fault lets happen.
+fn checker_sees(fault: Fault) {
+    let stage = Stage::default();
+    stage.begin(0);
+    let mut machine = Machine::new("machine-a", 0);
+    let mut historian = Historian::default();
+    let manifests: Vec<Manifest> = (1..=2).map(|step| machine.save(&stage, step, None)).collect();
+    let operator = stage.catalogue_on(Arc::new(Faulty(Turns(stage.place()), fault)));
+    let commit = |manifest: &Manifest| -> Manifest {
+        let mut manifest = manifest.clone();
+        if matches!(fault, Fault::ClaimsAll) {
+            let chunk = &mut manifest.files[0].chunks[0];
+            chunk.key.replace_range(chunk.key.len() - 4.., "0099");
+            chunk.size_bytes = 7;
+            manifest.files[0].size_bytes = 7;
+        }
+        manifest
+    };
+    let offers: Vec<Manifest> = manifests.iter().map(commit).collect();
+    let tasks: Vec<Task<'_>> = offers
+        .iter()
+        .map(|manifest| -> Task<'_> { Box::pin(async { drop(operator.commit("machine-a", 0, manifest).await) }) })
+        .collect();
+    interleave(tasks, &[0, 1], || historian.look(&stage));
+}
+
+#[test]
+#[should_panic(expected = "has changed")]
+fn the_checker_sees_entries_that_are_overwritten() {
+    checker_sees(Fault::Overwrites);
+}
+
+#[test]
+#[should_panic(expected = "lacks chunk")]
+fn the_checker_sees_checkpoints_that_are_not_whole() {
+    checker_sees(Fault::ClaimsAll);
+}

@@ -102,7 +102,8 @@ fn finish_owner(
 }
 
 /// PodGC: Pods bound to a node that does not exist end as Failed with `DisruptionTarget/DeletionByPodGC` and vanish unless a
-/// finaliser keeps them. On a real cluster this comes 40 to 60 s after the node went. Returns how many Pods it hit.
+/// finaliser keeps them; so do unbound Pods that a finaliser keeps from their deletion (without that condition). On a real
+/// cluster the first comes 40 to 60 s after the node went, the second within 20 s. Returns how many Pods it hit.
 pub fn collect_pods(memory: &Memory) -> usize {
     let nodes: BTreeSet<String> = memory.peek_all::<Node>().iter().map(|node| Key::of(&**node).name).collect();
     let mut hit = 0;

@@ -173,7 +173,14 @@ fn pods_of_a_vanished_node_fail_and_go_unless_a_finaliser_keeps_them() {
     let kept = bound(&memory, "kept");
     let patch = MetadataPatch { finalizers: Some(vec!["tradewind.dev/x".to_owned()]), ..MetadataPatch::default() };
     at_once(port(&memory).amend::<Pod>(&key("kept"), &patch, &Guard::same(&*kept))).unwrap();
+    let mut stuck = pod("stuck");
+    stuck.metadata.finalizers = patch.finalizers.clone();
+    add(&memory, stuck);
     assert_eq!(controllers::collect_pods(&memory), 0);
+    at_once(port(&memory).remove::<Pod>(&key("stuck"), &Removal::default())).unwrap();
+    assert_eq!(controllers::collect_pods(&memory), 1);
+    let stuck = memory.peek::<Pod>(&key("stuck")).unwrap().status.clone().unwrap();
+    assert_eq!((stuck.phase.as_deref(), stuck.conditions), (Some("Failed"), None));
     controllers::lose_node(&memory, "virtual");
     let ready = &memory.peek::<Pod>(&key("a")).unwrap().status.as_ref().unwrap().conditions.clone().unwrap();
     assert!(ready.iter().any(|condition| condition.type_ == "Ready" && condition.status == "False"));

@@ -57,8 +57,14 @@ async fn compare(seed: u64, twin: &mut Side<'_>, server: &mut Side<'_>) {
     for number in 0..OPERATIONS {
         let target = chance.target();
         let op = chance.op();
+        if server.was_touched(target).await {
+            continue;
+        }
         let on_twin = twin.play(target, &op).await;
         let on_server = server.play(target, &op).await;
+        if server.was_touched(target).await {
+            continue;
+        }
         if on_twin != on_server {
             let mut story = String::new();
             for (_, op, outcome) in done.iter().filter(|(other, ..)| *other == target) {
@@ -218,6 +224,15 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
+    /// Whether the controller manager wrote to the object (PodGC fails unbound Pods that a finaliser keeps, every 20 s): from
+    /// then on the twin, which has no such controller running, cannot agree.
+    async fn was_touched(&self, target: Target) -> bool {
+        let (kind, key) = self.name(target);
+        let Ok(object) = self.cluster.get(kind, &key).await else { return false };
+        let managers = object.meta().managed_fields.iter().flatten().filter_map(|entry| entry.manager.as_deref());
+        managers.into_iter().any(|manager| manager == "kube-controller-manager")
+    }
+
     async fn play(&mut self, target: Target, op: &Op) -> Seen {
         let outcome = match self.run(target, op).await {
             Ok(()) => "ok".to_owned(),

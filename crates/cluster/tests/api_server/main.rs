@@ -1,4 +1,5 @@
 //! The port on a real API server: the conformance suite, the twin held against it, and watches.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "the whole file is a test")]
 
 mod conformance;
 mod differential;

@@ -3,19 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{MAILBOX_SECRET, NAMESPACE, SERVICE_ACCOUNT, StackOptions};
-use crate::{Error, Plane, Result, S3, Sim, project_root};
+use crate::{Plane, Result, S3, Sim, project_root};
 
 /// Installs everything that must be there before the operator starts.
 pub(super) async fn before_operator(plane: &Plane, s3: &S3) -> Result<()> {
     let kubectl = plane.kubectl();
     let path = |name: &str| project_root().join(name).display().to_string();
-    let (crds, roles) = (path("crds"), path("deploy/operator"));
-    if !std::path::Path::new(&roles).exists() {
-        return Err(Error::Missing("deploy/operator, which holds the operator's roles, is not there.".into()));
-    }
+    let (crds, roles) = (path("crds"), path("deploy/operator/rbac.yaml"));
     kubectl.run(["apply", "--server-side", "-f", &crds]).await?;
-    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
-    kubectl.apply(&namespace.to_string()).await?;
     kubectl.run(["apply", "-f", &roles]).await?;
     kubectl.apply(&store_secret(s3, NAMESPACE, MAILBOX_SECRET).to_string()).await?;
     kubectl.run(["wait", "--for=condition=Established", "--timeout=30s", "-f", &crds]).await.map(drop)
@@ -61,7 +56,7 @@ pub(super) fn namespace_grant(s3: &S3, namespace: &str, secret: &str, role: &str
         store_secret(s3, namespace, secret),
         {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-            "metadata": { "namespace": namespace, "name": "tradewind-secrets" },
+            "metadata": { "namespace": namespace, "name": "tradewind-secret-reader" },
             "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
             "subjects": [{ "kind": "ServiceAccount", "namespace": NAMESPACE, "name": SERVICE_ACCOUNT }],
         },

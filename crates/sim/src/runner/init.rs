@@ -135,9 +135,8 @@ fn end_descendants() {
         }
         loop {
             match wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) => {}
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
                 Ok(None) => break,
-                Err(rustix::io::Errno::INTR) => {}
                 // No child is left.
                 Err(_) => return,
             }

@@ -61,11 +61,13 @@ impl Task {
                     Some(Order::Wipe(done)) => {
                         self.end().await;
                         self.filled = false;
-                        let _ = done.send(self.told(directory::make).await);
+                        self.told(directory::make).await;
+                        let _ = done.send(());
                     }
                     Some(Order::Remove(done)) => {
                         self.end().await;
-                        let _ = done.send(self.told(directory::remove).await);
+                        self.told(directory::remove).await;
+                        let _ = done.send(());
                         return;
                     }
                     None => {

@@ -104,8 +104,8 @@ fn allowed(line: &str, directory: &Path) -> Option<Vec<String>> {
     let root = directory.canonicalize().ok()?;
     let mut safe = vec![program.clone()];
     for argument in arguments {
-        if argument.starts_with('-') {
-            let plain = argument.len() > 1 && argument[1..].chars().all(|c| c.is_ascii_alphanumeric());
+        if let Some(flags) = argument.strip_prefix('-') {
+            let plain = !flags.is_empty() && flags.chars().all(|c| c.is_ascii_alphanumeric());
             safe.push(plain.then(|| argument.clone())?);
             continue;
         }

@@ -1,6 +1,6 @@
 //! A served simulator for tests, and plain HTTP calls to it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ impl Served {
             .as_array()
             .unwrap()
             .iter()
-            .find(|m| m["id"] == id.to_string())
+            .find(|m| m["id"].as_str() == Some(&*id.to_string()))
             .unwrap_or_else(|| panic!("no machine {id} in {all}"))
             .clone()
     }
