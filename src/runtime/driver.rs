@@ -153,10 +153,10 @@ async fn one(reconciler: Arc<dyn Reconciler>, work: Work) -> Result<Wake, Failur
         match &result {
             Ok(wake) => tracing::trace!(?wake, "Reconciled"),
             Err(failure) if failure.benign => {
-                tracing::debug!(reason = failure.reason, error = failure.message, "Reconcile will be repeated")
+                tracing::debug!(reason = failure.reason, error = failure.message, "Reconcile will be repeated");
             }
             Err(failure) => {
-                tracing::warn!(reason = failure.reason, error = failure.message, "Reconcile failed, will be repeated")
+                tracing::warn!(reason = failure.reason, error = failure.message, "Reconcile failed, will be repeated");
             }
         }
         result

@@ -115,7 +115,7 @@ impl Election {
                     Ok(None) => renewed = asked,
                     Ok(Some(holder)) => return Lost::Taken { holder },
                     Err(error) => {
-                        tracing::warn!(lease = %self.key, %error, "Lease cannot be renewed now, trying again")
+                        tracing::warn!(lease = %self.key, %error, "Lease cannot be renewed now, trying again");
                     }
                 }
             }
@@ -129,10 +129,10 @@ impl Election {
     /// `Some` = another holder.
     async fn renew(&mut self) -> Result<Option<String>, ClusterError> {
         let known = self.seen.as_ref().map(|(lease, _)| Arc::clone(lease));
-        if let Some(known) = known {
-            if self.write(&known).await? {
-                return Ok(None);
-            }
+        if let Some(known) = known
+            && self.write(&known).await?
+        {
+            return Ok(None);
         }
         // Somebody has written: a lost answer of ours, a label by hand, or another holder.
         let Some(current) = self.cluster.find::<Lease>(&self.key).await? else { return Ok(Some(String::new())) };
@@ -157,7 +157,7 @@ impl Election {
         match self.cluster.replace(<Lease as tradewind_cluster::Typed>::KIND, Arc::new(lease)).await {
             Ok(_) => tracing::info!(lease = %self.key, "Lead given free"),
             Err(error) => {
-                tracing::warn!(lease = %self.key, %error, "Lead not given free, others wait until it runs out")
+                tracing::warn!(lease = %self.key, %error, "Lead not given free, others wait until it runs out");
             }
         }
     }

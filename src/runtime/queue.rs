@@ -21,7 +21,7 @@ pub struct Queue {
 /// First delay after a failure; doubles up to [`MAX_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 /// Longest delay after failures.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 impl Queue {
     /// Makes a key due at `at` (monotonic), or keeps an earlier time.
@@ -145,7 +145,7 @@ mod tests {
             let now = queue.next_due().unwrap();
             let a = queue.take(now).unwrap();
             queue.failed(&a, now, false);
-            let delay = queue.next_due().unwrap() - now;
+            let delay = queue.next_due().unwrap().saturating_sub(now);
             assert!(delay > last, "{delay:?} after {last:?}");
             last = delay;
         }

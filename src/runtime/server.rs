@@ -38,7 +38,8 @@ impl Health {
 
     /// What is missing, one line each; empty = ready.
     pub fn missing(&self) -> String {
-        self.lock().iter().map(|(what, sentence)| format!("{what}: {sentence}\n")).collect()
+        let lines: Vec<String> = self.lock().iter().map(|(what, sentence)| format!("{what}: {sentence}\n")).collect();
+        lines.concat()
     }
 
     /// Lets metrics see the caches.

@@ -42,10 +42,9 @@ fn finished(crd: &CustomResourceDefinition) -> Value {
     if let Some(status) = value.pointer_mut(path).and_then(Value::as_object_mut) {
         status.remove("nullable");
         status.insert("default".to_owned(), json!({}));
-        if let Some(conditions) = status.get_mut("properties").and_then(|p| p.get_mut("conditions")) {
-            if let Some(items) = conditions.get_mut("items") {
-                strip_descriptions(items);
-            }
+        let conditions = status.get_mut("properties").and_then(|p| p.get_mut("conditions"));
+        if let Some(items) = conditions.and_then(|c| c.get_mut("items")) {
+            strip_descriptions(items);
         }
     }
     whole_numbers(&mut value);

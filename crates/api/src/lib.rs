@@ -1,6 +1,7 @@
 //! The custom resources of Tradewind (group `tradewind.dev`, version `v1alpha1`): schema, validation rules, condition and reason names.
 //!
 //! `operator crds` writes the CRDs from these types into `crds/`. A field stands here only if its behaviour exists.
+#![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type, which is no mistake")]
 
 pub mod conditions;
 pub mod crd;

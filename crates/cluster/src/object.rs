@@ -151,7 +151,7 @@ pub struct Kind {
     /// Reads one object from JSON.
     pub decode: fn(&[u8]) -> serde_json::Result<Arc<dyn Object>>,
     /// Reads the items of a list from JSON.
-    pub decode_list: fn(&[u8]) -> serde_json::Result<Vec<Arc<dyn Object>>>,
+    pub decode_list: DecodeList,
     /// Reads one object from a JSON value.
     pub from_value: fn(Value) -> serde_json::Result<Arc<dyn Object>>,
     /// Writes one object as JSON.
@@ -163,6 +163,9 @@ pub struct Kind {
     /// Whether an object is of this type.
     pub is: fn(&dyn Object) -> bool,
 }
+
+/// Reads the items of a list from JSON.
+pub type DecodeList = fn(&[u8]) -> serde_json::Result<Vec<Arc<dyn Object>>>;
 
 /// How to reach the status of a type that has the subresource.
 pub struct StatusParts {

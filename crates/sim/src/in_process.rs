@@ -1,7 +1,7 @@
 //! The market as a [`GpuProvider`] in memory: for the world simulation, which needs neither HTTP nor an executor. Every future is ready
 //! at the first poll, or, where the [`Gate`] says crash, never.
 //!
-//! What it tells is what our Vast.ai adapter tells of the same market over HTTP; `tests/conformance.rs` compares the two.
+//! What it tells is what our Vast.ai adapter tells of the same market over HTTP; `tests/in_process.rs` compares the two.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

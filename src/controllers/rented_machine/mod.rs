@@ -8,6 +8,8 @@ mod act;
 pub use act::drop_finalizer;
 pub mod cost;
 pub mod decide;
+#[cfg(test)]
+mod decide_tests;
 mod memory;
 mod observe;
 pub mod project;

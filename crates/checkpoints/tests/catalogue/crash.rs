@@ -22,10 +22,9 @@ impl Gate for Cut {
     fn before(&self, _point: &Point) -> Verdict {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         match call.cmp(&self.at) {
-            std::cmp::Ordering::Less => Verdict::Pass,
             std::cmp::Ordering::Equal => self.verdict,
             std::cmp::Ordering::Greater if self.verdict == Verdict::CrashAfterAnswer => Verdict::CrashBefore,
-            std::cmp::Ordering::Greater => Verdict::Pass,
+            std::cmp::Ordering::Less | std::cmp::Ordering::Greater => Verdict::Pass,
         }
     }
 }

@@ -109,21 +109,18 @@ pub fn collect_pods(memory: &Memory) -> usize {
     let mut hit = 0;
     for pod in memory.peek_all::<Pod>() {
         let is_lost = node_of(&pod).is_some_and(|node| !nodes.contains(node));
-        let is_done = pod.metadata.deletion_grace_period_seconds == Some(0);
-        if !is_lost || is_done {
+        let is_stuck = node_of(&pod).is_none() && pod.metadata.deletion_timestamp.is_some();
+        let is_over = matches!(phase(&pod), Some("Succeeded" | "Failed"));
+        let is_done = pod.metadata.deletion_grace_period_seconds == Some(0) && is_over;
+        if is_done || !(is_lost || is_stuck) {
             continue;
         }
         let key = Key::of(&*pod);
-        let is_over = matches!(phase(&pod), Some("Succeeded" | "Failed"));
         if !is_over {
-            set_pod_condition(
-                memory,
-                &key,
-                "DisruptionTarget",
-                "True",
-                "DeletionByPodGC",
-                "PodGC: node no longer exists",
-            );
+            if is_lost {
+                let message = "PodGC: node no longer exists";
+                set_pod_condition(memory, &key, "DisruptionTarget", "True", "DeletionByPodGC", message);
+            }
             change_pod(memory, &key, |pod| pod.status.get_or_insert_default().phase = Some("Failed".to_owned()));
         }
         let how = Removal::guarded(Guard::same(&*pod)).at_once();

@@ -41,7 +41,7 @@ pub(super) fn strategic(target: &mut Value, patch: &Value) {
                 target.remove(name);
             }
             (Value::Array(items), Some(key)) => {
-                merge_list(target.entry(name.clone()).or_insert(Value::Null), items, key)
+                merge_list(target.entry(name.clone()).or_insert(Value::Null), items, key);
             }
             _ => strategic(target.entry(name.clone()).or_insert(Value::Null), value),
         }

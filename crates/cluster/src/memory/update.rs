@@ -203,7 +203,7 @@ impl State {
             object = with_spec;
         }
         let new = own(&mut object);
-        self.settle_status(kind, new, &old)?;
+        settle_status(kind, new, &old)?;
         self.update(kind, &key, &old, object, false)
     }
 
@@ -231,25 +231,8 @@ impl State {
         // Of a custom resource the server drops the patch's metadata before anybody looks at the uid.
         let uid = guard.uid.clone().filter(|_| !kind.custom);
         check_patch(old.meta(), &Guard { uid, resource_version: guard.resource_version.clone() })?;
-        self.settle_status(kind, new, &old)?;
+        settle_status(kind, new, &old)?;
         self.update(kind, key, &old, object, false)
-    }
-
-    /// What a write of the status cannot change, and what only it checks.
-    fn settle_status(
-        &self,
-        kind: &'static Kind,
-        new: &mut dyn Object,
-        old: &Arc<dyn Object>,
-    ) -> Result<(), ClusterError> {
-        if kind.custom {
-            new.meta_mut().clone_from(old.meta());
-        } else {
-            keep_system_fields(new.meta_mut(), old.meta());
-        }
-        let Some(pod) = new.any_mut().downcast_mut::<Pod>() else { return Ok(()) };
-        pod.metadata.owner_references.clone_from(&old.meta().owner_references);
-        typed_ref::<Pod>(&**old).map_or(Ok(()), |old| pods::check_status(pod, old))
     }
 
     /// The common end of all updates: finaliser rules, generation, nothing to do, end of life.
@@ -371,6 +354,18 @@ impl State {
         self.put(Pod::KIND, key.clone(), Arc::new(pod));
         Ok(())
     }
+}
+
+/// What a write of the status cannot change, and what only it checks.
+fn settle_status(kind: &'static Kind, new: &mut dyn Object, old: &Arc<dyn Object>) -> Result<(), ClusterError> {
+    if kind.custom {
+        new.meta_mut().clone_from(old.meta());
+    } else {
+        keep_system_fields(new.meta_mut(), old.meta());
+    }
+    let Some(pod) = new.any_mut().downcast_mut::<Pod>() else { return Ok(()) };
+    pod.metadata.owner_references.clone_from(&old.meta().owner_references);
+    typed_ref::<Pod>(&**old).map_or(Ok(()), |old| pods::check_status(pod, old))
 }
 
 /// Marks an object as being deleted. The first mark raises the generation.

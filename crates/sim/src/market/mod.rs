@@ -400,7 +400,8 @@ impl Market {
         m.host_gone_at = None;
         m.state = State::Offline { since: self.now };
         let id = m.id;
-        self.effects.push(Effect::Kill { machine: id });
+        // Whatever was on the host is out of reach for good.
+        self.effects.extend([Effect::Kill { machine: id }, Effect::Wipe { machine: id }]);
         self.log(machine, "reclaimed", &[]);
         self.rebalance_of(machine);
     }

@@ -1,7 +1,7 @@
 //! One machine's task: takes orders one after the other and watches the command that runs.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -105,6 +105,8 @@ impl Task {
             .args([super::init::INIT, &std::process::id().to_string(), "log"])
             .args(&plan.argv)
             .current_dir(&self.directory)
+            // A group of its own: Ctrl-C in the simulator's terminal is for the simulator, which then ends its machines.
+            .process_group(0)
             .env_clear()
             .envs(plan.env)
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
-//! The providers' conformance suite, twice: our Vast.ai adapter against a served simulator, and the market in process. And a comparison
-//! of what the two tell of the same market.
+//! The market as a provider in process: the providers' conformance suite, its crashes, and a comparison with what our Vast.ai adapter
+//! tells of the same market over HTTP (whose own conformance is in `vast_conformance.rs`).
 #![allow(
     clippy::unwrap_used,
     clippy::unwrap_in_result,
@@ -13,16 +13,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use hyper::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use support::Served;
-use tradewind_core::{Clock, InstallId, ManualClock, Money, Offer, OrderKey, SecretString, SystemClock};
-use tradewind_harness::eventually;
+use tradewind_core::gate::{Gate, Point, Verdict};
+use tradewind_core::{Capacity, Clock, InstallId, ManualClock, Money, Offer, OrderKey, SecretString, SystemClock};
 use tradewind_providers::conformance::{self, Check, Fault as Disturb, Fixture, Verb};
 use tradewind_providers::http::RateGate;
 use tradewind_providers::vast::{Vast, VastConfig};
-use tradewind_providers::{GpuProvider, OfferQuery};
+use tradewind_providers::{GpuProvider, OfferQuery, Refusal, RentOutcome, RentRequest, SecretEnv};
 use tradewind_sim::faults::Fault;
 use tradewind_sim::file::parse_market;
 use tradewind_sim::in_process::MarketProvider;
@@ -59,90 +58,12 @@ const fn when(fault: Disturb) -> &'static str {
     }
 }
 
-/// The served simulator's knobs.
-struct OverHttp {
-    sim: Served,
-    clock: Arc<dyn Clock>,
-    keys: u32,
-}
-
-impl OverHttp {
-    async fn control(&self, method: Method, path: &str, body: Value) -> Check<Value> {
-        let (status, answer) = self.sim.control(method, path, body).await;
-        if status == 200 { Ok(answer) } else { Err(answer.to_string()) }
-    }
-
-    async fn change(&self, offer: &Offer, change: Value) -> Check {
-        self.control(Method::PATCH, &format!("/offers/vast/{}", offer.id), change).await.map(drop)
-    }
-}
-
 fn key(clock: &Arc<dyn Clock>, number: &mut u32) -> OrderKey {
     *number += 1;
     OrderKey::new(&InstallId::derive("conformance", "sim"), "uid", *number, clock.now())
 }
 
-impl Fixture for OverHttp {
-    fn clock(&self) -> Arc<dyn Clock> {
-        self.clock.clone()
-    }
-    fn image(&self) -> String {
-        "busybox".to_owned()
-    }
-    fn next_key(&mut self) -> OrderKey {
-        key(&self.clock, &mut self.keys)
-    }
-    fn secrets(&self) -> Vec<String> {
-        vec!["vast-key".to_owned()]
-    }
-    fn pass_time(&mut self, time: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(tokio::time::sleep(time))
-    }
-    fn sell_out<'a>(&'a mut self, offer: &'a Offer) -> BoxFuture<'a, Check> {
-        Box::pin(async { self.change(offer, json!({"stock": 0})).await })
-    }
-    fn restock<'a>(&'a mut self, offer: &'a Offer) -> BoxFuture<'a, Check> {
-        Box::pin(async { self.change(offer, json!({"stock": 4})).await })
-    }
-    fn set_winning_bid<'a>(&'a mut self, offer: &'a Offer, price: Money) -> BoxFuture<'a, Check> {
-        Box::pin(async move { self.change(offer, json!({"bid": price.micros() as f64 / 1e6})).await })
-    }
-    fn arm(&mut self, verb: Verb, fault: Disturb) -> BoxFuture<'_, Check> {
-        let fault = json!({"provider": "vast", "op": word(verb), "when": when(fault)});
-        Box::pin(async { self.control(Method::POST, "/faults", fault).await.map(drop) })
-    }
-    fn set_key_valid(&mut self, valid: bool) -> BoxFuture<'_, Check> {
-        let key = if valid { "vast-key" } else { "another" };
-        Box::pin(async move { self.control(Method::PATCH, "/providers/vast", json!({"apiKey": key})).await.map(drop) })
-    }
-    fn calls(&mut self, verb: Verb) -> BoxFuture<'_, Check<usize>> {
-        Box::pin(async move {
-            let events = self.control(Method::GET, "/events", Value::Null).await?;
-            let of_verb = |event: &&Value| event["kind"] == "request" && event["op"] == word(verb);
-            Ok(events["events"].as_array().ok_or("no events")?.iter().filter(of_verb).count())
-        })
-    }
-    fn billed<'a>(&'a mut self, key: &'a OrderKey) -> BoxFuture<'a, Check<Vec<String>>> {
-        Box::pin(async move {
-            let all = self.control(Method::GET, "/machines", Value::Null).await?;
-            let paid = |m: &&Value| m["paid"] == true && m["label"] == key.to_string();
-            Ok(all["machines"]
-                .as_array()
-                .ok_or("no machines")?
-                .iter()
-                .filter(paid)
-                .map(|m| m["id"].as_str().unwrap().to_owned())
-                .collect())
-        })
-    }
-    fn take_away<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Check> {
-        Box::pin(async move {
-            self.control(Method::POST, &format!("/machines/vast/{id}"), json!({"do": "outbid"})).await.map(drop)
-        })
-    }
-}
-
-/// The same knobs of the market in process.
+/// The market's knobs.
 struct InProcess {
     market: Arc<Mutex<Market>>,
     provider: MarketProvider,
@@ -237,14 +158,6 @@ fn assert_conforms(report: &conformance::Report) {
     assert!(report.passed.len() > 12, "{report:?}");
 }
 
-#[tokio::test]
-async fn our_adapter_conforms_against_the_served_simulator() {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let mut fixture = OverHttp { sim: Served::start(&market(), &[]), clock: clock.clone(), keys: 0 };
-    let provider = adapter(&fixture.sim, &clock);
-    assert_conforms(&conformance::run(&provider, &mut fixture).await);
-}
-
 #[test]
 fn the_market_in_process_conforms_without_an_executor() {
     let mut fixture = in_process(5);
@@ -279,49 +192,72 @@ async fn both_tell_the_same_of_the_same_market() {
     assert_eq!(http.account().await.unwrap(), memory.provider.account().await.unwrap());
 }
 
-#[tokio::test]
-async fn the_probe_ends_what_it_rented() {
-    let sim = Served::start(&market(), &[]);
-    for (arguments, steps) in [
-        (vec![], vec!["offers", "rent", "describe", "list", "terminate"]),
-        (vec!["--spot"], vec!["offers", "rent", "describe", "list", "terminate"]),
-        (vec!["--steps", "rent"], vec!["rent", "terminate"]),
-        (vec!["--steps", "offers", "--max-price", "0.10"], vec!["offers"]),
-    ] {
-        let output = tokio::process::Command::new(support::BINARY)
-            .args(["probe", "--kind", "vast", "--url", &sim.url("vast")])
-            .args(&arguments)
-            .env("TRADEWIND_API_KEY", "vast-key")
-            .output()
-            .await
-            .unwrap();
-        let told = String::from_utf8(output.stdout).unwrap();
-        let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert!(output.status.success(), "{arguments:?}: {told}");
-        assert_eq!(lines.iter().map(|line| line["step"].as_str().unwrap()).collect::<Vec<_>>(), steps, "{told}");
-        assert!(lines.iter().all(|line| line["ok"] == true), "{told}");
+/// A gate with one verdict for everything.
+struct Fixed(Verdict);
+
+impl Gate for Fixed {
+    fn before(&self, _: &Point) -> Verdict {
+        self.0
     }
-    let all = sim.told(Method::GET, "/machines", Value::Null).await;
-    assert_eq!(all["machines"].as_array().unwrap().len(), 3);
-    assert!(all["machines"].as_array().unwrap().iter().all(|m| m["paid"] == false), "{all}");
 }
 
-#[tokio::test]
-async fn the_probe_finds_what_a_lost_answer_left_and_fails() {
-    let sim = Served::start(&market(), &[]);
-    sim.told(Method::POST, "/faults", json!({"op": "rent", "when": "lost"})).await;
-    let output = tokio::process::Command::new(support::BINARY)
-        .args(["probe", "--kind", "vast", "--url", &sim.url("vast"), "--steps", "rent,describe"])
-        .env("TRADEWIND_API_KEY", "vast-key")
-        .output()
-        .await
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    eventually("the probe's machine to be gone", support::PATIENCE, || async {
-        let all = sim.told(Method::GET, "/machines", Value::Null).await;
-        let ended = all["machines"].as_array().unwrap().iter().filter(|m| m["paid"] == false).count();
-        if ended == 1 { Ok(()) } else { Err(all.to_string()) }
-    })
-    .await
-    .unwrap();
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
+
+fn request(world: &mut InProcess, capacity: Capacity) -> RentRequest {
+    let query = OfferQuery { min_gpu_count: 1, min_gpu_memory_mib: 0, disk_gib: 10 };
+    let offers = poll_once(world.provider.offers(&query)).unwrap().unwrap();
+    let offer = offers.into_iter().find(|offer| offer.capacity == capacity).unwrap();
+    RentRequest {
+        key: world.next_key(),
+        price_cap: offer.price_per_hour,
+        offer,
+        image: "busybox".to_owned(),
+        disk_gib: 10,
+        env: SecretEnv::default(),
+        bootstrap: "true".to_owned(),
+    }
+}
+
+#[test]
+fn a_crash_comes_before_or_after_the_deed() {
+    for (verdict, happens, answers) in [
+        (Verdict::Pass, true, true),
+        (Verdict::CrashBefore, false, false),
+        (Verdict::CrashAfterEffect, true, false),
+        (Verdict::LostAnswer, true, true),
+        (Verdict::FailBefore, false, true),
+    ] {
+        let mut world = in_process(1);
+        let request = request(&mut world, Capacity::OnDemand);
+        let gated = world.provider.clone().with_gate(Arc::new(Fixed(verdict)));
+        let outcome = poll_once(gated.rent(&request, Duration::from_secs(60)));
+        assert_eq!(outcome.is_some(), answers, "{verdict:?}");
+        assert_eq!(world.market.lock().unwrap().machines().len(), usize::from(happens), "{verdict:?}");
+        let known = matches!(outcome, Some(RentOutcome::Rented { .. }));
+        assert_eq!(known, verdict == Verdict::Pass, "{verdict:?}: {outcome:?}");
+        let listed = poll_once(gated.list_owned());
+        assert_eq!(matches!(listed, Some(Ok(_))), verdict == Verdict::Pass, "{verdict:?}: {listed:?}");
+    }
+}
+
+#[test]
+fn a_losing_bid_may_leave_a_machine_behind() {
+    let mut world = in_process(1);
+    let request = request(&mut world, Capacity::Spot);
+    let offer = request.offer.clone();
+    poll_once(world.set_winning_bid(&offer, offer.price_per_hour.times(2))).unwrap().unwrap();
+    let leaky = world.provider.clone().with_leftovers();
+    let outcome = poll_once(leaky.rent(&request, Duration::from_secs(60))).unwrap();
+    let RentOutcome::Refused { why: Refusal::PriceRose, leftover: Some(id), .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(poll_once(world.billed(&request.key)).unwrap().unwrap(), [id.clone()]);
+    poll_once(leaky.terminate(&id)).unwrap().unwrap();
+    assert!(poll_once(world.billed(&request.key)).unwrap().unwrap().is_empty());
 }

@@ -1,0 +1,344 @@
+//! What `decide` answers, case by case. Each case carries the sentence that is printed when it fails.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use tradewind_api::rented_machine::{
+    ChosenOffer, Claim, JobRef, MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec, Workload,
+};
+use tradewind_api::{Reason, RentedMachineStatus};
+use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey, Trust};
+use tradewind_providers::{Machine, MachineState};
+
+use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
+use super::serve::Served;
+
+const UID: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn offer(id: &str) -> Offer {
+    Offer {
+        provider: "p".into(),
+        id: id.into(),
+        capacity: Capacity::Spot,
+        price_per_hour: Money::from_micros(360_000),
+        region: "NO".into(),
+        host: "h".into(),
+        gpu: None,
+        gpu_count: 0,
+        gpu_memory_mib: 0,
+        cpu_millis: 0,
+        memory_mib: 0,
+        disk_gib: 100,
+        storage_price_per_gib_hour: Money::from_micros(36),
+        download_price_per_gb: Money::ZERO,
+        upload_price_per_gb: Money::ZERO,
+        download_mbps: 0,
+        upload_mbps: 0,
+        reliability_ppm: 0,
+        trust: Trust::Community,
+        cuda_milli: 0,
+        max_duration_s: None,
+    }
+}
+
+fn key(number: u32) -> OrderKey {
+    OrderKey::new(&InstallId::derive("a", "r"), UID, number, at(1000))
+}
+
+fn order(number: u32, outcome: OrderOutcome, id: Option<&str>) -> OrderStatus {
+    OrderStatus {
+        key: key(number).to_string(),
+        offer: i64::from(number),
+        at: MicroTime(at(1000)),
+        outcome,
+        machine_id: id.map(str::to_owned),
+        reason: None,
+        message: None,
+        leftover: false,
+    }
+}
+
+fn seen(id: &str, number: u32, state: MachineState) -> Machine {
+    Machine { id: id.into(), key: Some(key(number)), state, capacity: Capacity::Spot, price_per_hour: None, created_at: None }
+}
+
+/// A claimed machine with two offers, its Pod bound, its mailbox prepared, an account that was listed and shows nothing.
+fn claimed() -> Observed {
+    let offers = [offer("o1"), offer("o2")];
+    let spec = RentedMachineSpec {
+        provider: "p".into(),
+        job: JobRef { namespace: "n".into(), name: "j".into(), uid: "ju".into() },
+        claim: Claim { pod_namespace: "n".into(), pod_name: "j-0".into(), pod_uid: "pu".into() },
+        run_id: "r".into(),
+        attempt: 0,
+        offers: offers
+            .iter()
+            .map(|o| ChosenOffer {
+                id: o.id.clone(),
+                offer: serde_json::to_value(o).unwrap(),
+                price_cap: o.price_per_hour,
+                reserve_per_hour: o.price_per_hour,
+            })
+            .collect(),
+        workload: Workload { disk_gib: 10, ..Workload::default() },
+        checkpoint: None,
+        budget_left: None,
+        budget_per_hour: None,
+        start_deadline_s: 600,
+    };
+    Observed {
+        now: at(1001),
+        uid: UID.into(),
+        generation: 1,
+        deleting: false,
+        has_finalizer: true,
+        offers: offers.into_iter().map(Some).collect(),
+        spec,
+        status: RentedMachineStatus::default(),
+        pod: PodView::Ours,
+        job: JobView::Alive { terminal: false, settled: false },
+        account: Some(AccountView {
+            trouble: None,
+            listed_at: Some(at(1000)),
+            listed_before: Some(at(990)),
+            machines: Vec::new(),
+            rent_limit: Duration::from_secs(60),
+            visibility: Duration::from_secs(30),
+        }),
+        served: Some(Served { prepared: true, heard_at: Some(at(1000)), ..Served::default() }),
+        gone_looks: 0,
+        leftovers_gone: Vec::new(),
+        end_accepted: None,
+        limits: Limits {
+            poll: Duration::from_secs(10),
+            silent_after: Duration::from_secs(600),
+            last_report_limit: Duration::from_secs(60),
+            call_within: Duration::from_secs(5),
+        },
+    }
+}
+
+/// The same, rented as machine 7 at 1000.
+fn rented() -> Observed {
+    let mut o = claimed();
+    o.status.orders = vec![order(0, OrderOutcome::Rented, Some("7"))];
+    o.status.machine_id = Some("7".into());
+    o.status.rented_at = Some(MicroTime(at(1000)));
+    o.status.phase = MachinePhase::Booting;
+    o.account.as_mut().unwrap().machines = vec![seen("7", 0, MachineState::Running)];
+    o
+}
+
+fn check(sentence: &str, change: impl FnOnce(&mut Observed), base: fn() -> Observed, want: &Step) -> Decision {
+    let mut observed = base();
+    change(&mut observed);
+    let decision = decide(&observed);
+    assert_eq!(decision.step, *want, "{sentence}; status: {:?}", decision.status);
+    decision
+}
+
+#[test]
+fn nothing_is_ordered_before_everything_is_in_place() {
+    let order = Step::Order { offer: 0, number: 0 };
+    check("all in place: order", |_| {}, claimed, &order);
+    check("no finaliser: put it on first", |o| o.has_finalizer = false, claimed, &Step::AddFinalizer);
+    check("no mailbox: prepare it first", |o| o.served = Some(Served::default()), claimed, &Step::PrepareMailbox);
+    check("Pod not bound: wait", |o| o.pod = PodView::Unbound, claimed, &Step::Rest);
+    check("account never listed: wait", |o| o.account.as_mut().unwrap().listed_at = None, claimed, &Step::Rest);
+    check("account in trouble: wait", |o| o.account.as_mut().unwrap().trouble = Some("x".into()), claimed, &Step::Rest);
+    check("no account: wait", |o| o.account = None, claimed, &Step::Rest);
+    let stranger = |o: &mut Observed| o.account.as_mut().unwrap().machines = vec![seen("9", 4, MachineState::Running)];
+    check("our key on a machine that no order knows: never rent beside it", stranger, claimed, &Step::Rest);
+}
+
+#[test]
+fn a_claim_that_nobody_needs_costs_nothing_and_goes() {
+    for pod in [PodView::Absent, PodView::Elsewhere] {
+        let mut o = claimed();
+        o.pod = pod;
+        o.job = JobView::Alive { terminal: false, settled: true };
+        let decision = decide(&o);
+        assert_eq!(decision.step, Step::DeleteSelf, "{pod:?}");
+        assert_eq!(decision.status.phase, MachinePhase::Gone);
+        assert!(decision.status.orders.is_empty());
+    }
+}
+
+#[test]
+fn an_open_order_is_looked_up_and_never_repeated() {
+    let open = |o: &mut Observed| o.status.orders = vec![order(0, OrderOutcome::Open, None)];
+    let waiting = check("open: wait for certainty", open, claimed, &Step::Rest);
+    assert_eq!(waiting.status.phase, MachinePhase::Unknown);
+    let found = check(
+        "found under its key: it is ours",
+        |o| {
+            open(o);
+            o.account.as_mut().unwrap().machines = vec![seen("7", 0, MachineState::Starting)];
+        },
+        claimed,
+        &Step::Rest,
+    );
+    assert_eq!(found.status.machine_id.as_deref(), Some("7"));
+    assert_eq!(found.status.orders[0].outcome, OrderOutcome::Rented);
+    check(
+        "a list asked for before the window is over proves nothing",
+        |o| {
+            open(o);
+            o.account.as_mut().unwrap().listed_at = Some(at(1000 + 5 + 60 + 30));
+        },
+        claimed,
+        &Step::Rest,
+    );
+    check(
+        "certain that nothing was bought: the next offer",
+        |o| {
+            open(o);
+            o.account.as_mut().unwrap().listed_at = Some(at(1000 + 5 + 60 + 30 + 1));
+        },
+        claimed,
+        &Step::Order { offer: 1, number: 1 },
+    );
+}
+
+#[test]
+fn an_unknown_order_blocks_the_end() {
+    let mut o = claimed();
+    o.status.orders = vec![order(0, OrderOutcome::Open, None)];
+    o.deleting = true;
+    o.job = JobView::Gone;
+    let decision = decide(&o);
+    assert_eq!(decision.step, Step::Rest);
+    assert_eq!(decision.status.phase, MachinePhase::Unknown);
+}
+
+#[test]
+fn what_a_refusal_left_behind_is_ended_first() {
+    let leftover = |o: &mut Observed| {
+        let mut refused = order(0, OrderOutcome::Refused, Some("8"));
+        refused.leftover = true;
+        o.status.orders = vec![refused];
+    };
+    check("leftover: end it", leftover, claimed, &Step::End(vec!["8".into()]));
+    check(
+        "leftover gone: the next offer",
+        |o| {
+            leftover(o);
+            o.leftovers_gone = vec!["8".into()];
+        },
+        claimed,
+        &Step::Order { offer: 1, number: 1 },
+    );
+}
+
+#[test]
+fn every_offer_refused_ends_without_a_machine() {
+    let mut o = claimed();
+    o.status.orders = vec![order(0, OrderOutcome::Refused, None), order(1, OrderOutcome::Refused, None)];
+    let decision = decide(&o);
+    assert_eq!(decision.status.ended.as_deref(), Some(Reason::OffersRefused.as_str()));
+    assert_eq!(decision.status.phase, MachinePhase::Gone);
+}
+
+#[test]
+fn a_machine_is_followed_and_unknown_words_mean_nothing() {
+    for state in [MachineState::Starting, MachineState::Running, MachineState::Unknown { word: "hibernating".into() }] {
+        let told = format!("{state:?}");
+        let decision = check(
+            &told,
+            |o| o.account.as_mut().unwrap().machines = vec![seen("7", 0, state)],
+            rented,
+            &Step::Rest,
+        );
+        assert_eq!(decision.status.ended, None, "{told}");
+    }
+    let lost = check(
+        "taken away: end it",
+        |o| o.account.as_mut().unwrap().machines = vec![seen("7", 0, MachineState::TakenAway)],
+        rented,
+        &Step::End(vec!["7".into()]),
+    );
+    assert_eq!(lost.status.ended.as_deref(), Some(Reason::Preempted.as_str()));
+}
+
+#[test]
+fn one_list_without_the_machine_proves_nothing() {
+    let gone_from_list = |o: &mut Observed| {
+        let account = o.account.as_mut().unwrap();
+        account.machines.clear();
+        account.listed_at = Some(at(1100));
+        o.now = at(1101);
+    };
+    let first = check("missing once: wait", gone_from_list, rented, &Step::Rest);
+    assert!(first.status.missing_since.is_some());
+    let again = check(
+        "missing in two lists: its end is asked for and confirmed by describe",
+        |o| {
+            gone_from_list(o);
+            o.status.missing_since = first.status.missing_since.clone();
+            let account = o.account.as_mut().unwrap();
+            account.listed_before = Some(at(1102));
+            account.listed_at = Some(at(1112));
+        },
+        rented,
+        &Step::End(vec!["7".into()]),
+    );
+    assert_eq!(again.status.ended.as_deref(), Some(Reason::Preempted.as_str()));
+}
+
+#[test]
+fn the_finaliser_goes_only_when_gone_is_seen_twice_and_settled() {
+    let ended = |o: &mut Observed| {
+        o.status.ended = Some("Preempted".into());
+        o.status.last_report_read = true;
+        o.deleting = true;
+    };
+    let end = Step::End(vec!["7".into()]);
+    check("not seen gone: go on ending", ended, rented, &end);
+    check("gone once: look again", |o| { ended(o); o.gone_looks = 1; }, rented, &end);
+    let gone = check("gone, not settled: wait", |o| { ended(o); o.gone_looks = 2; }, rented, &Step::Rest);
+    assert_eq!(gone.status.phase, MachinePhase::Gone);
+    check(
+        "gone and settled: let go",
+        |o| {
+            ended(o);
+            o.gone_looks = 2;
+            o.job = JobView::Alive { terminal: false, settled: true };
+        },
+        rented,
+        &Step::Release,
+    );
+    check(
+        "gone, last report not read: wait",
+        |o| {
+            ended(o);
+            o.gone_looks = 2;
+            o.status.last_report_read = false;
+            o.job = JobView::Gone;
+        },
+        rented,
+        &Step::Rest,
+    );
+}
+
+#[test]
+fn cost_is_compute_while_running_and_disk_all_the_time() {
+    let mut o = rented();
+    o.now = at(1000 + 3600);
+    o.status.running_since = Some(MicroTime(at(1000 + 600)));
+    o.status.running_until = Some(MicroTime(at(1000 + 1800)));
+    let cost = decide(&o).status.cost.unwrap();
+    // Compute $0.36/h for 20 minutes, 10 GiB at 36 micro-dollars an hour for an hour.
+    assert_eq!(cost, Money::from_micros(120_000 + 360));
+}
+
+#[test]
+fn a_host_that_never_starts_the_agent_is_given_up() {
+    let late = check("late", |o| o.now = at(1601), rented, &Step::End(vec!["7".into()]));
+    assert_eq!(late.status.ended.as_deref(), Some(Reason::AgentNotStarted.as_str()));
+    check("in time", |o| o.now = at(1599), rented, &Step::Rest);
+}

@@ -1,0 +1,333 @@
+//! What a world is like: jobs, market and trouble, all from one seed.
+
+use std::time::Duration;
+
+use tradewind_core::gate::Verdict;
+
+use super::chance::Chance;
+use super::program::Recipe;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// How rough it is.
+    pub mood: Mood,
+    /// A bug to be found.
+    pub mutant: Option<Mutant>,
+    /// One call of an operator that goes wrong.
+    pub cut: Option<Cut>,
+    /// Remember every call for a sweep.
+    pub record: bool,
+    /// Print every event.
+    pub verbose: bool,
+}
+
+impl Options {
+    /// A world of this seed and mood.
+    pub fn new(seed: u64, mood: Mood) -> Self {
+        Self { seed, mood, mutant: None, cut: None, record: false, verbose: false }
+    }
+}
+
+/// How rough a world is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mood {
+    /// Everything that can happen may happen.
+    Rough,
+    /// Nothing goes wrong but what the story says.
+    Story(Story),
+}
+
+/// The reference runs of the crash sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Story {
+    /// Rented, outbid once, resumed, complete.
+    Outbid,
+    /// The first offer is refused with something left behind, the next rent call's answer is lost; complete.
+    Unknown,
+    /// Deleted while the program runs.
+    Deleted,
+    /// The Pod is lost while the program runs and made again on the same machine.
+    PodLost,
+    /// Fails once, the newest checkpoint is damaged, falls back to the one before.
+    Damaged,
+}
+
+impl Story {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Outbid, Self::Unknown, Self::Deleted, Self::PodLost, Self::Damaged];
+}
+
+/// One call that goes wrong: the `call`-th of all operators, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Which.
+    pub call: u64,
+    /// How.
+    pub verdict: Verdict,
+}
+
+/// A deliberate bug, put between operator and world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// An order's write is swallowed; the rent call follows all the same.
+    RentWithoutOrder,
+    /// A rent call is made twice.
+    RentTwice,
+    /// The call may start long after the order's write.
+    RentLate,
+    /// A termination is swallowed and the machine called gone.
+    DropTerminate,
+    /// A failed list reads as an empty one.
+    FailedListIsEmpty,
+    /// Writes of a RentedMachine's status are not version-checked.
+    NoVersionCheck,
+    /// A checkpoint is committed over the fence of a later attempt.
+    CommitAcrossFence,
+    /// The list of settled machines is lost.
+    SettleTwice,
+    /// A chunk of the newest checkpoint is deleted.
+    DeleteChunk,
+    /// The ledger sees no other machine.
+    BlindLedger,
+    /// A machine takes a damaged checkpoint for a good one.
+    RestoreUnverified,
+    /// The last report of a lost machine is never read.
+    SkipLastReport,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::RentWithoutOrder,
+        Self::RentTwice,
+        Self::RentLate,
+        Self::DropTerminate,
+        Self::FailedListIsEmpty,
+        Self::NoVersionCheck,
+        Self::CommitAcrossFence,
+        Self::SettleTwice,
+        Self::DeleteChunk,
+        Self::BlindLedger,
+        Self::RestoreUnverified,
+        Self::SkipLastReport,
+    ];
+}
+
+/// How often calls go wrong, in millionths.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Odds {
+    /// The operator dies at a call.
+    pub crash: u64,
+    /// A call's effect happens, its answer is lost.
+    pub lost: u64,
+    /// A call fails without effect.
+    pub fails: u64,
+    /// A call is slow: before or after its effect.
+    pub slow: u64,
+    /// A request of a machine fails.
+    pub machine: u64,
+}
+
+/// Something that happens to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// A running machine is outbid; its processes may live on as a zombie.
+    Outbid,
+    /// A host vanishes; its processes may live on.
+    Reclaim,
+    /// A machine's container exits and is started again by the host.
+    Reboot,
+    /// A boot fails.
+    BootFails,
+    /// A machine shows a word that nobody knows, for a while.
+    StrangeWord,
+    /// Nothing is left of any offer, for a while.
+    SoldOut,
+    /// Prices move.
+    Prices,
+    /// The next rent call is answered in this way.
+    RentFault,
+    /// The account has no credit, for a while.
+    NoCredit,
+    /// The market does not answer, for a while.
+    MarketAway,
+    /// Both buckets do not answer, for a while.
+    StoreAway,
+    /// The API server does not answer, for a while.
+    ApiAway,
+    /// The operator dies.
+    Crash,
+    /// The operator is away for long.
+    Outage,
+    /// The operator freezes, another takes over, the old one goes on for a moment.
+    Failover,
+    /// The virtual Node is deleted.
+    NodeDeleted,
+    /// The job's Pod is deleted.
+    PodDeleted,
+    /// The job's Pod is evicted.
+    PodEvicted,
+    /// A RentedMachine is deleted by hand.
+    MachineDeleted,
+    /// The newest checkpoint is damaged.
+    Damage,
+    /// A machine writes rubbish into its report.
+    Rubbish,
+    /// The job is deleted.
+    JobDeleted,
+    /// The namespace is deleted.
+    NamespaceDeleted,
+    /// The Provider is paused, for a while.
+    Paused,
+    /// A caches' watch breaks and lists again, late.
+    Relist,
+}
+
+/// What a rough world draws its happenings from. Frequent ones stand here more than once.
+const USUAL: [Happening; 30] = [
+    Happening::Outbid,
+    Happening::Outbid,
+    Happening::Outbid,
+    Happening::Outbid,
+    Happening::Reclaim,
+    Happening::Reclaim,
+    Happening::Reboot,
+    Happening::BootFails,
+    Happening::StrangeWord,
+    Happening::SoldOut,
+    Happening::Prices,
+    Happening::RentFault,
+    Happening::RentFault,
+    Happening::NoCredit,
+    Happening::MarketAway,
+    Happening::StoreAway,
+    Happening::ApiAway,
+    Happening::Crash,
+    Happening::Crash,
+    Happening::Outage,
+    Happening::Failover,
+    Happening::Failover,
+    Happening::NodeDeleted,
+    Happening::PodDeleted,
+    Happening::PodEvicted,
+    Happening::MachineDeleted,
+    Happening::Damage,
+    Happening::Rubbish,
+    Happening::Paused,
+    Happening::Relist,
+];
+
+/// One world's nature.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Jobs.
+    pub jobs: Vec<Recipe>,
+    /// How the jobs treat the cluster's own nodes: `Prefer` or `Never`.
+    pub in_cluster: &'static str,
+    /// The cluster's own GPU node has room from this time on.
+    pub room_at: Option<Duration>,
+    /// Checkpoints kept.
+    pub keep: u32,
+    /// Dollars an hour that may be spent on the account.
+    pub per_hour: String,
+    /// Secret values travel to the machine.
+    pub secrets: bool,
+    /// How often calls go wrong while it is rough.
+    pub odds: Odds,
+    /// Longest lag of a watch.
+    pub watch_lag: Duration,
+    /// What happens when.
+    pub happenings: Vec<(Duration, Happening)>,
+    /// From here on nothing goes wrong.
+    pub calm_at: Duration,
+}
+
+impl Plan {
+    /// The plan that follows from a seed and a mood.
+    pub fn new(seed: u64, mood: Mood) -> Self {
+        match mood {
+            Mood::Rough => Self::rough(&mut Chance::new(seed, "plan")),
+            Mood::Story(story) => Self::story(story),
+        }
+    }
+
+    fn rough(chance: &mut Chance) -> Self {
+        let jobs: usize = if chance.one_in(5) { 2 } else { 1 };
+        let recipes = (0..jobs).map(|n| recipe(chance, n)).collect();
+        let calm_at = chance.millis(60_000, 1_200_000);
+        let mut happenings: Vec<(Duration, Happening)> = (0..chance.below(9))
+            .map(|_| (chance.millis(0, u64::try_from(calm_at.as_millis()).unwrap_or(0)), chance.pick(&USUAL)))
+            .collect();
+        if chance.one_in(4) {
+            let end = if chance.one_in(4) { Happening::NamespaceDeleted } else { Happening::JobDeleted };
+            happenings.push((chance.millis(0, 400_000), end));
+        }
+        happenings.sort_by_key(|(at, _)| *at);
+        let rough = |chance: &mut Chance, most: u64| if chance.one_in(2) { 0 } else { chance.between(0, most) };
+        Self {
+            jobs: recipes,
+            in_cluster: if chance.one_in(4) { "Prefer" } else { "Never" },
+            room_at: chance.one_in(8).then(|| chance.millis(0, 300_000)),
+            keep: u32::try_from(chance.between(1, 3)).unwrap_or(1),
+            // Room for one machine of the cheapest two kinds, or for two of any.
+            per_hour: if jobs == 2 && chance.one_in(2) { "0.6".to_owned() } else { "3".to_owned() },
+            secrets: chance.one_in(6),
+            odds: Odds {
+                crash: rough(chance, 3_000),
+                lost: rough(chance, 10_000),
+                fails: rough(chance, 20_000),
+                slow: rough(chance, 40_000),
+                machine: rough(chance, 50_000),
+            },
+            watch_lag: chance.millis(20, if chance.one_in(4) { 40_000 } else { 1_500 }),
+            happenings,
+            calm_at,
+        }
+    }
+
+    fn story(story: Story) -> Self {
+        let at = Duration::from_secs;
+        let happenings = match story {
+            Story::Outbid => vec![(at(62), Happening::Outbid)],
+            Story::Unknown => vec![(at(0), Happening::RentFault)],
+            Story::Deleted => vec![(at(60), Happening::JobDeleted)],
+            Story::PodLost => vec![(at(45), Happening::PodDeleted)],
+            Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],
+        };
+        let recipe = Recipe {
+            salt: 7,
+            steps: 12,
+            step_time: at(5),
+            save_every: 3,
+            save_time: Duration::from_millis(400),
+            fails: None,
+        };
+        Self {
+            jobs: vec![recipe],
+            in_cluster: if story == Story::PodLost { "Prefer" } else { "Never" },
+            room_at: None,
+            keep: 2,
+            per_hour: "3".to_owned(),
+            secrets: false,
+            odds: Odds::default(),
+            watch_lag: Duration::from_millis(60),
+            happenings,
+            calm_at: at(70),
+        }
+    }
+}
+
+fn recipe(chance: &mut Chance, n: usize) -> Recipe {
+    let steps = chance.between(4, 36);
+    Recipe {
+        salt: chance.next() ^ u64::try_from(n).unwrap_or(0),
+        steps,
+        step_time: chance.millis(1_000, 9_000),
+        save_every: chance.between(1, 9),
+        save_time: chance.millis(10, 3_000),
+        fails: chance.one_in(6).then(|| (u32::try_from(chance.between(0, 2)).unwrap_or(0), chance.between(1, steps))),
+    }
+}
