@@ -272,3 +272,42 @@ fn machine(name: &str) -> Value {
         }
     })
 }
+
+#[tokio::test]
+async fn what_deploy_ships_is_accepted() {
+    let Some((plane, namespace)) = plane("deploy").await else { return };
+    let kubectl = plane.kubectl();
+    let file = |name: &str| project_root().join("deploy").join(name).display().to_string();
+    let built = kubectl.run(["kustomize", &file("operator")]).await.unwrap();
+    assert!(built.contains("kind: Deployment") && built.contains("kind: ClusterRole"), "{built}");
+    kubectl.run(["apply", "-f", &file("operator/rbac.yaml")]).await.unwrap();
+    let judge = ["apply", "--dry-run=server", "-f"];
+    kubectl
+        .run(judge.into_iter().chain([file("operator/deployment.yaml").as_str(), "-f", &file("samples")]))
+        .await
+        .unwrap();
+
+    // The namespace enforces the restricted profile on Pods, not on Deployments: so the Pod is asked about.
+    let render = ["create", "--dry-run=client", "-o", "json", "-f", &file("operator/deployment.yaml")];
+    let text = kubectl.run(render).await.unwrap();
+    let deployment: Value = serde_json::Deserializer::from_str(&text).into_iter().next().unwrap().unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "judged", "namespace": "tradewind-system"},
+        "spec": deployment["spec"]["template"]["spec"]
+    });
+    kubectl.run_with_input(["apply", "--dry-run=server", "-f", "-"], &pod.to_string()).await.unwrap();
+
+    // The operator may read a namespace's Secrets only after its owner has said so, may never list them, and nobody else may spend.
+    let may = async |verb: &str, what: &str, namespace: &str| {
+        let account = "--as=system:serviceaccount:tradewind-system:tradewind-operator";
+        let answer = kubectl.run(["auth", "can-i", verb, what, "-n", namespace, account, "--quiet"]).await;
+        answer.is_ok()
+    };
+    assert!(may("get", "secrets", "tradewind-system").await);
+    assert!(!may("get", "secrets", &namespace).await);
+    let grant = std::fs::read_to_string(file("samples/secret-access.yaml")).unwrap();
+    kubectl.apply(&grant.replace("namespace: default", &format!("namespace: {namespace}"))).await.unwrap();
+    assert!(may("get", "secrets", &namespace).await && !may("list", "secrets", &namespace).await);
+    assert!(!may("list", "secrets", "tradewind-system").await && !may("delete", "nodes", "default").await);
+    assert!(!may("update", "trainingjobs", &namespace).await && !may("create", "pods/exec", &namespace).await);
+}

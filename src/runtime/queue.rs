@@ -84,7 +84,8 @@ impl Queue {
     pub fn failed(&mut self, work: &Work, now: Duration, benign: bool) {
         let count = self.failures.entry(work.clone()).or_insert(0);
         *count = count.saturating_add(1);
-        let delay = FIRST_BACKOFF.saturating_mul(1_u32.checked_shl((*count - 1).min(20)).unwrap_or(u32::MAX)).min(MAX_BACKOFF);
+        let delay =
+            FIRST_BACKOFF.saturating_mul(1_u32.checked_shl((*count - 1).min(20)).unwrap_or(u32::MAX)).min(MAX_BACKOFF);
         if !benign {
             self.again.remove(work);
         }

@@ -97,7 +97,7 @@ async fn machines(client: kube::Client, ctx: Arc<Context>, inbox: Arc<Inbox>) {
 }
 
 /// Takes in an event and tells whom the objects that look different now concern, as they were and as they are.
-fn feed<K: Typed>(cache: &Cached<K>, event: Event<K>) -> BTreeSet<Work> {
+pub fn feed<K: Typed>(cache: &Cached<K>, event: Event<K>) -> BTreeSet<Work> {
     let before: BTreeMap<Key, Arc<K>> = match &event {
         Event::Set(object) | Event::Gone(object) => {
             let key = Key::of(&**object);

@@ -31,7 +31,6 @@ impl Pattern {
     }
 
     /// `None` if the name is no checkpoint's; otherwise its step, if the name tells one.
-    #[expect(clippy::option_option, reason = "no checkpoint, and a checkpoint without a step, are two things")]
     pub fn step(&self, name: &str) -> Option<Option<u64>> {
         if name.starts_with(OWN_PREFIX) {
             return None;

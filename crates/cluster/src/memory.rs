@@ -56,6 +56,12 @@ impl Memory {
         self.lock().authoriser = authoriser;
     }
 
+    /// From now on writes objects as JSON and reads them again before it stores them, about ten times slower: what does not survive the
+    /// wire (fractions of a second, fields left out) is then lost here too.
+    pub fn go_through_json(&self) {
+        self.lock().goes_through_json = true;
+    }
+
     /// What changed after `since` (an index from an earlier answer or from [`Memory::snapshot`]; 0: from the start), for one kind.
     /// `None` if the log no longer reaches back so far: take a snapshot, as a watcher must after a 410.
     pub fn changes(&self, kind: &'static Kind, since: u64) -> Option<Changes> {

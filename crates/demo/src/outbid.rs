@@ -80,7 +80,10 @@ impl Outbid {
 
     /// Looks at the machine, and acts when its time has come. `location` is the checkpoints' place as `bucket/prefix/`.
     pub async fn look(&mut self, stack: &Stack, machine: Option<&RentedMachine>, location: &str) -> Result<()> {
-        let Some(machine) = machine.filter(|m| m.spec.attempt == 0) else { return self.release() };
+        let Some(machine) = machine.filter(|m| m.spec.attempt == 0) else {
+            self.release();
+            return Ok(());
+        };
         let Some(id) = machine.status.as_ref().and_then(|s| s.machine_id.clone()) else { return Ok(()) };
         let uploads = Match::method("PUT").target(&format!("^/{location}data/0-"));
         match &self.stage {
@@ -124,12 +127,11 @@ impl Outbid {
     }
 
     /// The machine is gone: what is left of its upload may go on.
-    fn release(&mut self) -> Result<()> {
+    fn release(&mut self) {
         if let (Stage::Braked(rule), Some(_)) = (&self.stage, &self.done) {
             rule.remove();
             self.stage = Stage::Released;
         }
-        Ok(())
     }
 }
 

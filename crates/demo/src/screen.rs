@@ -64,6 +64,7 @@ impl Screen {
     }
 
     /// A line without time and speaker.
+    #[expect(clippy::unused_self, reason = "everything that is shown goes through the screen")]
     pub fn plain(&self, text: &str) {
         // Nobody may be reading any more; the demo ends by itself.
         let _ = writeln!(std::io::stdout().lock(), "{text}");

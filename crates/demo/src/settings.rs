@@ -31,7 +31,8 @@ impl Settings {
         let keep = text("KEEP").is_some_and(|keep| keep != "0");
         let colour = io::stdout().is_terminal() && text("NO_COLOR").is_none();
         let directory = std::env::temp_dir();
-        let space = rustix::fs::statvfs(&directory).with_context(|| format!("{} cannot be used", directory.display()))?;
+        let space =
+            rustix::fs::statvfs(&directory).with_context(|| format!("{} cannot be used", directory.display()))?;
         let free_mb = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
         ensure!(
             free_mb >= SPACE_MB,

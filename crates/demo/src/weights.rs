@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
-use tradewind_checkpoints::{Catalogue, Store};
+use tradewind_checkpoints::Catalogue;
 use tradewind_harness::Stack;
 use tradewind_protocol::{LogEntry, Manifest};
 

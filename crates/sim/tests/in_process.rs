@@ -236,7 +236,7 @@ fn a_crash_comes_before_or_after_the_deed() {
         let mut world = in_process(1);
         let request = request(&mut world, Capacity::OnDemand);
         let gated = world.provider.clone().with_gate(Arc::new(Fixed(verdict)));
-        let outcome = poll_once(gated.rent(&request, Duration::from_secs(60)));
+        let outcome = poll_once(gated.rent(&request, Duration::from_mins(1)));
         assert_eq!(outcome.is_some(), answers, "{verdict:?}");
         assert_eq!(world.market.lock().unwrap().machines().len(), usize::from(happens), "{verdict:?}");
         let known = matches!(outcome, Some(RentOutcome::Rented { .. }));
@@ -253,11 +253,11 @@ fn a_losing_bid_may_leave_a_machine_behind() {
     let offer = request.offer.clone();
     poll_once(world.set_winning_bid(&offer, offer.price_per_hour.times(2))).unwrap().unwrap();
     let leaky = world.provider.clone().with_leftovers();
-    let outcome = poll_once(leaky.rent(&request, Duration::from_secs(60))).unwrap();
+    let outcome = poll_once(leaky.rent(&request, Duration::from_mins(1))).unwrap();
     let RentOutcome::Refused { why: Refusal::PriceRose, leftover: Some(id), .. } = outcome else {
         panic!("{outcome:?}")
     };
-    assert_eq!(poll_once(world.billed(&request.key)).unwrap().unwrap(), [id.clone()]);
+    assert_eq!(poll_once(world.billed(&request.key)).unwrap().unwrap(), std::slice::from_ref(&id));
     poll_once(leaky.terminate(&id)).unwrap().unwrap();
     assert!(poll_once(world.billed(&request.key)).unwrap().unwrap().is_empty());
 }

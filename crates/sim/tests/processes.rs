@@ -251,6 +251,16 @@ async fn sigterm_ends_every_machine_and_removes_the_directory() {
 }
 
 #[tokio::test]
+async fn ctrl_c_is_as_good() {
+    let mut sim = Served::start(&simple(1), &[]);
+    let id = sim.rent_script(1001, TREE, json!({})).await;
+    let pids = tree(&sim, id).await;
+    sim.signal(Signal::INT);
+    assert_eq!(sim.child.wait().unwrap().code(), Some(0));
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+}
+
+#[tokio::test]
 async fn nothing_survives_a_killed_simulator() {
     let mut sim = Served::start(&simple(2), &[]);
     let (first, second) = (

@@ -312,11 +312,25 @@ impl Acting<'_> {
     /// Everything is gone and settled: forget the mailbox, free the Pod, let the object go.
     async fn release(&self) -> Result<Done, Failure> {
         free_pod(self.ctx, self.machine).await?;
+        self.tidy_finished_run().await;
         if let Some(mailbox) = &self.ctx.mailbox {
             mailbox.forget(&self.observed.uid).await.map_err(|e| Failure::new("MailboxUnavailable", e.to_string()))?;
         }
         self.set_finalizer(false).await?;
         Ok(Done { released: true, ..Done::default() })
+    }
+}
+
+impl Acting<'_> {
+    /// A run that has finished uploads nothing any more: data that no checkpoint names goes now. Only tidiness hangs on it.
+    async fn tidy_finished_run(&self) {
+        let finished = self.machine.status.as_ref().is_some_and(|s| s.exit_code == Some(0));
+        let Some(settings) = self.machine.spec.checkpoint.as_ref().filter(|_| finished) else { return };
+        let namespace = &self.machine.spec.job.namespace;
+        match self.ctx.catalogue(namespace, &settings.to, &settings.secret_ref.name).await {
+            Ok(catalogue) => super::serve::tidy(&catalogue, settings, std::collections::BTreeSet::new(), true).await,
+            Err(unusable) => tracing::info!(error = unusable.message, "Leaving unnamed data of a finished run"),
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Everything here may be repeated. What fails is told in the status and tried again at the next look; it never stands in the way of
 //! ending the machine.
 
+use std::collections::BTreeSet;
+
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -290,8 +292,15 @@ impl Serving<'_> {
         }
         let catalogue = self.catalogue(settings).await?;
         let committed: BoxFuture<'_, _> = Box::pin(catalogue.commit(self.uid, self.attempt, &offer.manifest));
-        let outcome = committed.await.map_err(|e| e.to_string())?;
-        match outcome {
+        let begun = self.ctx.clock.monotonic();
+        let outcome = committed.await;
+        let word = match &outcome {
+            Ok(CommitOutcome::Committed { .. }) => "committed",
+            Ok(CommitOutcome::Refused(refusal)) => refusal.reason(),
+            Err(error) => error.reason(),
+        };
+        crate::telemetry::metrics().checkpoint_commit(word, self.ctx.clock.monotonic().saturating_sub(begun));
+        match outcome.map_err(|e| e.to_string())? {
             CommitOutcome::Committed { seq } => {
                 let manifest = &offer.manifest;
                 control.committed = Some(Committed { offer: offer.number, seq, step: manifest.step });
@@ -304,7 +313,9 @@ impl Serving<'_> {
                     at: Some(Time(self.ctx.clock.now())),
                 });
                 tracing::info!(checkpoint.id = seq, step = manifest.step, attempt = self.attempt, "Committed a checkpoint");
-                self.tidy(&catalogue, settings, seq).await;
+                let restored = report.restore.as_ref().and_then(|r| r.restored).map(|r| r.seq);
+                let pinned = [Some(seq), restored, manifest.parent].into_iter().flatten().collect();
+                tidy(&catalogue, settings, pinned, false).await;
             }
             CommitOutcome::Refused(refusal) if refusal.is_final() => {
                 memory.fenced |= matches!(refusal, tradewind_checkpoints::Refusal::Fenced { .. });
@@ -315,20 +326,6 @@ impl Serving<'_> {
             CommitOutcome::Refused(refusal) => return Err(refusal.to_string()),
         }
         Ok(())
-    }
-
-    /// Retention after a commit. What fails is done at the next commit.
-    async fn tidy(&self, catalogue: &Catalogue, settings: &MachineCheckpoint, newest: u64) {
-        let keep = Keep {
-            newest: usize::try_from(settings.keep).unwrap_or(1).max(1),
-            pinned: std::collections::BTreeSet::from([newest]),
-            ended: false,
-            max_changes: 64,
-        };
-        let collected: BoxFuture<'_, _> = Box::pin(catalogue.collect(&keep));
-        if let Err(error) = collected.await {
-            tracing::info!(%error, "Retention will be tried again");
-        }
     }
 
     /// Events for what became of the restore. Each is written once, whoever looks how often.
@@ -370,5 +367,19 @@ impl Serving<'_> {
         control.report_get = self.mailbox.report_get_ticket(self.uid, life).await.map_err(text)?;
         control.logs = self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?;
         Ok(())
+    }
+}
+
+/// Retention after a commit, and once the run has ended. What fails is done the next time.
+pub async fn tidy(catalogue: &Catalogue, settings: &MachineCheckpoint, pinned: BTreeSet<u64>, ended: bool) {
+    let newest = usize::try_from(settings.keep).unwrap_or(1).max(1);
+    let keep = Keep { newest, pinned, ended, max_changes: 64 };
+    let collected: BoxFuture<'_, _> = Box::pin(catalogue.collect(&keep));
+    match collected.await {
+        Ok(collected) if collected.blocked => {
+            tracing::warn!(reason = "LogUnreadable", "Keeping all data, because the log holds an entry that cannot be read");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::info!(%error, "Retention will be tried again"),
     }
 }

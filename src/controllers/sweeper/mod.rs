@@ -17,6 +17,7 @@ use tradewind_providers::Machine;
 use crate::context::Context;
 use crate::events::{Severity, reference};
 use crate::runtime::{Failure, Reconciler, Wake};
+use crate::telemetry::metrics;
 
 /// Its name in queue, logs and metrics.
 pub const NAME: &str = "sweeper";
@@ -96,10 +97,12 @@ impl Sweeper {
         }
         for id in &pass.orphans {
             if ctx.settings.sweep_report_only {
+                metrics().orphan(&key.name, "reported");
                 self.tell(key, Severity::Warning, format!("machine {id} carries this install's id but no RentedMachine knows it")).await;
                 continue;
             }
             account.provider.terminate(id).await.map_err(|e| Failure::new(e.reason(), e.to_string()))?;
+            metrics().orphan(&key.name, "terminated");
             tracing::warn!(provider = key.name, machine.id = id, reason = "OrphanTerminated", "Ended a machine that nothing claims");
             self.tell(key, Severity::Warning, format!("machine {id} carried this install's id but no RentedMachine knew it; it was ended")).await;
         }

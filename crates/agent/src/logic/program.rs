@@ -166,11 +166,11 @@ impl Logic {
                         self.stage = Stage::Asking { retry_at: None, failures };
                     }
                 }
-                Stage::Waiting if self.stop.is_some() => self.end_unstarted(),
+                Stage::Waiting | Stage::Marking | Stage::Restoring { .. } if self.stop.is_some() => {
+                    self.end_unstarted()
+                }
                 Stage::Waiting if self.may_run() => self.stage = Stage::Marking,
-                Stage::Marking if self.stop.is_some() => self.end_unstarted(),
                 Stage::Marking if self.marked() => self.try_candidate(0, self.now.monotonic, actions),
-                Stage::Restoring { .. } if self.stop.is_some() => self.end_unstarted(),
                 Stage::Restoring { index, since, retry_at: Some(at), failures } if *at <= self.now.monotonic => {
                     let (index, since, failures) = (*index, *since, *failures);
                     self.try_candidate(index, since, actions);

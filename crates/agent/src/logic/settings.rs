@@ -32,7 +32,7 @@ impl Default for Settings {
         Self {
             poll: Duration::from_secs(5),
             poll_fast: Duration::from_millis(500),
-            fast_for: Duration::from_secs(60),
+            fast_for: Duration::from_mins(1),
             report: Duration::from_secs(10),
             log: Duration::from_secs(5),
             log_segment_bytes: 128 * 1024,

@@ -18,7 +18,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// For a small document, from the first byte to the last.
 const DOCUMENT_LIMIT: Duration = Duration::from_secs(20);
 /// How long a large transfer may stand still.
-const STALL_LIMIT: Duration = Duration::from_secs(60);
+const STALL_LIMIT: Duration = Duration::from_mins(1);
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// Bytes of an error answer that are looked at.
 const ERROR_BYTES: usize = 4_096;
@@ -53,7 +53,7 @@ impl Http {
     /// A client that trusts the roots built into it and follows no redirects.
     #[expect(clippy::disallowed_methods, reason = "this is the one place of the agent that builds HTTP clients")]
     pub fn new() -> Result<Self, HttpError> {
-        let roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        let roots: RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
         let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(HttpError::Tls)?
@@ -63,7 +63,7 @@ impl Http {
             .tls_backend_preconfigured(tls)
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(STALL_LIMIT)
-            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_idle_timeout(Duration::from_mins(1))
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .build()

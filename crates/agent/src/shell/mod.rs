@@ -80,15 +80,14 @@ pub async fn run(config: Config) -> Result<u8, ShellError> {
     report_panics(console.clone(), events.clone());
     let mut shell = Shell::new(config, events, console)?;
     let signals = Signals::listen().map_err(system("watch signals"))?;
-    let result = AssertUnwindSafe(shell.live(inbox, signals)).catch_unwind().await;
-    match result {
-        Ok(code) => Ok(code),
-        Err(_) => {
-            shell.last_words().await;
-            // A container that ends is started again on some hosts: it waits to be ended instead.
-            std::future::pending().await
-        }
+    if let Ok(code) = AssertUnwindSafe(shell.live(inbox, signals)).catch_unwind().await {
+        return Ok(code);
     }
+    shell.last_words().await;
+    // A container that ends is started again on some hosts: it waits to be ended instead.
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("watch signals"))?;
+    terminate.recv().await;
+    Ok(1)
 }
 
 /// A panic anywhere becomes a report: on the loop itself by [`Shell::last_words`], elsewhere by the logic.

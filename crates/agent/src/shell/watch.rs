@@ -62,8 +62,14 @@ impl Watch {
         watch
     }
 
-    /// A name appeared by a rename.
-    pub fn renamed(&mut self, path: &Path) {
+    /// These appeared by a rename.
+    pub fn renamed(&mut self, paths: &[PathBuf]) {
+        for path in paths {
+            self.note_rename(path);
+        }
+    }
+
+    fn note_rename(&mut self, path: &Path) {
         let name = path.file_name().and_then(|name| name.to_str());
         if let Some(name) =
             name.filter(|name| path.parent() == Some(&self.checkpoints) && self.pattern.step(name).is_some())
@@ -182,7 +188,7 @@ fn run(
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Message::Final(trust)) => (trust, true),
             Ok(Message::Renamed(paths)) => {
-                paths.iter().for_each(|path| watch.renamed(path));
+                watch.renamed(&paths);
                 (Trust::Settled, false)
             }
             Err(RecvTimeoutError::Timeout) => (Trust::Settled, false),
@@ -190,7 +196,7 @@ fn run(
         if last {
             // Renames that happened just before the end are still in the queue behind us.
             while let Ok(Message::Renamed(paths)) = inbox.recv_timeout(SHORTEST_SCAN) {
-                paths.iter().for_each(|path| watch.renamed(path));
+                watch.renamed(&paths);
             }
         }
         for save in watch.scan(now(clock), trust) {
@@ -280,7 +286,7 @@ mod tests {
         std::fs::create_dir(directory.path().join("tmp")).unwrap();
         std::fs::write(directory.path().join("tmp/0"), "c").unwrap();
         std::fs::rename(directory.path().join("tmp"), directory.path().join("step-30")).unwrap();
-        watch.renamed(&directory.path().join("step-30"));
+        watch.renamed(&[directory.path().join("step-30")]);
         assert_eq!(names(&watch.scan(at(13), Trust::Settled)), ["step-30"]);
     }
 

@@ -46,9 +46,11 @@ impl Act {
             Self::Commit(manifest, counts) => {
                 let outcome = catalogue.commit(&manifest.machine, manifest.attempt, manifest).await?;
                 match outcome {
-                    CommitOutcome::Committed { .. } => assert!(counts, "step {} must not count", manifest.step),
+                    CommitOutcome::Committed { .. } => {
+                        assert!(counts, "step {} must not count", manifest.step);
+                    }
                     CommitOutcome::Refused(Refusal::Fenced { .. }) => {
-                        assert!(!counts, "step {} must count", manifest.step)
+                        assert!(!counts, "step {} must count", manifest.step);
                     }
                     CommitOutcome::Refused(refusal) => panic!("step {}: {refusal}", manifest.step),
                 }

@@ -47,6 +47,7 @@ pub(super) struct State {
     index: u64,
     /// Custom resources that were not written since their create: the next write changes them in any case.
     pub(super) unsettled: BTreeSet<(&'static str, Key)>,
+    pub(super) goes_through_json: bool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) admission: Admission,
     pub(super) authoriser: Authoriser,
@@ -65,6 +66,7 @@ impl State {
             log: VecDeque::new(),
             index: 0,
             unsettled: BTreeSet::new(),
+            goes_through_json: false,
             clock,
             admission: Box::new(|_, _| Ok(())),
             authoriser: Box::new(|_| Review { allowed: true, reason: String::new() }),

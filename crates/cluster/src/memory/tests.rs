@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, Node, Pod, PodSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::api::ObjectMeta;
 use tradewind_core::ManualClock;
 use tradewind_core::gate::{Gate, Point, Verdict};
@@ -234,6 +234,23 @@ fn expired_grace_cannot_be_shortened_into_the_past() {
     let pod = memory.peek::<Pod>(&key("a")).unwrap();
     assert_eq!(pod.metadata.deletion_grace_period_seconds, Some(1));
     assert_eq!(pod.metadata.deletion_timestamp.as_ref().unwrap().0.as_second(), 1_800_000_100);
+}
+
+#[test]
+fn json_loses_what_the_wire_loses() {
+    let written = Timestamp::from_millisecond(1_800_000_000_500).unwrap();
+    for (through_json, read) in [(false, 1_800_000_000_500), (true, 1_800_000_000_000)] {
+        let memory = memory();
+        if through_json {
+            memory.go_through_json();
+        }
+        let pod = add(&memory, pod("a"));
+        let mut pod = Pod::clone(&pod);
+        pod.status.as_mut().unwrap().start_time = Some(Time(written));
+        let pod = at_once(port(&memory).write_status(pod)).unwrap();
+        let start = pod.status.as_ref().unwrap().start_time.clone().unwrap();
+        assert_eq!(start.0.as_millisecond(), read);
+    }
 }
 
 struct Fixed(Verdict);

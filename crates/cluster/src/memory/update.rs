@@ -80,7 +80,17 @@ fn keep_system_fields(new: &mut ObjectMeta, old: &ObjectMeta) {
 }
 
 impl State {
-    pub(super) fn create(&mut self, kind: &'static Kind, mut object: Arc<dyn Object>) -> Outcome {
+    /// A written object as a server would receive it.
+    fn received(&self, kind: &'static Kind, object: Arc<dyn Object>) -> Outcome {
+        if !self.goes_through_json {
+            return Ok(object);
+        }
+        let read = (kind.encode)(&*object).and_then(|json| (kind.decode)(&json));
+        read.map_err(|error| refused(400, "BadRequest", error.to_string()))
+    }
+
+    pub(super) fn create(&mut self, kind: &'static Kind, object: Arc<dyn Object>) -> Outcome {
+        let mut object = self.received(kind, object)?;
         let key = self.prepare(kind, own(&mut object))?;
         if self.row(kind, &key).is_ok() {
             return Err(ClusterError::AlreadyExists);
@@ -145,8 +155,9 @@ impl State {
         Ok(key)
     }
 
-    pub(super) fn replace(&mut self, kind: &'static Kind, mut object: Arc<dyn Object>) -> Outcome {
+    pub(super) fn replace(&mut self, kind: &'static Kind, object: Arc<dyn Object>) -> Outcome {
         require_version(object.meta())?;
+        let mut object = self.received(kind, object)?;
         let key = Key::of(&*object);
         let old = match self.row(kind, &key) {
             // The server creates these by a replace, where no uid stands in the way.
@@ -188,8 +199,9 @@ impl State {
         self.update(kind, key, &old, object, false)
     }
 
-    pub(super) fn replace_status(&mut self, kind: &'static Kind, mut object: Arc<dyn Object>) -> Outcome {
+    pub(super) fn replace_status(&mut self, kind: &'static Kind, object: Arc<dyn Object>) -> Outcome {
         require_version(object.meta())?;
+        let mut object = self.received(kind, object)?;
         let status = kind.status.as_ref().ok_or(ClusterError::NotFound)?;
         let key = Key::of(&*object);
         let old = self.row(kind, &key)?;

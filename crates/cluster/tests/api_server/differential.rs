@@ -30,6 +30,7 @@ async fn the_twin_and_the_server_agree() {
     for seed in seeds() {
         let namespace = format!("differential-{seed}");
         let memory = Memory::new(Arc::new(SystemClock::default()));
+        memory.go_through_json();
         let made = Namespace {
             metadata: ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() },
             ..Namespace::default()

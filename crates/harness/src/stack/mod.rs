@@ -27,8 +27,7 @@ pub use self::{
     watch::summary,
 };
 use crate::{
-    Binaries, Error, Plane, Proxy, ProxyOptions, Result, RunDir, S3, Sim, SimOptions, Tools, eventually,
-    plane::Kubectl,
+    Binaries, Error, Plane, Proxy, ProxyOptions, Result, RunDir, S3, Sim, SimOptions, Tools, eventually, plane::Kubectl,
 };
 
 /// The operator's namespace.
@@ -107,7 +106,9 @@ impl Stack {
                 let ready = conditions.iter().find(|c| c.type_ == "Ready");
                 match ready {
                     Some(ready) if ready.status == "True" => {}
-                    Some(ready) => return Err(format!("Provider {name} is not ready: {}: {}", ready.reason, ready.message)),
+                    Some(ready) => {
+                        return Err(format!("Provider {name} is not ready: {}: {}", ready.reason, ready.message));
+                    }
                     None => return Err(format!("nobody has looked at Provider {name}")),
                 }
             }

@@ -31,7 +31,8 @@ impl Stack {
 
     /// The RentedMachines of one job, in the order in which they were made.
     pub async fn machines_of(&self, job: &str) -> Result<Vec<RentedMachine>> {
-        let mut machines = self.list::<RentedMachine>(Api::all(self.client()), &format!("{}={job}", names::JOB_NAME)).await?;
+        let mut machines =
+            self.list::<RentedMachine>(Api::all(self.client()), &format!("{}={job}", names::JOB_NAME)).await?;
         machines.sort_by_key(|m| (m.spec.attempt, m.metadata.name.clone()));
         Ok(machines)
     }
@@ -82,7 +83,13 @@ impl Stack {
     }
 
     /// Waits until the job is in this phase. A job that has failed instead is said at once.
-    pub async fn wait_phase(&self, namespace: &str, name: &str, phase: JobPhase, limit: Duration) -> Result<TrainingJob> {
+    pub async fn wait_phase(
+        &self,
+        namespace: &str,
+        name: &str,
+        phase: JobPhase,
+        limit: Duration,
+    ) -> Result<TrainingJob> {
         let what = format!("phase {phase:?}");
         let ended = self
             .wait_job(namespace, name, &what, limit, |job| match job.status.as_ref().map(|s| s.phase) {
@@ -145,7 +152,8 @@ impl Stack {
             .with_region(Some(S3::REGION.into()))
             .with_endpoint(&self.s3.url())
             .map_err(Error::unexpected("the store's endpoint"))?;
-        S3Store::open(&place, &keys, Arc::new(SystemClock::default())).map_err(Error::unexpected(format!("the store at {location}")))
+        S3Store::open(&place, &keys, Arc::new(SystemClock::default()))
+            .map_err(Error::unexpected(format!("the store at {location}")))
     }
 }
 

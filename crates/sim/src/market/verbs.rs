@@ -123,7 +123,7 @@ impl Market {
         let offer =
             self.accounts[account].offers.iter().position(|o| o.id == spec.offer).ok_or(RentError::NoSuchOffer)?;
         let found = &self.accounts[account].offers[offer];
-        // Offers without GPUs are listed, but cannot be had (providers/vastai.md section 2).
+        // Offers without GPUs are listed, but cannot be had (a user's report).
         if found.gpu_count() == 0 {
             return Err(RentError::NoSuchOffer);
         }

@@ -1,6 +1,6 @@
 //! Runs machines' commands as local processes, one task per machine.
 //!
-//! Each start is a tree: the simulator, an [`init`](crate::runner::init) process that belongs to one machine and reaps and ends all its
+//! Each start is a tree: the simulator, an [`init`] process that belongs to one machine and reaps and ends all its
 //! descendants, and the command in a process group of its own. If the simulator dies, the kernel tells every init, and each ends its
 //! machine.
 

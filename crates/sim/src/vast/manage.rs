@@ -29,7 +29,7 @@ pub fn create(market: &mut Market, now: SimTime, account: &str, ask: u64, body: 
             "no_such_ask",
             format!("error 410/3907: no_such_ask Instance type {ask} is no longer available."),
         ),
-        // In practice this text often comes with 400 (providers/vastai.md section 3).
+        // In practice this text often comes with 400 (users, up to 2026).
         Err(RentError::Refused) => refuse(
             400,
             "invalid_args",
@@ -93,7 +93,7 @@ pub fn manage(market: &mut Market, now: SimTime, account: &str, id: u64, body: &
             Err(StartError::NoCredit) => {
                 Answer::error(400, "missing_billing", "Your account lacks credit; see the billing page.")
             }
-            // 200 in spite of the failure; it stays queued and may start later (providers/vastai.md section 5).
+            // 200 in spite of the failure; it stays queued and may start later (users and the official client).
             Err(StartError::Queued | StartError::HostGone) => Answer {
                 status: 200,
                 ..Answer::error(

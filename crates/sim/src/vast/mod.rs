@@ -1,4 +1,4 @@
-//! Vast.ai as it is spoken on the wire (providers/vastai.md, checked against the official OpenAPI documents by
+//! Vast.ai as it is spoken on the wire (facts from its documents, its client and users; checked against the official OpenAPI documents by
 //! `tests/official_schema.rs`). The wire types here are written apart from the adapter's on purpose: one misunderstanding cannot hide
 //! in both.
 

@@ -137,7 +137,7 @@ impl Call {
         }
     }
 
-    /// What a machine's own key may do: read, start, stop and destroy that machine (providers/vastai.md section 7).
+    /// What a machine's own key may do: read, start, stop and destroy that machine (users, 2026-09-20).
     fn is_for_the_machine_itself(&self, id: u64) -> bool {
         matches!(self, Self::Show(own) | Self::Manage(own) | Self::Destroy(own) if *own == id)
     }

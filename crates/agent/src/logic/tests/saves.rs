@@ -1,0 +1,160 @@
+//! The way of a save.
+
+use super::*;
+
+#[test]
+fn a_save_is_linked_hashed_uploaded_in_parallel_and_offered() {
+    let mut rig = Rig::running();
+    rig.save(10, &[1, 2, 3, 4, 5, 6, 2]);
+    let uploads = rig.uploads();
+    assert_eq!(uploads.iter().map(|upload| upload.1).collect::<Vec<_>>(), [0, 1, 2, 3], "four at a time");
+    rig.done(1, 2, ChunkOutcome::Stored);
+    assert_eq!(rig.uploads().len(), 1);
+    assert_eq!(rig.logic.report().uploading.unwrap().sent_bytes, 10);
+    for slot in [0, 1, 3, 4] {
+        rig.done(1, slot, ChunkOutcome::Stored);
+    }
+    rig.upload_all();
+    let offer = rig.logic.report().offer.unwrap();
+    assert_eq!((offer.number, offer.manifest.step, offer.manifest.parent), (1, 10, None));
+    let keys: Vec<&str> = offer.manifest.chunks().map(|chunk| &chunk.key[chunk.key.len() - 2..]).collect();
+    assert_eq!(keys, ["00", "01", "02", "03", "04", "05", "01"], "equal content is sent once");
+    assert!(rig.took(|action| *action == Action::DropStaging { save: 1 }));
+    assert_eq!(rig.store_reports().unwrap().offer.unwrap().number, 1, "reported at once");
+}
+
+#[test]
+fn what_the_committed_parent_has_is_not_sent_again() {
+    let mut start = Rig::start_document();
+    start.restore = vec![candidate(7, 70)];
+    let mut rig = Rig::waiting().ordered(start);
+    rig.give_slots(0, 100);
+    rig.store_reports();
+    rig.give(Input::Restored { seq: 7, result: Restore::Done { path: "/ckpt/step-70".to_owned() } });
+    // The restored checkpoint is the first parent: it had the content with hash 7.
+    rig.save(80, &[7, 8]);
+    assert_eq!(rig.upload_all().len(), 1);
+    let offer = rig.logic.report().offer.unwrap();
+    assert_eq!(offer.manifest.parent, Some(7));
+    assert_eq!(offer.manifest.files[0].chunks[0].key, "data/0-abcdef/00000007");
+
+    // Not committed yet: the parent stays.
+    rig.save(90, &[8, 9]);
+    assert_eq!(rig.upload_all().len(), 2);
+    assert_eq!(rig.logic.report().offer.unwrap().manifest.parent, None);
+    // The first offer was committed although a second one is there: it becomes the parent.
+    rig.commit(1, 8);
+    assert_eq!(rig.logic.report().offer.unwrap().number, 2, "the second one still waits");
+    rig.save(100, &[7, 8, 10]);
+    assert_eq!(rig.upload_all().len(), 1);
+    assert_eq!(rig.logic.report().offer.unwrap().manifest.parent, Some(8));
+}
+
+#[test]
+fn a_newer_save_takes_the_place_of_one_that_has_not_begun_to_upload() {
+    let mut rig = Rig::running();
+    rig.save(10, &[1]);
+    let hanging = rig.uploads();
+    assert_eq!(hanging.len(), 1);
+    for step in [20, 30, 40] {
+        rig.save(step, &[step]);
+    }
+    let dropped = rig.take(|action| match action {
+        Action::DropStaging { save } => Some(*save),
+        _ => None,
+    });
+    assert_eq!(dropped, [2, 3]);
+    assert!(rig.uploads().is_empty(), "one upload at a time");
+    rig.done(1, hanging[0].1, ChunkOutcome::Stored);
+    assert_eq!(rig.uploads()[0].0, 4);
+    assert_eq!(rig.logic.report().offer.unwrap().manifest.step, 10);
+}
+
+#[test]
+fn a_save_that_goes_on_changing_where_it_lies_was_not_complete() {
+    let mut rig = Rig::running();
+    rig.save(10, &[1]);
+    let first = rig.uploads();
+    rig.save_seen(10, true);
+    assert!(rig.took(|action| *action == Action::DropStaging { save: 1 }));
+    rig.done(1, first[0].1, ChunkOutcome::Stored);
+    assert!(rig.logic.report().offer.is_none());
+    // Renamed over: what was linked of it before is whole.
+    let mut rig = Rig::running();
+    rig.save(10, &[1]);
+    let first = rig.uploads();
+    rig.save_seen(10, false);
+    rig.done(1, first[0].1, ChunkOutcome::Stored);
+    assert!(rig.logic.report().offer.is_some());
+}
+
+#[test]
+fn uploads_that_fail_are_tried_again_in_the_same_slot_or_a_fresh_one() {
+    let failed = || ChunkOutcome::Failed("reset".to_owned());
+    for (outcome, times, expected) in [
+        (failed(), 1, 0),
+        (failed(), 6, 0),
+        (ChunkOutcome::Taken, 1, 1),
+        (ChunkOutcome::Taken, 3, 3),
+        (ChunkOutcome::Denied, 1, 0),
+        (ChunkOutcome::Denied, 5, 1),
+    ] {
+        let mut rig = Rig::running();
+        rig.save(10, &[1]);
+        let mut slot = rig.uploads()[0].1;
+        for _ in 0..times {
+            rig.done(1, slot, outcome.clone());
+            let again = rig.uploads();
+            rig.pass(seconds(31));
+            slot = again.into_iter().chain(rig.uploads()).next().unwrap().1;
+        }
+        assert_eq!(slot, expected, "{outcome:?} {times} times");
+        rig.done(1, slot, ChunkOutcome::Stored);
+        let chunk = rig.logic.report().offer.unwrap().manifest.files[0].chunks[0].clone();
+        assert!(chunk.key.ends_with(&format!("/{expected:08}")));
+    }
+}
+
+#[test]
+fn a_hopeless_upload_gives_way_and_an_unreadable_one_is_given_up() {
+    let mut rig = Rig::running();
+    rig.save(10, &[1]);
+    let slot = rig.uploads()[0].1;
+    for _ in 0..8 {
+        rig.done(1, slot, ChunkOutcome::Failed("reset".to_owned()));
+        rig.pass(seconds(31));
+        rig.uploads();
+    }
+    assert!(rig.logic.report().uploading.is_some(), "nothing newer is there");
+    rig.save(20, &[2]);
+    assert_eq!(rig.uploads()[0].0, 2);
+    rig.done(2, 1, ChunkOutcome::Unreadable("its bytes changed".to_owned()));
+    assert!(rig.logic.report().uploading.is_none());
+    assert!(rig.logic.report().warnings[0].contains("step-20"));
+}
+
+#[test]
+fn slots_are_used_once_topped_up_and_never_with_a_ticket_about_to_expire() {
+    let mut rig = Rig::waiting().ordered(Rig::start_document());
+    rig.give_slots(0, 2);
+    rig.store_reports();
+    rig.save(10, &[1, 2, 3]);
+    assert_eq!(rig.upload_all(), [0, 1]);
+    let report = rig.store_reports().unwrap();
+    assert_eq!((report.slots_left, report.slots_used), (0, 2));
+    // A batch that overlaps with what was used, and holds one that dies in a moment.
+    rig.control.slots = vec![ticket("slots-1")];
+    rig.hear_soon();
+    assert!(rig.took(|action| matches!(action, Action::FetchSlots { .. })));
+    let mut puts: Vec<Ticket> = (1..5).map(|slot| ticket(&format!("slot-{slot}"))).collect();
+    puts[1].expires = rig.now().wall.checked_add(seconds(30)).unwrap();
+    let value = Box::new(SlotBatch { version: VERSION, machine: MACHINE.to_owned(), attempt: 1, first: 1, puts });
+    let batch = "http://store/slots-1".to_owned();
+    rig.give(Input::Slots { batch, fetched: Fetched::Found { value, etag: None } });
+    assert_eq!(rig.upload_all(), [3]);
+    assert!(rig.logic.report().offer.is_some());
+    // The same batch, signed anew, is not fetched again.
+    rig.control.slots = vec![Ticket { url: "http://store/slots-1?sig=other".to_owned(), expires: Timestamp::MAX }];
+    rig.hear_soon();
+    assert!(!rig.took(|action| matches!(action, Action::FetchSlots { .. })));
+}

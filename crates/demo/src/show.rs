@@ -1,0 +1,232 @@
+//! The show from the first process to the last check.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tradewind_api::TrainingJob;
+use tradewind_harness::{RunDir, Stack, StackOptions, Tools, project_root, stack};
+
+use crate::{
+    checks::{self, Evidence},
+    image,
+    outbid::{Outbid, Plan},
+    screen::{Screen, Who},
+    settings::Settings,
+    story::{self, Story},
+};
+
+/// Namespace of the demo's jobs.
+const NAMESPACE: &str = "default";
+/// The job that is outbid.
+pub const MAIN: &str = "charlm";
+/// The job that nobody disturbs.
+pub const REFERENCE: &str = "charlm-reference";
+/// From the apply to the end of the last machine.
+const LIMIT: Duration = Duration::from_mins(2);
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shows everything; true if every check holds.
+pub async fn run(settings: &Settings, screen: &Screen) -> Result<bool> {
+    let seed = settings.seed;
+    screen.plain(&format!("tradewind demo, seed {seed} (DEMO_SEED={seed} repeats it)"));
+    let tools = Tools::locate()?;
+    let scratch = RunDir::new("image")?;
+    let image = image::assemble(&tools, scratch.path())?;
+    let mut stack = start(settings, screen, &image).await?;
+    let outcome = perform(settings, screen, &mut stack).await;
+    if settings.keep && outcome.is_ok() {
+        linger(screen, &stack, &tools);
+        std::future::pending::<()>().await;
+    }
+    if !matches!(outcome, Ok(true)) {
+        stack.keep_directory();
+        screen.plain(&format!("logs are kept for a while in {}", stack.directory().display()));
+    }
+    outcome
+}
+
+async fn start(settings: &Settings, screen: &Screen, image: &std::path::Path) -> Result<Stack> {
+    let path = project_root().join("deploy/demo/market.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut market: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+    market["providers"]["vast"]["images"]["demo/charlm:1"]["root"] = image.display().to_string().into();
+    let mut options = StackOptions::new("demo", market);
+    options.seed = settings.seed;
+    let told = screen.clone();
+    options.progress = stack::Progress::to(move |what| told.say(Who::Demo, &format!("starting: {what}")));
+    let stack = Stack::start(options).await?;
+    screen.say(Who::Demo, "ready: a real API server, an S3 server, a market of rented machines, the operator");
+    Ok(stack)
+}
+
+async fn perform(settings: &Settings, screen: &Screen, stack: &mut Stack) -> Result<bool> {
+    let plan = prepare(settings, screen, stack).await?;
+    let (mut story, mut outbid) = (Story::new(screen, MAIN), Outbid::new(plan));
+    let (jobs, began) = watch(screen, stack, &mut story, &mut outbid).await?;
+    screen.head(&format!("what is left after {:.0} s", began.elapsed().as_secs_f64()));
+    screen.plain(stack.kubectl().run(["get", "tj,twm,twp"]).await?.trim_end());
+    let evidence =
+        Evidence { plan, misfortune: outbid.done.as_ref(), logs: &story.logs, machines: &story.machines, jobs: &jobs };
+    screen.head("checks");
+    let mut all = true;
+    for check in checks::all(stack, &evidence).await? {
+        screen.check(check.holds, &check.text);
+        all &= check.holds;
+    }
+    let verdict = if all { "every check holds" } else { "NOT every check holds" };
+    screen.plain(&format!("\n{verdict}; {:.0} s in all", screen.seconds()));
+    Ok(all)
+}
+
+/// Shows the market and applies the manifests.
+async fn prepare(settings: &Settings, screen: &Screen, stack: &Stack) -> Result<Plan> {
+    let offers = story::offers(&stack.sim.call(http_get(), "/offers", None).await?);
+    screen.say(Who::Market, &format!("{} offers:\n{}", offers.len(), offers.join("\n")));
+    stack.grant(NAMESPACE).await?;
+    let path = project_root().join("deploy/demo/training-job.yaml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let manifest: Value = serde_saphyr::from_str(&text).with_context(|| format!("{} is no YAML", path.display()))?;
+    let plan = Plan::seeded(settings.seed, argument(&manifest, "--steps=")?, argument(&manifest, "--save-every=")?);
+    screen.say(
+        Who::Demo,
+        &format!(
+            "the seed says: outbid at step {}, while the save of step {} is being uploaded",
+            plan.step(),
+            plan.save * plan.every
+        ),
+    );
+    screen.say(Who::Demo, "$ kubectl apply -f deploy/samples/secret-access.yaml -f deploy/demo/training-job.yaml");
+    let access = project_root().join("deploy/samples/secret-access.yaml");
+    let files = ["apply".as_ref(), "-f".as_ref(), access.as_os_str(), "-f".as_ref(), path.as_os_str()];
+    screen.say(Who::Demo, stack.kubectl().run(files).await?.trim());
+    stack.apply(&reference(manifest).to_string()).await?;
+    screen.say(
+        Who::Reference,
+        "the same manifest with another name and location, on a machine on demand, which nobody can outbid",
+    );
+    Ok(plan)
+}
+
+fn http_get() -> http::Method {
+    http::Method::GET
+}
+
+/// The same job under another name, with a location of its own, on a machine that nobody takes away.
+fn reference(mut manifest: Value) -> Value {
+    manifest["metadata"]["name"] = json!(REFERENCE);
+    manifest["spec"]["checkpoint"]["to"] = json!(location(REFERENCE));
+    manifest["spec"]["placement"]["capacity"] = json!("OnDemand");
+    manifest
+}
+
+/// Where a job's checkpoints are.
+pub fn location(job: &str) -> String {
+    format!("s3://{}", place(job))
+}
+
+/// The same as `bucket/prefix/`.
+pub fn place(job: &str) -> String {
+    format!("{}/{job}/", stack::CHECKPOINT_BUCKET)
+}
+
+/// A number among the program's arguments.
+fn argument(manifest: &Value, flag: &str) -> Result<u64> {
+    let arguments = manifest.pointer("/spec/template/spec/containers/0/args").and_then(Value::as_array);
+    let mut texts = arguments.into_iter().flatten().filter_map(Value::as_str);
+    let number = texts.find_map(|text| text.strip_prefix(flag)?.parse().ok());
+    number.with_context(|| format!("the demo's manifest has no argument {flag}"))
+}
+
+/// Tells the story until both jobs have ended and every machine is gone.
+async fn watch(
+    screen: &Screen,
+    stack: &Stack,
+    story: &mut Story<'_>,
+    outbid: &mut Outbid,
+) -> Result<(Vec<TrainingJob>, Instant)> {
+    let mailbox = stack.mailbox()?;
+    let began = Instant::now();
+    let mut struck = false;
+    loop {
+        let jobs = story.look(stack, &mailbox, NAMESPACE, &[MAIN, REFERENCE]).await?;
+        outbid.look(stack, story.current(), &place(MAIN)).await?;
+        if let Some(misfortune) = outbid.done.as_ref().filter(|_| !struck) {
+            struck = true;
+            let upload = misfortune.upload.map_or_else(
+                || "with no upload under way".to_owned(),
+                |(since, bytes)| format!("while an upload is under way for {since:.1} s ({bytes} bytes so far)"),
+            );
+            screen.say(
+                Who::Demo,
+                &format!(
+                    "somebody bids more for machine {}, at step {}, {upload}",
+                    misfortune.machine, misfortune.step
+                ),
+            );
+        }
+        let ended = jobs.iter().all(|job| job.status.as_ref().is_some_and(|s| s.phase.is_terminal()));
+        if ended && story.present.is_empty() && stack.paid_machines().await?.is_empty() {
+            return Ok((jobs, began));
+        }
+        if began.elapsed() > LIMIT {
+            let states: Vec<String> = jobs.iter().map(stack::summary).collect();
+            bail!(
+                "after {} s the jobs are: {}; the end of the operator's log:\n{}",
+                LIMIT.as_secs(),
+                states.join("; "),
+                stack.operator.process.tail(3000)
+            );
+        }
+        tokio::time::sleep(TICK).await;
+    }
+}
+
+/// What somebody may try while everything is left running.
+fn linger(screen: &Screen, stack: &Stack, tools: &Tools) {
+    let kubectl = tools.program("kubectl").ok();
+    let bin = kubectl.as_deref().and_then(|p| p.parent()).map(|p| p.display().to_string()).unwrap_or_default();
+    screen.head("everything is left running; Ctrl-C ends it");
+    screen.plain(&format!(
+        "In another terminal:
+
+  export KUBECONFIG={config} PATH={bin}:$PATH
+  export AWS_ENDPOINT_URL={s3} AWS_REGION={region} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret}
+
+  kubectl get tj,twm,twp -o wide                   what there is
+  kubectl describe tj charlm                       how it went
+  kubectl get events                               what was told
+  kubectl delete tj charlm && kubectl apply -f deploy/demo/training-job.yaml && kubectl get tj -w
+                                                   once more
+  curl {sim}/machines                              the market's books
+  curl -d '{{\"do\": \"outbid\"}}' {sim}/machines/vast/ID     bid more for a running machine
+  aws s3 ls --recursive s3://ckpt/                 checkpoints, if the AWS command line is installed
+
+Logs are in {logs}",
+        config = stack.plane.kubeconfig().display(),
+        s3 = stack.s3.url(),
+        region = tradewind_harness::S3::REGION,
+        access = stack.s3.access_key,
+        secret = stack.s3.secret_key,
+        sim = stack.sim.control_url(),
+        logs = stack.directory().display(),
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_jobs_run_the_same_commands() {
+        let text = std::fs::read_to_string(project_root().join("deploy/demo/training-job.yaml")).unwrap();
+        let manifest: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(manifest["metadata"]["name"], MAIN);
+        assert_eq!(manifest["spec"]["checkpoint"]["to"], location(MAIN));
+        assert_eq!(argument(&manifest, "--steps=").unwrap() % argument(&manifest, "--save-every=").unwrap(), 0);
+        let other = reference(manifest.clone());
+        assert_eq!(other["spec"]["template"], manifest["spec"]["template"]);
+        assert_ne!(other["spec"]["checkpoint"]["to"], manifest["spec"]["checkpoint"]["to"]);
+    }
+}

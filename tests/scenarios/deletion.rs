@@ -1,0 +1,67 @@
+//! The job deleted: machine gone, objects gone, in whatever phase.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tradewind_api::training_job::JobPhase;
+
+use crate::job::Job;
+use crate::world::{SOON, VAST, World, scenario};
+
+async fn nothing_left(world: &World, job: &Job) -> Result<()> {
+    job.delete(world).await?;
+    world.all_gone().await?;
+    let look = || async {
+        let left = world.stack.kubectl().run(["get", "tj,pods", "-n", &job.namespace, "-o", "name"]).await;
+        let left = left.map_err(|e| e.to_string())?;
+        if left.trim().is_empty() { Ok(()) } else { Err(left) }
+    };
+    world.stack.eventually("the end of job and Pods", SOON, look).await?;
+    Ok(())
+}
+
+#[test]
+fn deleted_while_renting() {
+    scenario(async |world| {
+        let namespace = world.namespace("deleted").await?;
+        // The provider takes its time with the answer: the machine is there, nobody knows.
+        world.stack.sim.add_fault(&json!({ "op": "rent", "when": "hang", "seconds": 2 })).await?;
+        let job = Job::new(&namespace, "renting", 1000, 5, "0.1");
+        job.apply(world).await?;
+        job.phase(world, JobPhase::Renting, SOON).await?;
+        nothing_left(world, &job).await
+    });
+}
+
+#[test]
+fn deleted_while_running() {
+    scenario(async |world| {
+        let namespace = world.namespace("deleted").await?;
+        let job = Job::new(&namespace, "running", 1000, 5, "0.1");
+        job.apply(world).await?;
+        job.phase(world, JobPhase::Running, SOON).await?;
+        nothing_left(world, &job).await
+    });
+}
+
+#[test]
+fn deleted_while_resuming() {
+    scenario(async |world| {
+        let namespace = world.namespace("deleted").await?;
+        let job = Job::new(&namespace, "resuming", 1000, 5, "0.1");
+        job.apply(world).await?;
+        job.saved(world, 5, SOON).await?;
+        let machine = world.running_machine(None).await?;
+        // No second machine: it stays in search of one.
+        world.stack.sim.add_fault(&json!({ "op": "rent", "status": 503, "times": 1000 })).await?;
+        world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
+        job.until(world, "the second attempt", SOON, |job| {
+            let attempt = job.status.as_ref().and_then(|s| s.attempt);
+            if attempt == Some(1) { Ok(()) } else { Err(format!("{attempt:?}")) }
+        })
+        .await?;
+        nothing_left(world, &job).await?;
+        let machines = world.machines().await?;
+        ensure!(machines.len() == 1, "{machines:#?}");
+        Ok(())
+    });
+}

@@ -1,0 +1,149 @@
+//! Jobs of the scenarios.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tradewind_api::TrainingJob;
+use tradewind_api::training_job::JobPhase;
+
+use crate::world::World;
+
+/// A job in its namespace.
+pub struct Job {
+    /// Where.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Where it saves.
+    pub location: String,
+    /// The TrainingJob.
+    pub manifest: Value,
+    steps: u64,
+    every: u64,
+}
+
+impl Job {
+    /// A job that trains so many steps with a pause after each, and saves every so many. It never waits for the cluster.
+    pub fn new(namespace: &str, name: &str, steps: u64, every: u64, pause: &str) -> Self {
+        let location = format!("s3://ckpt/{namespace}/{name}/");
+        let manifest = json!({
+            "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": { "namespace": namespace, "name": name },
+            "spec": {
+                "gpu": { "count": 1, "models": ["RTX4090"] },
+                "template": { "spec": { "containers": [{
+                    "name": "train", "image": "train:1",
+                    "command": ["train"], "args": [steps.to_string(), every.to_string(), pause],
+                }] } },
+                "checkpoint": {
+                    "path": "ckpt", "pattern": "step-{step}.txt", "to": location, "secretRef": { "name": "s3" }, "interval": "1s",
+                },
+                "placement": { "inCluster": "Never" },
+            },
+        });
+        Self { namespace: namespace.into(), name: name.into(), location, manifest, steps, every }
+    }
+
+    /// Changes the spec (a JSON merge patch).
+    pub fn with(mut self, patch: Value) -> Self {
+        merge(&mut self.manifest["spec"], patch);
+        self
+    }
+
+    /// Changes the program's container.
+    pub fn container(mut self, patch: Value) -> Self {
+        merge(&mut self.manifest["spec"]["template"]["spec"]["containers"][0], patch);
+        self
+    }
+
+    /// Applies it.
+    pub async fn apply(&self, world: &World) -> Result<()> {
+        world.stack.apply(&self.manifest.to_string()).await?;
+        Ok(())
+    }
+
+    /// Deletes it and waits until the object is gone.
+    pub async fn delete(&self, world: &World) -> Result<()> {
+        world.stack.kubectl().run(["delete", "tj", &self.name, "-n", &self.namespace, "--timeout=30s"]).await?;
+        Ok(())
+    }
+
+    /// As it is now.
+    pub async fn now(&self, world: &World) -> Result<TrainingJob> {
+        Ok(world.stack.job(&self.namespace, &self.name).await?)
+    }
+
+    /// Waits for a phase.
+    pub async fn phase(&self, world: &World, phase: JobPhase, limit: Duration) -> Result<TrainingJob> {
+        Ok(world.stack.wait_phase(&self.namespace, &self.name, phase, limit).await?)
+    }
+
+    /// Waits until `look` is content with it.
+    pub async fn until<T>(
+        &self,
+        world: &World,
+        what: &str,
+        limit: Duration,
+        look: impl Fn(&TrainingJob) -> Result<T, String>,
+    ) -> Result<T> {
+        Ok(world.stack.wait_job(&self.namespace, &self.name, what, limit, look).await?)
+    }
+
+    /// Waits until the condition has this status and reason; returns its message.
+    pub async fn condition(&self, world: &World, type_: &str, status: &str, reason: &str, limit: Duration) -> Result<String> {
+        let what = format!("condition {type_}={status}/{reason}");
+        self.until(world, &what, limit, |job| {
+            let conditions = job.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            match conditions.iter().find(|c| c.type_ == type_) {
+                Some(c) if c.status == status && c.reason == reason => Ok(c.message.clone()),
+                Some(c) => Err(format!("{type_}={}/{}: {}", c.status, c.reason, c.message)),
+                None => Err(format!("no condition {type_}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits until a checkpoint of at least this step is in the catalogue, as the status tells it.
+    pub async fn saved(&self, world: &World, step: i64, limit: Duration) -> Result<i64> {
+        self.until(world, &format!("a checkpoint of step {step}"), limit, |job| {
+            let saved = job.status.as_ref().and_then(|s| s.checkpoint.as_ref()).map_or(-1, |c| c.step);
+            if saved >= step { Ok(saved) } else { Err(format!("newest is {saved}")) }
+        })
+        .await
+    }
+
+    /// Reasons and notes of all Events about it.
+    pub async fn events(&self, world: &World) -> Result<Vec<(String, String)>> {
+        Ok(world.stack.events_about(&self.namespace, &self.name).await?)
+    }
+
+    /// What an undisturbed run saves last: the same program, run here.
+    pub fn undisturbed(&self) -> Result<Vec<u8>> {
+        let scratch = tempfile::tempdir()?;
+        let program = tradewind_harness::project_root().join("tests/scenarios/images/train/bin/train");
+        let arguments = [self.steps.to_string(), self.every.to_string(), "0".into()];
+        let output = std::process::Command::new(program).args(arguments).current_dir(scratch.path()).output()?;
+        anyhow::ensure!(output.status.success(), "{output:?}");
+        Ok(std::fs::read(scratch.path().join(format!("ckpt/step-{:06}.txt", self.steps)))?)
+    }
+}
+
+/// A JSON merge patch (RFC 7396).
+pub fn merge(target: &mut Value, patch: Value) {
+    match patch {
+        Value::Object(fields) => {
+            if !target.is_object() {
+                *target = json!({});
+            }
+            for (name, value) in fields {
+                if value.is_null() {
+                    target.as_object_mut().expect("made one above").remove(&name);
+                } else {
+                    merge(&mut target[name], value);
+                }
+            }
+        }
+        other => *target = other,
+    }
+}

@@ -1,0 +1,12 @@
+//! Scenarios on a real API server: operator, simulated market, object store and agents as separate processes.
+//!
+//! All share one world (see [`world`]) and take turns in it, each in a namespace of its own. What a scenario leaves behind is
+//! checked after it: no machine that costs money, no RentedMachine, nothing in the mailbox.
+
+mod api;
+mod checks;
+mod job;
+mod world;
+
+mod deletion;
+mod preemption;

@@ -1,0 +1,36 @@
+//! Outbid, resumed elsewhere, finished as if nothing had happened.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+use tradewind_api::training_job::JobPhase;
+
+use crate::checks::finished_right;
+use crate::job::Job;
+use crate::world::{SOON, VAST, scenario};
+
+#[test]
+fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
+    scenario(async |world| {
+        let namespace = world.namespace("outbid").await?;
+        let job = Job::new(&namespace, "run", 60, 5, "0.05");
+        job.apply(world).await?;
+        let step = rand::random_range(1..40);
+        println!("outbid once step {step} is done");
+        let reached = job.until(world, "the step", SOON, |job| {
+            let done = job.status.as_ref().and_then(|s| s.progress.as_ref()).map_or(0, |p| p.step);
+            if done >= step { Ok(done) } else { Err(format!("step {done}")) }
+        });
+        reached.await?;
+        let first = world.running_machine(None).await?;
+        world.stack.sim.act(VAST, &first.id, "outbid", &json!({})).await?;
+        let done = job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        let status = done.status.context("a status")?;
+        ensure!(status.preemptions == 1 && status.restarts == 0 && status.attempt == Some(1), "{status:?}");
+        let machines = world.machines().await?;
+        ensure!(machines.len() == 2 && machines[0].offer != machines[1].offer, "{machines:#?}");
+        finished_right(world, &job).await?;
+        Ok(())
+    });
+}

@@ -1,0 +1,206 @@
+//! The one world that all scenarios share, one after the other.
+
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::sync::Mutex;
+use tradewind_harness::{Binaries, Stack, StackOptions, Tools, or_skip, project_root, stack::NAMESPACE};
+
+use crate::api::ApiProxy;
+
+/// Nothing here takes longer unless something is wrong.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The account of the market.
+pub const VAST: &str = "vast";
+
+/// One runtime for all tests: clients belong to the runtime that they were first used in.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads can be started"));
+static WORLD: Mutex<Option<World>> = Mutex::const_new(None);
+
+/// A running stack whose operator speaks to the API server through [`ApiProxy`].
+pub struct World {
+    /// Control plane, store, market, operator.
+    pub stack: Stack,
+    /// Between operator and API server.
+    pub api: ApiProxy,
+    /// Machines of the market that earlier scenarios have had.
+    seen: Vec<String>,
+}
+
+/// Offers of the market: id, dollars an hour on demand, lowest winning bid. All of the same quality, so the price decides.
+const OFFERS: [(u64, f64, f64); 6] =
+    [(1001, 0.40, 0.20), (1002, 0.42, 0.22), (1003, 0.44, 0.24), (1004, 0.46, 0.26), (1005, 0.48, 0.28), (1006, 0.50, 0.30)];
+
+/// The market of most scenarios.
+pub fn market() -> Value {
+    let image = project_root().join("tests/scenarios/images/train");
+    let offer = |(id, price, bid): &(u64, f64, f64)| {
+        json!({
+            "id": id, "gpu_name": "RTX 4090", "dph_base": price, "min_bid": bid, "geolocation": "Norway, NO", "hosting_type": 1,
+            "reliability": 0.995, "sim": { "boot": 0.1 },
+        })
+    };
+    json!({ "providers": { VAST: {
+        "kind": "vast", "apiKey": "vast-account-key-of-the-scenarios", "credit": 50,
+        "images": { "train:1": { "pull": 0, "root": image } },
+        "offers": OFFERS.iter().map(offer).collect::<Vec<_>>(),
+    } } })
+}
+
+/// Options of the shared world, for those that need a stack of their own.
+pub fn options(label: &str) -> StackOptions {
+    let mut options = StackOptions::new(label, market())
+        .operator_flag("refusal-memory", "3s")
+        .operator_flag("account-health", "500ms")
+        .operator_flag("orphan-age", "5s");
+    options.plane.kwok = true;
+    options.provider_proxies = true;
+    options
+}
+
+/// Runs a scenario when its turn has come. If it fails, the world is told about and thrown away.
+pub fn scenario(test: impl AsyncFnOnce(&mut World) -> Result<()>) {
+    if or_skip(Tools::locate()).is_none() || or_skip(Binaries::locate()).is_none() {
+        return;
+    }
+    RUNTIME.block_on(async {
+        let mut slot = WORLD.lock().await;
+        let mut world = match slot.take() {
+            Some(world) => world,
+            None => World::start().await.expect("the world starts"),
+        };
+        world.begin().await.expect("the world is as at the start");
+        let began = Instant::now();
+        let run = async {
+            test(&mut world).await?;
+            world.all_gone().await
+        };
+        let outcome = AssertUnwindSafe(run).catch_unwind().await;
+        eprintln!("took {:.1} s", began.elapsed().as_secs_f64());
+        match outcome {
+            Ok(Ok(())) => *slot = Some(world),
+            Ok(Err(error)) => {
+                world.tell().await;
+                panic!("{error:#}");
+            }
+            Err(panic) => {
+                world.tell().await;
+                resume_unwind(panic);
+            }
+        }
+    });
+}
+
+impl World {
+    async fn start() -> Result<Self> {
+        Self::with(options("scenarios")).await
+    }
+
+    /// A world of its own.
+    pub async fn with(options: StackOptions) -> Result<Self> {
+        let mut stack = Stack::start(options).await?;
+        let path = operator_kubeconfig(&stack)?;
+        let direct = std::fs::read_to_string(&path)?;
+        let api = ApiProxy::start(&direct).await?;
+        std::fs::write(&path, direct.replace(stack.plane.url(), api.url()))?;
+        stack.operator.restart().await?;
+        Ok(Self { stack, api, seen: Vec::new() })
+    }
+
+    /// Brings the market back to what it was.
+    async fn begin(&mut self) -> Result<()> {
+        let sim = &self.stack.sim;
+        sim.clear_faults().await?;
+        for (id, price, bid) in OFFERS {
+            sim.patch_offer(VAST, &id.to_string(), &json!({ "stock": 1, "price": price, "bid": bid })).await?;
+        }
+        self.seen = sim.machines().await?.machines.into_iter().map(|m| m.id).collect();
+        Ok(())
+    }
+
+    /// A fresh namespace for jobs.
+    pub async fn namespace(&self, name: &str) -> Result<String> {
+        Ok(self.stack.namespace(name).await?)
+    }
+
+    /// The machines that this scenario has rented so far, in order.
+    pub async fn machines(&self) -> Result<Vec<tradewind_harness::sim::SimMachine>> {
+        let mut machines = self.stack.sim.machines().await?.machines;
+        machines.retain(|m| !self.seen.contains(&m.id));
+        machines.sort_by_key(|m| m.id.parse::<u64>().unwrap_or(0));
+        Ok(machines)
+    }
+
+    /// Waits until the scenario's newest machine runs a command; `after` names one that it must not be.
+    pub async fn running_machine(&self, after: Option<&str>) -> Result<tradewind_harness::sim::SimMachine> {
+        let look = || async {
+            let machines = self.machines().await.map_err(|e| e.to_string())?;
+            let newest = machines.into_iter().rfind(|m| m.paid && m.running).ok_or("no machine runs")?;
+            if after == Some(newest.id.as_str()) { Err("still the same machine".to_owned()) } else { Ok(newest) }
+        };
+        Ok(self.stack.eventually("a running machine", SOON, look).await?)
+    }
+
+    /// Nothing is left of what cost money, nor of what told of it.
+    pub async fn all_gone(&self) -> Result<()> {
+        self.stack.wait_all_gone(SOON).await?;
+        let look = || {
+            let left = self.stack.s3.keys("mailbox", "tradewind/machines/").map_err(|e| e.to_string());
+            std::future::ready(left.and_then(|left| if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }))
+        };
+        self.stack.eventually("an empty mailbox", SOON, look).await?;
+        Ok(())
+    }
+
+    /// Each machine of this scenario is told of in the bill once, and what the jobs say they cost is that, to within a second of each
+    /// machine's price at both ends.
+    pub async fn bill_is_right(&self, ours_micros: i64) -> Result<()> {
+        let machines = self.machines().await?;
+        let bill: i64 = machines.iter().map(|m| m.cost_micros).sum();
+        let second: i64 = machines.iter().map(|m| m.price_per_hour_micros / 3600 + 1).sum();
+        let off = (bill - ours_micros).abs();
+        ensure!(off <= second, "we say {ours_micros} micro-dollars, the market {bill}: {off} off, {second} are allowed; {machines:#?}");
+        Ok(())
+    }
+
+    /// Prints what somebody needs who was not there.
+    async fn tell(&mut self) {
+        self.stack.keep_directory();
+        let kubectl = self.stack.kubectl();
+        let looks: [&[&str]; 4] = [
+            &["get", "tj,twm,twp,pods,nodes", "-A", "-o", "wide"],
+            &["describe", "tj", "-A"],
+            &["get", "twm", "-A", "-o", "yaml"],
+            &["get", "events", "-A", "--sort-by=.metadata.creationTimestamp"],
+        ];
+        for look in looks {
+            match kubectl.run(look).await {
+                Ok(text) => eprintln!("$ kubectl {}\n{text}", look.join(" ")),
+                Err(error) => eprintln!("{error}"),
+            }
+        }
+        for machine in self.machines().await.unwrap_or_default() {
+            let log = machine.dir.as_ref().and_then(|dir| std::fs::read_to_string(dir.join("log")).ok()).unwrap_or_default();
+            let end: Vec<&str> = log.lines().rev().take(15).collect();
+            let end: Vec<&str> = end.into_iter().rev().collect();
+            eprintln!("machine {} {:?} paid {}\n  {}", machine.id, machine.status, machine.paid, end.join("\n  "));
+        }
+        eprintln!("the end of the operator's log:\n{}", self.stack.operator.process.tail(8000));
+        eprintln!("everything is kept in {}", self.stack.directory().display());
+    }
+}
+
+/// The file that the operator reads its way to the API server from.
+pub fn operator_kubeconfig(stack: &Stack) -> Result<PathBuf> {
+    let prefix = format!("kubeconfig-{NAMESPACE}-");
+    let entries = std::fs::read_dir(stack.plane.kubeconfig().parent().context("a directory")?)?;
+    let found = entries.flatten().find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    Ok(found.context("the operator's kubeconfig")?.path())
+}

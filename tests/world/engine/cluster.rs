@@ -1,0 +1,203 @@
+//! The cluster around the operator: what users have applied, and what scheduler, controller manager and kubelets do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::json;
+use tradewind_api::{Provider, TrainingJob};
+use tradewind_cluster::memory::{at_once, controllers};
+use tradewind_cluster::{Cluster, Guard, Key, Memory, Removal, StatusPatch, Strategy, Typed};
+use tradewind_core::Clock;
+
+use super::operator::settings;
+use super::plan::Plan;
+use super::ports::{ACCOUNT, BUCKET};
+use super::wire::Common;
+
+/// The operator's own namespace.
+pub const OPERATOR_NAMESPACE: &str = "tradewind-system";
+/// The users' namespace.
+pub const TEAM: &str = "team";
+/// The cluster's own GPU node.
+const REAL_NODE: &str = "gpu-1";
+/// The value of a Secret that travels to the machine.
+pub const SECRET_VALUE: &str = "hunter2-hunter2";
+
+fn add<K: Typed>(memory: &Memory, object: K) {
+    let cluster: &dyn Cluster = memory;
+    at_once(cluster.add(object)).expect("the twin takes what users apply");
+}
+
+/// Name of the n-th job.
+pub fn job_name(n: usize) -> String {
+    format!("train-{n}")
+}
+
+/// Key of the n-th job.
+pub fn job_key(n: usize) -> Key {
+    Key::namespaced(TEAM, job_name(n))
+}
+
+/// Folder of the n-th job's checkpoints in the bucket.
+pub fn job_prefix(n: usize) -> String {
+    format!("jobs/{}/", job_name(n))
+}
+
+/// Applies everything that is there from the start.
+pub fn apply(memory: &Memory, plan: &Plan) {
+    for name in [OPERATOR_NAMESPACE, TEAM] {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        add(memory, Namespace { metadata, ..Namespace::default() });
+    }
+    secret(memory, OPERATOR_NAMESPACE, "vast", &[("apiKey", "vast-key")]);
+    secret(memory, TEAM, "s3", &[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+    secret(memory, TEAM, "token", &[("token", SECRET_VALUE)]);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": REAL_NODE}});
+    add::<Node>(memory, serde_json::from_value(node).expect("a node"));
+    let provider = json!({
+        "apiVersion": "tradewind.dev/v1alpha1", "kind": "Provider", "metadata": {"name": ACCOUNT},
+        "spec": {"kind": "Vast", "credentialsSecretRef": {"name": "vast"}, "limits": {"perHour": plan.per_hour, "perDay": "20"}},
+    });
+    add::<Provider>(memory, serde_json::from_value(provider).expect("a Provider"));
+    for n in 0..plan.jobs.len() {
+        add(memory, job(plan, n));
+    }
+}
+
+fn secret(memory: &Memory, namespace: &str, name: &str, entries: &[(&str, &str)]) {
+    let data = entries.iter().map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec()))).collect();
+    let metadata =
+        ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() };
+    add(memory, Secret { metadata, data: Some(data), ..Secret::default() });
+}
+
+fn job(plan: &Plan, n: usize) -> TrainingJob {
+    let mut env = vec![json!({"name": "MODE", "value": "train"})];
+    if plan.secrets {
+        env.push(json!({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "token", "key": "token"}}}));
+    }
+    let job = json!({
+        "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob",
+        "metadata": {"name": job_name(n), "namespace": TEAM},
+        "spec": {
+            "gpu": {"count": 1},
+            "template": {"spec": {"containers": [
+                {"name": "train", "image": "registry.example.com/train:1", "command": ["python", "train.py"], "env": env},
+            ]}},
+            "checkpoint": {
+                "path": "out", "pattern": "step-{step}", "to": format!("s3://{BUCKET}/{}", job_prefix(n)),
+                "secretRef": {"name": "s3"}, "interval": "1m", "keep": plan.keep,
+            },
+            "placement": {"inCluster": plan.in_cluster, "burstAfter": "15s", "minTrust": "Community"},
+            "work": {"hours": "0.1"},
+        },
+    });
+    serde_json::from_value(job).expect("a TrainingJob")
+}
+
+/// What the control plane does by itself.
+pub struct ControlPlane {
+    memory: Arc<Memory>,
+    /// The cluster's own node has room from then on.
+    room_at: Option<Duration>,
+    /// Since when our Node is missing.
+    node_missing: Option<Duration>,
+    next_at: Duration,
+}
+
+impl ControlPlane {
+    /// A control plane that looks for the first time at once.
+    pub fn new(memory: Arc<Memory>, room_at: Option<Duration>) -> Self {
+        Self { memory, room_at, node_missing: None, next_at: Duration::ZERO }
+    }
+
+    /// When it looks again.
+    pub fn next_due(&self) -> Duration {
+        self.next_at
+    }
+
+    /// One look of every controller. `again_in`: time to the next.
+    pub fn step(&mut self, common: &Common, again_in: Duration) {
+        let now = common.now();
+        self.next_at = now + again_in;
+        let memory = &self.memory;
+        let room = self.room_at.is_some_and(|at| at <= now);
+        controllers::schedule(memory, &mut |_| room.then(|| REAL_NODE.to_owned()));
+        run_kubelet(memory, common);
+        controllers::finish_pods(memory, &|node| node == REAL_NODE);
+        while controllers::collect_garbage(memory) > 0 {}
+        controllers::drain_namespaces(memory);
+        self.lose_node(common);
+    }
+
+    /// The node lifecycle controller and PodGC.
+    fn lose_node(&mut self, common: &Common) {
+        let now = common.now();
+        let name = settings().node_name;
+        let Some(node) = self.memory.peek::<Node>(&Key::cluster(name.as_str())) else {
+            let since = *self.node_missing.get_or_insert(now);
+            if now.saturating_sub(since) > Duration::from_secs(40) && controllers::collect_pods(&self.memory) > 0 {
+                common.note(|| "PodGC collects the Pods of the missing Node".to_owned());
+            }
+            return;
+        };
+        self.node_missing = None;
+        let lease = self.memory.peek::<Lease>(&Key::namespaced("kube-node-lease", name.as_str()));
+        let renewed = lease.as_ref().and_then(|l| l.spec.as_ref()).and_then(|s| s.renew_time.as_ref()).map(|t| t.0);
+        let late = renewed.is_some_and(|at| common.clock.now().duration_since(at).as_secs() > 50);
+        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let ready = conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        if late && ready {
+            common.note(|| "the Node's Lease is late: Ready=Unknown".to_owned());
+            controllers::lose_node(&self.memory, &name);
+        }
+    }
+}
+
+/// Pods on the cluster's own node run and succeed.
+fn run_kubelet(memory: &Memory, common: &Common) {
+    let cluster: &dyn Cluster = memory;
+    for pod in memory.peek_all::<Pod>() {
+        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+        if node != Some(REAL_NODE) || pod.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let status = match pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
+            Some("Pending") => json!({"phase": "Running"}),
+            Some("Running") => json!({"phase": "Succeeded", "containerStatuses": [{
+                "name": "train", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": 0}},
+            }]}),
+            _ => continue,
+        };
+        common.note(|| format!("kubelet: {} {}", Key::of(&*pod), status["phase"]));
+        let patch = StatusPatch { strategy: Strategy::Strategic, status };
+        let _ = at_once(cluster.amend_status::<Pod>(&Key::of(&*pod), &patch, &Guard::same(&*pod)));
+    }
+}
+
+/// A user deletes an object, if it is there.
+pub fn delete<K: Typed>(common: &Common, key: &Key) -> bool {
+    let cluster: &dyn Cluster = &*common.memory;
+    let done = at_once(cluster.remove::<K>(key, &Removal::default())).is_ok();
+    if done {
+        common.note(|| format!("user deletes {} {key}", K::KIND.kind));
+        common.look();
+    }
+    done
+}
+
+/// A user pauses or resumes the Provider.
+pub fn pause(common: &Common, paused: bool) {
+    let key = Key::cluster(ACCOUNT);
+    let Some(provider) = common.memory.peek::<Provider>(&key) else { return };
+    let mut provider = (*provider).clone();
+    provider.spec.paused = paused;
+    let cluster: &dyn Cluster = &*common.memory;
+    let _ = at_once(cluster.write(provider));
+    common.note(|| format!("user sets paused: {paused}"));
+}
