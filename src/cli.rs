@@ -129,6 +129,13 @@ pub struct TimeArgs {
     /// Time that a machine has at least from the rent call to its first report.
     #[arg(long, env = "TRADEWIND_START_DEADLINE", value_name = "TIME", default_value = "15m", value_parser = span)]
     pub start_deadline: Duration,
+    /// How long a rent call may take.
+    #[arg(long, env = "TRADEWIND_RENT_LIMIT", value_name = "TIME", default_value = "30s", value_parser = span)]
+    pub rent_limit: Duration,
+    /// How long after a rent call its machine may still be missing from the account's list. An order without an answer is looked for as
+    /// long; what is set too short leaves machines to the sweeper.
+    #[arg(long, env = "TRADEWIND_UNSEEN_LIMIT", value_name = "TIME", default_value = "2m", value_parser = span)]
+    pub unseen_limit: Duration,
     /// For how long a refused offer is left out.
     #[arg(long, env = "TRADEWIND_REFUSAL_MEMORY", value_name = "TIME", default_value = "15m", value_parser = span)]
     pub refusal_memory: Duration,

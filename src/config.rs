@@ -41,6 +41,10 @@ pub struct Config {
     pub terms: Terms,
     /// For work that runs when the operator is told to stop.
     pub drain_limit: Duration,
+    /// For one rent call.
+    pub rent_limit: Duration,
+    /// How long after a rent call its machine may still be missing from the account's list.
+    pub unseen_limit: Duration,
     times: TimeArgs,
     sweep_report_only: bool,
 }
@@ -126,6 +130,8 @@ impl Config {
             metrics_listen: args.metrics_listen,
             terms,
             drain_limit: args.times.drain_limit,
+            rent_limit: args.times.rent_limit,
+            unseen_limit: args.times.unseen_limit,
             times: args.times,
             sweep_report_only: args.sweep_report_only,
         })

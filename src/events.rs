@@ -69,7 +69,7 @@ fn event_name(about: &ObjectReference, reason: Reason, note: &str) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    let digest: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let digest = tradewind_core::hex(&hash.finalize()[..8]);
     let name: String = about.name.as_deref().unwrap_or("object").chars().take(180).collect();
     format!("{name}.{digest}")
 }

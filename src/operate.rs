@@ -93,7 +93,10 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         clock: Arc::clone(&clock),
         caches: Caches::default(),
         accounts: Accounts::default(),
-        open_account: Arc::new(Markets::new(Arc::clone(&clock), config.provider_urls.clone(), config.rate_limits)),
+        open_account: Arc::new(
+            Markets::new(Arc::clone(&clock), config.provider_urls.clone(), config.rate_limits)
+                .rent_times(config.rent_limit, config.unseen_limit),
+        ),
         market: Market::default(),
         mailbox,
         stores,

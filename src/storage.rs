@@ -81,7 +81,9 @@ impl Context {
         let secret = self.secret(namespace, name).await?;
         text(&secret, entry).ok_or_else(|| Unusable {
             reason: Reason::SecretKeyMissing,
-            message: format!("Secret {namespace}/{name} has no key {entry} with a text; it goes on by itself once it is there"),
+            message: format!(
+                "Secret {namespace}/{name} has no key {entry} with a text; it goes on by itself once it is there"
+            ),
         })
     }
 

@@ -309,5 +309,5 @@ async fn what_deploy_ships_is_accepted() {
     kubectl.apply(&grant.replace("namespace: default", &format!("namespace: {namespace}"))).await.unwrap();
     assert!(may("get", "secrets", &namespace).await && !may("list", "secrets", &namespace).await);
     assert!(!may("list", "secrets", "tradewind-system").await && !may("delete", "nodes", "default").await);
-    assert!(!may("update", "trainingjobs", &namespace).await && !may("create", "pods/exec", &namespace).await);
+    assert!(!may("update", "trainingjobs", &namespace).await && !may("create", "deployments.apps", &namespace).await);
 }

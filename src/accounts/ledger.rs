@@ -9,7 +9,9 @@ use tradewind_core::Money;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// The account's hourly limit.
-    #[error("limits.perHour of Provider {provider} is ${limit}, ${committed} an hour are committed, and this machine may cost ${asked} an hour")]
+    #[error(
+        "limits.perHour of Provider {provider} is ${limit}, ${committed} an hour are committed, and this machine may cost ${asked} an hour"
+    )]
     PerHour {
         /// Provider.
         provider: String,
@@ -21,7 +23,9 @@ pub enum Full {
         asked: Money,
     },
     /// The account's daily limit, with what runs now running on for the rest of the 24 hours.
-    #[error("limits.perDay of Provider {provider} is ${limit}, ${spent} were spent in the last 24 hours, and one more hour of all machines would cost ${next_hour}")]
+    #[error(
+        "limits.perDay of Provider {provider} is ${limit}, ${spent} were spent in the last 24 hours, and one more hour of all machines would cost ${next_hour}"
+    )]
     PerDay {
         /// Provider.
         provider: String,
@@ -101,7 +105,12 @@ pub fn admit(
     }
     let next_hour = committed + asked;
     if spent_today + next_hour > limits.per_day {
-        return Err(Full::PerDay { provider: provider.to_owned(), limit: limits.per_day, spent: spent_today, next_hour });
+        return Err(Full::PerDay {
+            provider: provider.to_owned(),
+            limit: limits.per_day,
+            spent: spent_today,
+            next_hour,
+        });
     }
     Ok(())
 }

@@ -129,15 +129,12 @@ impl MarketReader {
         if let Some(snapshot) = ctx.market.snapshot(name) {
             let age = now.saturating_sub(snapshot.at);
             if age < refresh {
-                return Ok(Wake::After(refresh - age, "offers grow old"));
+                return Ok(Wake::After(refresh.saturating_sub(age), "offers grow old"));
             }
         }
         let query = OfferQuery::default();
-        let offers = account
-            .provider
-            .offers(&query)
-            .await
-            .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+        let offers =
+            account.provider.offers(&query).await.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
         ctx.market.put(name, now, offers);
         ctx.wake_waiting_jobs();
         Ok(Wake::After(refresh, "offers grow old"))

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tradewind_api::provider::ProviderKind;
 use tradewind_checkpoints::{Location, S3Stores, Store, StoreCredentials, StoreError, Stores};
 use tradewind_core::{Clock, SecretString};
 use tradewind_providers::GpuProvider;
 use tradewind_providers::http::{CallObserver, RateGate, Url};
-use tradewind_providers::vast::{self, Vast, VastConfig};
+use tradewind_providers::vast::{self, Times, Vast, VastConfig};
 
 use crate::accounts::OpenAccount;
 use crate::telemetry::{Metrics, chain, metrics};
@@ -19,6 +20,7 @@ pub struct Markets {
     urls: BTreeMap<String, Url>,
     /// Vast.ai limits by address, so all accounts share one gate.
     vast_gate: Arc<RateGate>,
+    vast_times: Times,
 }
 
 impl Markets {
@@ -27,7 +29,13 @@ impl Markets {
     pub fn new(clock: Arc<dyn Clock>, urls: BTreeMap<String, Url>, rate_limits: bool) -> Self {
         let limits = if rate_limits { vast::limits() } else { Vec::new() };
         let vast_gate = Arc::new(RateGate::new(&limits, Arc::clone(&clock)));
-        Self { clock, urls, vast_gate }
+        Self { clock, urls, vast_gate, vast_times: Times::default() }
+    }
+
+    /// How long rent calls may take, and how long after them their machines may still be missing from the account's list.
+    pub fn rent_times(mut self, call: Duration, unseen: Duration) -> Self {
+        (self.vast_times.rent, self.vast_times.unseen) = (call, unseen);
+        self
     }
 }
 
@@ -47,6 +55,7 @@ impl OpenAccount for Markets {
                 let mut config = VastConfig::new(name, key.clone(), &self.clock);
                 config.gate = Arc::clone(&self.vast_gate);
                 config.observer = Arc::new(Observed(metrics()));
+                config.times = self.vast_times;
                 if let Some(url) = self.urls.get(name) {
                     config.base_url = url.clone();
                 }

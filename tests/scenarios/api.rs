@@ -98,7 +98,8 @@ impl ApiProxy {
     /// Listens in front of the server that this kubeconfig leads to, with its credentials.
     pub async fn start(kubeconfig: &str) -> Result<Self> {
         let config = kube::config::Kubeconfig::from_yaml(kubeconfig)?;
-        let mut config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
+        let mut config =
+            kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await?;
         config.read_timeout = None;
         let shared = Shared { server: kube::Client::try_from(config)?, rules: Arc::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -14,7 +14,9 @@ pub async fn newest_bytes(world: &World, location: &str) -> Result<Vec<u8>> {
     let store = world.stack.store(location)?;
     let mut bytes = Vec::new();
     for chunk in checkpoint.manifest.files.iter().flat_map(|f| &f.chunks) {
-        bytes.extend_from_slice(&store.get(&chunk.key, 1 << 30).await?.with_context(|| format!("{} is missing", chunk.key))?);
+        bytes.extend_from_slice(
+            &store.get(&chunk.key, 1 << 30).await?.with_context(|| format!("{} is missing", chunk.key))?,
+        );
     }
     Ok(bytes)
 }
@@ -22,7 +24,10 @@ pub async fn newest_bytes(world: &World, location: &str) -> Result<Vec<u8>> {
 /// The job's last checkpoint is, byte for byte, that of an undisturbed run; all of its machines are gone, each billed once.
 pub async fn finished_right(world: &World, job: &Job) -> Result<TrainingJob> {
     world.all_gone().await?;
-    ensure!(newest_bytes(world, &job.location).await? == job.undisturbed()?, "other weights than those of an undisturbed run");
+    ensure!(
+        newest_bytes(world, &job.location).await? == job.undisturbed()?,
+        "other weights than those of an undisturbed run"
+    );
     let done = job.now(world).await?;
     let cost = done.status.as_ref().context("a status")?.cost.clone();
     ensure!(cost.per_hour.micros() == 0 && cost.settled == cost.total, "{cost:?}");

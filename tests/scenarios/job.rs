@@ -91,7 +91,14 @@ impl Job {
     }
 
     /// Waits until the condition has this status and reason; returns its message.
-    pub async fn condition(&self, world: &World, type_: &str, status: &str, reason: &str, limit: Duration) -> Result<String> {
+    pub async fn condition(
+        &self,
+        world: &World,
+        type_: &str,
+        status: &str,
+        reason: &str,
+        limit: Duration,
+    ) -> Result<String> {
         let what = format!("condition {type_}={status}/{reason}");
         self.until(world, &what, limit, |job| {
             let conditions = job.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();

@@ -35,8 +35,14 @@ pub struct World {
 }
 
 /// Offers of the market: id, dollars an hour on demand, lowest winning bid. All of the same quality, so the price decides.
-const OFFERS: [(u64, f64, f64); 6] =
-    [(1001, 0.40, 0.20), (1002, 0.42, 0.22), (1003, 0.44, 0.24), (1004, 0.46, 0.26), (1005, 0.48, 0.28), (1006, 0.50, 0.30)];
+const OFFERS: [(u64, f64, f64); 6] = [
+    (1001, 0.40, 0.20),
+    (1002, 0.42, 0.22),
+    (1003, 0.44, 0.24),
+    (1004, 0.46, 0.26),
+    (1005, 0.48, 0.28),
+    (1006, 0.50, 0.30),
+];
 
 /// The market of most scenarios.
 pub fn market() -> Value {
@@ -166,7 +172,10 @@ impl World {
         let bill: i64 = machines.iter().map(|m| m.cost_micros).sum();
         let second: i64 = machines.iter().map(|m| m.price_per_hour_micros / 3600 + 1).sum();
         let off = (bill - ours_micros).abs();
-        ensure!(off <= second, "we say {ours_micros} micro-dollars, the market {bill}: {off} off, {second} are allowed; {machines:#?}");
+        ensure!(
+            off <= second,
+            "we say {ours_micros} micro-dollars, the market {bill}: {off} off, {second} are allowed; {machines:#?}"
+        );
         Ok(())
     }
 
@@ -187,7 +196,8 @@ impl World {
             }
         }
         for machine in self.machines().await.unwrap_or_default() {
-            let log = machine.dir.as_ref().and_then(|dir| std::fs::read_to_string(dir.join("log")).ok()).unwrap_or_default();
+            let log =
+                machine.dir.as_ref().and_then(|dir| std::fs::read_to_string(dir.join("log")).ok()).unwrap_or_default();
             let end: Vec<&str> = log.lines().rev().take(15).collect();
             let end: Vec<&str> = end.into_iter().rev().collect();
             eprintln!("machine {} {:?} paid {}\n  {}", machine.id, machine.status, machine.paid, end.join("\n  "));

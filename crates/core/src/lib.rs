@@ -5,12 +5,14 @@
 pub mod clock;
 pub mod gate;
 pub mod gpu;
+pub mod hex;
 pub mod money;
 pub mod offer;
 pub mod order;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use gpu::GpuModel;
+pub use hex::hex;
 pub use money::Money;
 pub use offer::{Capacity, Offer, Trust};
 pub use order::{InstallId, OrderKey};

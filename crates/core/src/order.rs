@@ -154,7 +154,15 @@ mod tests {
 
     #[test]
     fn strange_labels_are_not_keys() {
-        for label in ["", "my job", "tw-", "tw-abc-def-0-1", "tw-abcdefgh-abcdefghijkl-x-1", "tw-ABCDEFGH-abcdefghijkl-0-1", "tw-abcdefgh-abcdefghijkl-0-1-2"] {
+        for label in [
+            "",
+            "my job",
+            "tw-",
+            "tw-abc-def-0-1",
+            "tw-abcdefgh-abcdefghijkl-x-1",
+            "tw-ABCDEFGH-abcdefghijkl-0-1",
+            "tw-abcdefgh-abcdefghijkl-0-1-2",
+        ] {
             assert!(label.parse::<OrderKey>().is_err(), "{label:?}");
         }
     }

@@ -90,7 +90,8 @@ impl Outbid {
             Stage::Waiting => {
                 let step = printed_step(stack, &id).await?;
                 let near = step + AHEAD >= self.plan.save * self.plan.every;
-                if near && stack.s3.proxy.in_flight(&uploads).is_empty() {
+                let whole = stack.s3.proxy.exchanges(&uploads).iter().filter(|e| e.status == Some(200)).count() as u64;
+                if near && whole + 1 >= self.plan.save && stack.s3.proxy.in_flight(&uploads).is_empty() {
                     self.stage = Stage::Braked(stack.s3.proxy.rule(uploads, Action::Throttle(BRAKE)));
                 }
             }

@@ -83,7 +83,7 @@ impl Sim {
         let config = VastConfig {
             base_url: self.url.parse().unwrap(),
             gate: gate.unwrap_or(Arc::clone(&documented.gate)),
-            times: Times { one_try: s(5), read: s(30), terminate: s(30), rent: s(10) },
+            times: Times { one_try: s(5), read: s(30), terminate: s(30), rent: s(10), unseen: s(60) },
             ..documented
         };
         Vast::new(config, Arc::clone(&self.clock)).unwrap()

@@ -134,28 +134,25 @@ impl Nodes {
             renew_time: Some(now),
             ..LeaseSpec::default()
         };
-        match ctx.cluster.find::<Lease>(&key).await? {
-            Some(lease) => {
-                let mut next = (*lease).clone();
-                next.spec = Some(spec);
-                ctx.cluster.write(next).await?;
-            }
-            None => {
-                let owner = OwnerReference {
-                    api_version: "v1".to_owned(),
-                    kind: "Node".to_owned(),
-                    name: ctx.settings.node_name.clone(),
-                    uid: node.metadata.uid.clone().unwrap_or_default(),
-                    ..OwnerReference::default()
-                };
-                let metadata = ObjectMeta {
-                    name: Some(key.name),
-                    namespace: Some(key.namespace),
-                    owner_references: Some(vec![owner]),
-                    ..ObjectMeta::default()
-                };
-                ctx.cluster.add(Lease { metadata, spec: Some(spec) }).await?;
-            }
+        if let Some(lease) = ctx.cluster.find::<Lease>(&key).await? {
+            let mut next = (*lease).clone();
+            next.spec = Some(spec);
+            ctx.cluster.write(next).await?;
+        } else {
+            let owner = OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: ctx.settings.node_name.clone(),
+                uid: node.metadata.uid.clone().unwrap_or_default(),
+                ..OwnerReference::default()
+            };
+            let metadata = ObjectMeta {
+                name: Some(key.name),
+                namespace: Some(key.namespace),
+                owner_references: Some(vec![owner]),
+                ..ObjectMeta::default()
+            };
+            ctx.cluster.add(Lease { metadata, spec: Some(spec) }).await?;
         }
         Ok(())
     }
@@ -171,7 +168,9 @@ impl Nodes {
             return Ok(());
         }
         if !ours {
-            let note = "this Node stands for rented machines and runs only Pods of TrainingJobs; the Pod will not run here".to_owned();
+            let note =
+                "this Node stands for rented machines and runs only Pods of TrainingJobs; the Pod will not run here"
+                    .to_owned();
             ctx.tell(&reference(Pod::KIND, pod), Severity::Warning, Reason::NotARentalNode, "Reject", note).await;
         }
         if pod.metadata.deletion_timestamp.is_none() {

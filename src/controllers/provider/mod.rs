@@ -70,9 +70,9 @@ impl Providers {
         let known = ctx.accounts.get(&name);
         if let Some(account) = &known {
             // The Secret is read again only when the account's health is due: it changes rarely.
-            let fresh = account.info().is_some_and(|(_, at)| {
-                ctx.clock.monotonic().saturating_sub(at) < ctx.settings.account_health
-            });
+            let fresh = account
+                .info()
+                .is_some_and(|(_, at)| ctx.clock.monotonic().saturating_sub(at) < ctx.settings.account_health);
             if fresh && account.trouble().is_none() {
                 return Ok(Arc::clone(account));
             }
@@ -83,9 +83,10 @@ impl Providers {
         if let Some(account) = known.filter(|a| a.fingerprint == fingerprint) {
             return Ok(account);
         }
-        let handle = ctx.open_account.open(&name, provider.spec.kind, &secret).map_err(|message| {
-            crate::storage::Unusable { reason: Reason::KindNotSupported, message }
-        })?;
+        let handle = ctx
+            .open_account
+            .open(&name, provider.spec.kind, &secret)
+            .map_err(|message| crate::storage::Unusable { reason: Reason::KindNotSupported, message })?;
         let account = ctx.accounts.put(Account::new(&name, fingerprint, handle));
         ctx.ask(MarketReader::NAME, Key::cluster(name));
         Ok(account)
@@ -115,7 +116,11 @@ impl Providers {
             return Health { ready: false, reason: Reason::OutOfCredit, message };
         }
         let paused = if provider.spec.paused { "; spec.paused: nothing new is rented" } else { "" };
-        Health { ready: !provider.spec.paused, reason: Reason::AccountReady, message: format!("the account can be used{paused}") }
+        Health {
+            ready: !provider.spec.paused,
+            reason: Reason::AccountReady,
+            message: format!("the account can be used{paused}"),
+        }
     }
 
     /// Machines of this account are looked at with every new list, and so is the sweeper.
@@ -128,7 +133,12 @@ impl Providers {
         self.ctx.ask(sweeper::NAME, Key::cluster(name));
     }
 
-    async fn write_status(&self, provider: &Provider, account: Option<&Account>, health: Health) -> Result<(), Failure> {
+    async fn write_status(
+        &self,
+        provider: &Provider,
+        account: Option<&Account>,
+        health: Health,
+    ) -> Result<(), Failure> {
         let ctx = &self.ctx;
         let name = provider.metadata.name.as_deref().unwrap_or_default();
         let generation = provider.metadata.generation.unwrap_or(0);
@@ -138,7 +148,8 @@ impl Providers {
         set_condition(&mut status.conditions, ctx.clock.now(), generation, READY, Some(ready), reason, message);
         let machines = ctx.caches.rented.all();
         let here = || machines.iter().map(|m| &**m).filter(|m| m.spec.provider == name);
-        let alive = here().filter(|m| m.status.as_ref().is_some_and(|s| s.rented_at.is_some() && s.phase != MachinePhase::Gone));
+        let alive = here()
+            .filter(|m| m.status.as_ref().is_some_and(|s| s.rented_at.is_some() && s.phase != MachinePhase::Gone));
         status.machines = i64::try_from(alive.count()).unwrap_or(i64::MAX);
         status.committed_per_hour = ledger::committed(here(), name, "");
         if let Some((info, _)) = account.and_then(Account::info) {

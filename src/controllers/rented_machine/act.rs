@@ -52,7 +52,11 @@ impl Done {
 
 impl Acting<'_> {
     /// Carries out a step.
-    pub fn carry_out<'s>(&'s self, step: &'s Step, memory: &'s mut MachineMemory) -> BoxFuture<'s, Result<Done, Failure>> {
+    pub fn carry_out<'s>(
+        &'s self,
+        step: &'s Step,
+        memory: &'s mut MachineMemory,
+    ) -> BoxFuture<'s, Result<Done, Failure>> {
         match step {
             Step::Rest => Box::pin(async { Ok(Done::default()) }),
             Step::AddFinalizer => Box::pin(self.add_finalizer()),
@@ -122,7 +126,8 @@ impl Acting<'_> {
             leftover: false,
         });
         status.phase = MachinePhase::Ordering;
-        status.message = format!("orders offer {} for at most ${} an hour", offer.id, chosen.map_or(Money::ZERO, |c| c.price_cap));
+        status.message =
+            format!("orders offer {} for at most ${} an hour", offer.id, chosen.map_or(Money::ZERO, |c| c.price_cap));
         let written = ctx.cluster.write_status(next).await?;
         ctx.caches.rented.own(&written);
         drop(turn);
@@ -175,7 +180,7 @@ impl Acting<'_> {
         let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
         let all = machines.iter().map(|m| &**m);
         let committed = ledger::committed(all.clone(), &account.name, &self.observed.uid);
-        let spent = ledger::spent_since(all, &account.name, ctx.clock.now(), Duration::from_secs(24 * 3600));
+        let spent = ledger::spent_since(all, &account.name, ctx.clock.now(), Duration::from_hours(24));
         let asked = self.machine.spec.offers.get(index).map_or(Money::MAX, |o| o.reserve_per_hour);
         let job = self.machine.spec.budget_per_hour;
         Ok(ledger::admit(&account.name, &provider.spec.limits, committed, spent, job, asked).err())
@@ -205,7 +210,13 @@ impl Acting<'_> {
         let mut next = written.clone();
         let status = next.status.get_or_insert_default();
         let Some(mut order) = status.orders.pop() else { return Ok(Done::again()) };
-        let offer_id = self.machine.spec.offers.get(usize::try_from(order.offer).unwrap_or(0)).map(|o| o.id.clone()).unwrap_or_default();
+        let offer_id = self
+            .machine
+            .spec
+            .offers
+            .get(usize::try_from(order.offer).unwrap_or(0))
+            .map(|o| o.id.clone())
+            .unwrap_or_default();
         match outcome {
             RentOutcome::Rented { id } => {
                 order.outcome = OrderOutcome::Rented;
@@ -220,12 +231,16 @@ impl Acting<'_> {
                 order.message = Some(tradewind_api::conditions::bounded(message.clone(), 300));
                 order.leftover = leftover.is_some();
                 order.machine_id = leftover;
-                status.message = format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str());
+                status.message =
+                    format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str());
                 self.remember_refusal(account, &offer_id, why, &message);
             }
             RentOutcome::Unknown { message } => {
                 status.phase = MachinePhase::Unknown;
-                status.message = format!("the outcome of order {} is not known ({message}); it is looked up under its key", order.key);
+                status.message = format!(
+                    "the outcome of order {} is not known ({message}); it is looked up under its key",
+                    order.key
+                );
             }
         }
         let told = status.message.clone();
@@ -256,7 +271,10 @@ impl Acting<'_> {
     async fn end(&self, ids: &[String], memory: &mut MachineMemory) -> Result<Done, Failure> {
         let ctx = self.ctx;
         let Some(account) = ctx.accounts.get(&self.machine.spec.provider) else {
-            return Err(Failure::new("NoAccount", "there is no handle for the account; the machine cannot be ended now"));
+            return Err(Failure::new(
+                "NoAccount",
+                "there is no handle for the account; the machine cannot be ended now",
+            ));
         };
         let now = ctx.clock.monotonic();
         let own = self.machine.status.as_ref().and_then(|s| s.machine_id.as_deref());
@@ -295,7 +313,8 @@ impl Acting<'_> {
         if own && (memory.seen || status.is_some_and(|s| s.running_since.is_some() || s.boot.is_some())) {
             return true;
         }
-        let ordered = status.iter().flat_map(|s| &s.orders).find(|o| o.machine_id.as_deref() == Some(id)).map(|o| o.at.0);
+        let ordered =
+            status.iter().flat_map(|s| &s.orders).find(|o| o.machine_id.as_deref() == Some(id)).map(|o| o.at.0);
         let capabilities = account.provider.capabilities();
         let window = capabilities.rent_limit + capabilities.visibility_window;
         ordered.is_none_or(|at| at.checked_add(window).is_ok_and(|visible| visible < self.ctx.clock.now()))

@@ -158,11 +158,11 @@ pub fn decide(observed: &Observed) -> Decision {
     if status.machine_id.is_some() {
         take_report(observed, &mut status);
     }
-    if status.ended.is_none() {
-        if let Some((reason, message)) = why_end(observed, &status) {
-            status.ended = Some(reason.as_str().to_owned());
-            status.ended_message = Some(message);
-        }
+    if status.ended.is_none()
+        && let Some((reason, message)) = why_end(observed, &status)
+    {
+        status.ended = Some(reason.as_str().to_owned());
+        status.ended_message = Some(message);
     }
     let step = if status.ended.is_some() { ending(observed, &mut status) } else { living(observed, &mut status) };
     if let Some(offer) = rented_offer(observed, &status) {
@@ -194,19 +194,16 @@ fn take_sightings(observed: &Observed, status: &mut RentedMachineStatus) {
     }
     let Some(id) = status.machine_id.clone() else { return };
     let seen = account.machines.iter().find(|m| m.id == id);
-    match seen {
-        Some(machine) => {
-            status.missing_since = None;
-            follow(observed, account, machine, status);
-        }
-        None => {
-            // Absence proves nothing by itself; `why_end` waits for two lists and the end is confirmed by `describe`.
-            let rented_before_list = status.rented_at.as_ref().zip(account.listed_at).is_some_and(|(rented, listed)| {
-                rented.0.checked_add(account.visibility).unwrap_or(Timestamp::MAX) < listed
-            });
-            if rented_before_list && status.missing_since.is_none() && status.gone_at.is_none() {
-                status.missing_since = Some(Time(observed.now));
-            }
+    if let Some(machine) = seen {
+        status.missing_since = None;
+        follow(observed, account, machine, status);
+    } else {
+        // Absence proves nothing by itself; `why_end` waits for two lists and the end is confirmed by `describe`.
+        let rented_before_list = status.rented_at.as_ref().zip(account.listed_at).is_some_and(|(rented, listed)| {
+            rented.0.checked_add(account.visibility).unwrap_or(Timestamp::MAX) < listed
+        });
+        if rented_before_list && status.missing_since.is_none() && status.gone_at.is_none() {
+            status.missing_since = Some(Time(observed.now));
         }
     }
 }
@@ -316,13 +313,11 @@ fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
         }
         JobView::Alive { .. } => {}
     }
-    if status.machine_id.is_none() {
-        return None;
-    }
-    if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref()) {
-        if let Some(found) = agent_verdict(agent, status) {
-            return Some(found);
-        }
+    status.machine_id.as_ref()?;
+    if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref())
+        && let Some(found) = agent_verdict(agent, status)
+    {
+        return Some(found);
     }
     if let Some(found) = provider_verdict(observed, status) {
         return Some(found);
@@ -332,7 +327,10 @@ fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
 
 fn agent_verdict(agent: &super::serve::AgentView, status: &RentedMachineStatus) -> Option<(Reason, String)> {
     if agent.restarted || status.boot.as_ref().is_some_and(|boot| *boot != agent.boot) {
-        return Some((Reason::MachineRestarted, "the machine booted a second time; its program cannot be trusted to go on".to_owned()));
+        return Some((
+            Reason::MachineRestarted,
+            "the machine booted a second time; its program cannot be trusted to go on".to_owned(),
+        ));
     }
     if agent.fenced {
         return Some((Reason::Released, "a later attempt has started".to_owned()));
@@ -353,22 +351,22 @@ fn agent_verdict(agent: &super::serve::AgentView, status: &RentedMachineStatus) 
 fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
     let account = observed.account.as_ref()?;
     let id = status.machine_id.as_ref()?;
-    match account.machines.iter().find(|m| m.id == *id) {
-        Some(machine) => match &machine.state {
+    if let Some(machine) = account.machines.iter().find(|m| m.id == *id) {
+        match &machine.state {
             MachineState::TakenAway => {
-                let how = if machine.capacity == Capacity::Spot { "was outbid or taken back" } else { "was taken back" };
+                let how =
+                    if machine.capacity == Capacity::Spot { "was outbid or taken back" } else { "was taken back" };
                 Some((Reason::Preempted, format!("the machine {how} by the market")))
             }
             MachineState::BootFailed { message } => {
                 Some((Reason::BootFailed, format!("the machine could not start the image: {message}")))
             }
             MachineState::Starting | MachineState::Running | MachineState::Unknown { .. } => None,
-        },
-        None => {
-            let since = status.missing_since.as_ref()?.0;
-            let twice = account.listed_before.is_some_and(|before| before > since);
-            twice.then(|| (Reason::Preempted, "the machine is no longer on the account".to_owned()))
         }
+    } else {
+        let since = status.missing_since.as_ref()?.0;
+        let twice = account.listed_before.is_some_and(|before| before > since);
+        twice.then(|| (Reason::Preempted, "the machine is no longer on the account".to_owned()))
     }
 }
 
@@ -497,18 +495,26 @@ fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMac
     let part = OrderKey::machine_part(&observed.uid);
     let stranger = account.machines.iter().find(|m| m.key.as_ref().is_some_and(|k| k.machine == part));
     if let Some(machine) = stranger {
-        status.message = format!("machine {} carries this object's key but no order knows it; waits until it is ended", machine.id);
+        status.message =
+            format!("machine {} carries this object's key but no order knows it; waits until it is ended", machine.id);
         return Step::Rest;
     }
     let tried: Vec<i64> = status.orders.iter().map(|o| o.offer).collect();
-    let next = (0..observed.spec.offers.len())
-        .find(|i| !tried.contains(&i64::try_from(*i).unwrap_or(i64::MAX)) && observed.offers.get(*i).is_some_and(Option::is_some));
+    let next = (0..observed.spec.offers.len()).find(|i| {
+        !tried.contains(&i64::try_from(*i).unwrap_or(i64::MAX)) && observed.offers.get(*i).is_some_and(Option::is_some)
+    });
     let Some(offer) = next else {
         status.ended = Some(Reason::OffersRefused.as_str().to_owned());
         let why: Vec<String> = status
             .orders
             .iter()
-            .filter_map(|o| Some(format!("{}: {}", observed.spec.offers.get(usize::try_from(o.offer).ok()?)?.id, o.reason.as_deref()?)))
+            .filter_map(|o| {
+                Some(format!(
+                    "{}: {}",
+                    observed.spec.offers.get(usize::try_from(o.offer).ok()?)?.id,
+                    o.reason.as_deref()?
+                ))
+            })
             .collect();
         status.ended_message = Some(format!("every offer was refused ({})", why.join(", ")));
         return ending(observed, status);

@@ -64,7 +64,14 @@ fn order(number: u32, outcome: OrderOutcome, id: Option<&str>) -> OrderStatus {
 }
 
 fn seen(id: &str, number: u32, state: MachineState) -> Machine {
-    Machine { id: id.into(), key: Some(key(number)), state, capacity: Capacity::Spot, price_per_hour: None, created_at: None }
+    Machine {
+        id: id.into(),
+        key: Some(key(number)),
+        state,
+        capacity: Capacity::Spot,
+        price_per_hour: None,
+        created_at: None,
+    }
 }
 
 /// A claimed machine with two offers, its Pod bound, its mailbox prepared, an account that was listed and shows nothing.
@@ -248,12 +255,8 @@ fn every_offer_refused_ends_without_a_machine() {
 fn a_machine_is_followed_and_unknown_words_mean_nothing() {
     for state in [MachineState::Starting, MachineState::Running, MachineState::Unknown { word: "hibernating".into() }] {
         let told = format!("{state:?}");
-        let decision = check(
-            &told,
-            |o| o.account.as_mut().unwrap().machines = vec![seen("7", 0, state)],
-            rented,
-            &Step::Rest,
-        );
+        let decision =
+            check(&told, |o| o.account.as_mut().unwrap().machines = vec![seen("7", 0, state)], rented, &Step::Rest);
         assert_eq!(decision.status.ended, None, "{told}");
     }
     let lost = check(
@@ -299,8 +302,24 @@ fn the_finaliser_goes_only_when_gone_is_seen_twice_and_settled() {
     };
     let end = Step::End(vec!["7".into()]);
     check("not seen gone: go on ending", ended, rented, &end);
-    check("gone once: look again", |o| { ended(o); o.gone_looks = 1; }, rented, &end);
-    let gone = check("gone, not settled: wait", |o| { ended(o); o.gone_looks = 2; }, rented, &Step::Rest);
+    check(
+        "gone once: look again",
+        |o| {
+            ended(o);
+            o.gone_looks = 1;
+        },
+        rented,
+        &end,
+    );
+    let gone = check(
+        "gone, not settled: wait",
+        |o| {
+            ended(o);
+            o.gone_looks = 2;
+        },
+        rented,
+        &Step::Rest,
+    );
     assert_eq!(gone.status.phase, MachinePhase::Gone);
     check(
         "gone and settled: let go",

@@ -18,10 +18,14 @@ use crate::runtime::Failure;
 /// From the order's write to the rent call at most: promise 1.
 pub const CALL_WITHIN: Duration = Duration::from_secs(5);
 /// How long after the end the last report is tried for before the job goes on without it.
-const LAST_REPORT_LIMIT: Duration = Duration::from_secs(60);
+const LAST_REPORT_LIMIT: Duration = Duration::from_mins(1);
 
 /// Reads everything.
-pub async fn observe(ctx: &Context, machine: &Arc<RentedMachine>, memory: &mut MachineMemory) -> Result<Observed, Failure> {
+pub async fn observe(
+    ctx: &Context,
+    machine: &Arc<RentedMachine>,
+    memory: &mut MachineMemory,
+) -> Result<Observed, Failure> {
     let spec = machine.spec.clone();
     let status = machine.status.clone().unwrap_or_default();
     let now = ctx.clock.now();
@@ -65,7 +69,11 @@ pub async fn observe(ctx: &Context, machine: &Arc<RentedMachine>, memory: &mut M
 fn give_up_last_report(ctx: &Context, memory: &mut MachineMemory, served: Option<&mut serve::Served>) {
     let since = memory.ending_since.map(|since| ctx.clock.monotonic().saturating_sub(since));
     if since.is_some_and(|s| s > LAST_REPORT_LIMIT) && !memory.last_report_read {
-        tracing::warn!(reason = "LastReportUnread", error = memory.trouble.as_deref(), "Going on without the last report");
+        tracing::warn!(
+            reason = "LastReportUnread",
+            error = memory.trouble.as_deref(),
+            "Going on without the last report"
+        );
         memory.last_report_read = true;
         if let Some(served) = served {
             served.last_report_read = true;
@@ -102,7 +110,11 @@ fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {
     match pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) {
         None | Some("") => PodView::Unbound,
         Some(node) if node == ctx.settings.node_name => {
-            if pod.metadata.deletion_timestamp.is_some() { PodView::Absent } else { PodView::Ours }
+            if pod.metadata.deletion_timestamp.is_some() {
+                PodView::Absent
+            } else {
+                PodView::Ours
+            }
         }
         Some(_) => PodView::Elsewhere,
     }

@@ -30,9 +30,7 @@ pub fn patch(spec: &RentedMachineSpec, status: &RentedMachineStatus, pod: &Pod, 
     if in_line {
         return None;
     }
-    let ready_condition = |type_: &str, status: &str, reason: &str| {
-        json!({"type": type_, "status": status, "reason": reason, "message": want.message, "lastTransitionTime": second(now)})
-    };
+    let ready_condition = |type_: &str, status: &str, reason: &str| json!({"type": type_, "status": status, "reason": reason, "message": want.message, "lastTransitionTime": second(now)});
     Some(json!({
         "phase": want.phase,
         "reason": want.reason,

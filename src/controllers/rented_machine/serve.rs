@@ -98,7 +98,10 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     }
     Served {
         prepared: memory.control.is_some(),
-        agent: memory.report.as_ref().map(|r| view(r, memory.fenced, memory.heard_at.unwrap_or_else(|| ctx.clock.now()))),
+        agent: memory
+            .report
+            .as_ref()
+            .map(|r| view(r, memory.fenced, memory.heard_at.unwrap_or_else(|| ctx.clock.now()))),
         heard_at: memory.heard_at,
         checkpoint: memory.checkpoint.clone(),
         last_report_read: memory.last_report_read,
@@ -284,7 +287,12 @@ impl Serving<'_> {
     }
 
     /// Commits what the report offers, if it has not been decided yet.
-    async fn commit_offer(&self, report: &Report, control: &mut Control, memory: &mut MachineMemory) -> Result<(), String> {
+    async fn commit_offer(
+        &self,
+        report: &Report,
+        control: &mut Control,
+        memory: &mut MachineMemory,
+    ) -> Result<(), String> {
         let (Some(offer), Some(settings)) = (&report.offer, &self.machine.spec.checkpoint) else { return Ok(()) };
         let decided = control.committed.map_or(0, |c| c.offer).max(control.refused.as_ref().map_or(0, |r| r.offer));
         if offer.number <= decided || self.is_second_boot(report) {
@@ -312,7 +320,12 @@ impl Serving<'_> {
                     bytes: number(manifest.files.iter().map(|f| f.size_bytes).sum()),
                     at: Some(Time(self.ctx.clock.now())),
                 });
-                tracing::info!(checkpoint.id = seq, step = manifest.step, attempt = self.attempt, "Committed a checkpoint");
+                tracing::info!(
+                    checkpoint.id = seq,
+                    step = manifest.step,
+                    attempt = self.attempt,
+                    "Committed a checkpoint"
+                );
                 let restored = report.restore.as_ref().and_then(|r| r.restored).map(|r| r.seq);
                 let pinned = [Some(seq), restored, manifest.parent].into_iter().flatten().collect();
                 tidy(&catalogue, settings, pinned, false).await;
@@ -332,12 +345,18 @@ impl Serving<'_> {
     async fn tell_restore(&self, report: &Report) {
         let Some(restore) = &report.restore else { return };
         for bad in &restore.rejected {
-            let note = format!("checkpoint {} (step {}) cannot be used: {}; the one before is tried", bad.seq, bad.step, bad.reason);
+            let note = format!(
+                "checkpoint {} (step {}) cannot be used: {}; the one before is tried",
+                bad.seq, bad.step, bad.reason
+            );
             self.tell(Severity::Warning, Reason::CheckpointCorrupt, "Restore", note).await;
         }
         match restore.restored {
             Some(restored) => {
-                let note = format!("attempt {} goes on from checkpoint {} (step {})", self.attempt, restored.seq, restored.step);
+                let note = format!(
+                    "attempt {} goes on from checkpoint {} (step {})",
+                    self.attempt, restored.seq, restored.step
+                );
                 self.tell(Severity::Normal, Reason::Resumed, "Restore", note).await;
             }
             None if !restore.rejected.is_empty() => {
@@ -377,7 +396,10 @@ pub async fn tidy(catalogue: &Catalogue, settings: &MachineCheckpoint, pinned: B
     let collected: BoxFuture<'_, _> = Box::pin(catalogue.collect(&keep));
     match collected.await {
         Ok(collected) if collected.blocked => {
-            tracing::warn!(reason = "LogUnreadable", "Keeping all data, because the log holds an entry that cannot be read");
+            tracing::warn!(
+                reason = "LogUnreadable",
+                "Keeping all data, because the log holds an entry that cannot be read"
+            );
         }
         Ok(_) => {}
         Err(error) => tracing::info!(%error, "Retention will be tried again"),

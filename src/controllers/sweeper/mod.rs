@@ -52,7 +52,9 @@ pub fn orphans(
         assets.iter().filter_map(|m| Some((m.key.as_ref()?, m))).filter(|(key, _)| key.install == *install).collect();
     let mut found: Vec<(u64, String)> = mine
         .iter()
-        .filter(|(key, _)| now.as_second().saturating_sub(i64::try_from(key.at_unix_s).unwrap_or(i64::MAX)) > age.as_secs())
+        .filter(|(key, _)| {
+            now.as_second().saturating_sub(i64::try_from(key.at_unix_s).unwrap_or(i64::MAX)) > age.as_secs()
+        })
         .filter(|(key, asset)| !machines.iter().any(|m| claims(m, key, &asset.id)))
         .map(|(key, asset)| (key.at_unix_s, asset.id.clone()))
         .collect();
@@ -90,7 +92,10 @@ impl Sweeper {
         let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
         let pass = orphans(&sightings.machines, &machines, install, ctx.clock.now(), age);
         if pass.braked {
-            let message = format!("{} machines carry this install's id but no RentedMachine knows them; that is too many to end at once, please look", pass.orphans.len());
+            let message = format!(
+                "{} machines carry this install's id but no RentedMachine knows them; that is too many to end at once, please look",
+                pass.orphans.len()
+            );
             tracing::error!(provider = key.name, reason = "SweeperBrake", "Stopping the sweeper's pass");
             self.tell(key, Severity::Warning, message).await;
             return Ok(Wake::OnChange);
@@ -98,13 +103,28 @@ impl Sweeper {
         for id in &pass.orphans {
             if ctx.settings.sweep_report_only {
                 metrics().orphan(&key.name, "reported");
-                self.tell(key, Severity::Warning, format!("machine {id} carries this install's id but no RentedMachine knows it")).await;
+                self.tell(
+                    key,
+                    Severity::Warning,
+                    format!("machine {id} carries this install's id but no RentedMachine knows it"),
+                )
+                .await;
                 continue;
             }
             account.provider.terminate(id).await.map_err(|e| Failure::new(e.reason(), e.to_string()))?;
             metrics().orphan(&key.name, "terminated");
-            tracing::warn!(provider = key.name, machine.id = id, reason = "OrphanTerminated", "Ended a machine that nothing claims");
-            self.tell(key, Severity::Warning, format!("machine {id} carried this install's id but no RentedMachine knew it; it was ended")).await;
+            tracing::warn!(
+                provider = key.name,
+                machine.id = id,
+                reason = "OrphanTerminated",
+                "Ended a machine that nothing claims"
+            );
+            self.tell(
+                key,
+                Severity::Warning,
+                format!("machine {id} carried this install's id but no RentedMachine knew it; it was ended"),
+            )
+            .await;
         }
         Ok(Wake::OnChange)
     }
@@ -135,7 +155,14 @@ mod tests {
     use super::*;
 
     fn asset(id: &str, key: Option<OrderKey>) -> Machine {
-        Machine { id: id.into(), key, state: MachineState::Running, capacity: Capacity::Spot, price_per_hour: None, created_at: None }
+        Machine {
+            id: id.into(),
+            key,
+            state: MachineState::Running,
+            capacity: Capacity::Spot,
+            price_per_hour: None,
+            created_at: None,
+        }
     }
 
     #[test]
@@ -144,8 +171,12 @@ mod tests {
         let theirs = InstallId::derive("b", "r");
         let at = |s| jiff::Timestamp::from_second(s).unwrap();
         let key = |install: &InstallId, when| Some(OrderKey::new(install, "uid", 0, at(when)));
-        let assets =
-            [asset("old", key(&ours, 1000)), asset("young", key(&ours, 1990)), asset("other", key(&theirs, 1000)), asset("plain", None)];
+        let assets = [
+            asset("old", key(&ours, 1000)),
+            asset("young", key(&ours, 1990)),
+            asset("other", key(&theirs, 1000)),
+            asset("plain", None),
+        ];
         let pass = orphans(&assets, &[], &ours, at(2000), Duration::from_secs(60));
         assert_eq!(pass, Pass { orphans: vec!["old".into()], braked: false });
     }

@@ -15,7 +15,12 @@ use crate::events::{Severity, reference};
 use crate::runtime::Failure;
 
 /// Carries out a step; true if something was changed.
-pub(super) async fn carry_out(ctx: &Context, observed: &Observed, job: &TrainingJob, step: &Step) -> Result<bool, Failure> {
+pub(super) async fn carry_out(
+    ctx: &Context,
+    observed: &Observed,
+    job: &TrainingJob,
+    step: &Step,
+) -> Result<bool, Failure> {
     match step {
         Step::Rest => Ok(false),
         Step::CreatePod { attempt, on_node } => create_pod(ctx, job, *attempt, *on_node).await,
@@ -41,7 +46,8 @@ async fn create_pod(ctx: &Context, job: &TrainingJob, attempt: i64, on_node: boo
             ctx.caches.pods.own(&created);
             if on_node {
                 let note = format!("Pod {} was lost and is made again on the same machine", pod::name(job, attempt));
-                ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, Reason::PodLost, "CreatePod", note).await;
+                ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, Reason::PodLost, "CreatePod", note)
+                    .await;
             }
             Ok(true)
         }

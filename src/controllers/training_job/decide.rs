@@ -143,17 +143,21 @@ pub fn decide(o: &Observed) -> Decision {
         // What runs already goes on: a Secret that vanishes later is the machine's trouble, told there.
         if r.status.attempt.is_none() {
             r.not_accepted(*reason, message, *passing);
-            let wake = if *passing { Wake::After(Duration::from_secs(10), "the obstacle may be gone") } else { Wake::OnChange };
+            let wake = if *passing {
+                Wake::After(Duration::from_secs(10), "the obstacle may be gone")
+            } else {
+                Wake::OnChange
+            };
             return r.rest(wake);
         }
     } else {
         r.accepted();
     }
     let Some(attempt) = r.status.attempt else { return first_attempt(o, r, valid) };
-    if let Some(machine) = newest(o, attempt) {
-        if let Some(decision) = ended_machine(o, &mut r, valid, attempt, machine) {
-            return decision;
-        }
+    if let Some(machine) = newest(o, attempt)
+        && let Some(decision) = ended_machine(o, &mut r, valid, attempt, machine)
+    {
+        return decision;
     }
     let attempt = r.status.attempt.unwrap_or(attempt);
     running(o, r, valid, attempt)
@@ -177,7 +181,9 @@ pub fn lives(machine: &RentedMachine) -> bool {
 /// A machine of this attempt that is going, but of which it is not certain yet that it bought nothing: never rent beside it.
 fn in_the_way(o: &Observed, attempt: i64) -> bool {
     o.machines.iter().filter(|m| m.spec.attempt == attempt && !lives(m)).any(|m| {
-        m.status.as_ref().is_none_or(|s| s.rented_at.is_some() || (s.phase != MachinePhase::Gone && !s.orders.is_empty()))
+        m.status
+            .as_ref()
+            .is_none_or(|s| s.rented_at.is_some() || (s.phase != MachinePhase::Gone && !s.orders.is_empty()))
     })
 }
 
@@ -203,7 +209,13 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
 }
 
 /// A machine of this attempt that has ended: what it means for the job. `None` if the attempt goes on.
-fn ended_machine(o: &Observed, r: &mut Report, valid: &Valid, attempt: i64, machine: &RentedMachine) -> Option<Decision> {
+fn ended_machine(
+    o: &Observed,
+    r: &mut Report,
+    valid: &Valid,
+    attempt: i64,
+    machine: &RentedMachine,
+) -> Option<Decision> {
     let status = machine.status.as_ref()?;
     let ended = status.ended.as_deref()?;
     r.follow(machine);
@@ -241,7 +253,8 @@ fn ended_machine(o: &Observed, r: &mut Report, valid: &Valid, attempt: i64, mach
         _ => {}
     }
     // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
-    let ours = conditions::condition(&r.status.conditions, conditions::PLACED).is_some_and(|c| c.reason == Reason::BudgetExhausted.as_str());
+    let ours = conditions::condition(&r.status.conditions, conditions::PLACED)
+        .is_some_and(|c| c.reason == Reason::BudgetExhausted.as_str());
     if !ours && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
         r.status.preemptions += 1;
     }
@@ -254,7 +267,8 @@ fn ended_machine(o: &Observed, r: &mut Report, valid: &Valid, attempt: i64, mach
 
 fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str) -> Decision {
     let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
-    let said = if last.is_empty() { String::new() } else { format!(" (\"{}\")", conditions::bounded(last.to_owned(), 200)) };
+    let said =
+        if last.is_empty() { String::new() } else { format!(" (\"{}\")", conditions::bounded(last.to_owned(), 200)) };
     if r.status.restarts >= valid.max_restarts {
         let reason = if valid.max_restarts == 0 { Reason::ProgramFailed } else { Reason::TooManyRestarts };
         let message = format!("the program ended with exit code {code}{said} after {} restarts", r.status.restarts);
@@ -280,7 +294,10 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         r.follow(machine);
         if over_budget(valid, &r.status, machine) {
             let name = machine.metadata.name.clone().unwrap_or_default();
-            r.waiting(Reason::BudgetExhausted, "budget.total is used up; the job goes on from its last checkpoint when it is raised");
+            r.waiting(
+                Reason::BudgetExhausted,
+                "budget.total is used up; the job goes on from its last checkpoint when it is raised",
+            );
             return r.decide(Step::DropMachine(name), Wake::OnChange);
         }
     }
@@ -302,7 +319,11 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     };
     let lost = pod_phase(pod) == "Failed" && bound == o.node && machine.is_some();
     if lost || pod.metadata.deletion_timestamp.is_some() {
-        let why = if machine.is_some() { "its Pod was lost; it is made again on the same machine" } else { "its Pod is going; it is made again" };
+        let why = if machine.is_some() {
+            "its Pod was lost; it is made again on the same machine"
+        } else {
+            "its Pod is going; it is made again"
+        };
         r.phase(r.status.phase, why);
         let step = if pod.metadata.deletion_timestamp.is_some() { Step::Rest } else { Step::RemovePod(claim.pod_name) };
         return r.decide(step, Wake::OnChange);
@@ -320,12 +341,14 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             };
         }
         if bound.is_empty() {
-            let prepared = pod.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::POD_FINALIZER));
+            let prepared =
+                pod.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::POD_FINALIZER));
             let pod_name = claim.pod_name.clone();
-            let step = if prepared { Step::Bind { pod: pod_name, uid, machine: name } } else { Step::PreparePod(pod_name) };
+            let step =
+                if prepared { Step::Bind { pod: pod_name, uid, machine: name } } else { Step::PreparePod(pod_name) };
             return r.decide(step, Wake::OnChange);
         }
-        return r.decide(Step::Rest, Wake::After(Duration::from_secs(60), "cost is looked at"));
+        return r.decide(Step::Rest, Wake::After(Duration::from_mins(1), "cost is looked at"));
     }
     place(o, r, valid, attempt, pod, claim, bound)
 }
@@ -343,10 +366,11 @@ fn over_budget(valid: &Valid, status: &TrainingJobStatus, machine: &RentedMachin
 
 /// Neither bound elsewhere nor claimed: wait for the cluster, or rent.
 fn place(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, claim: Claim, bound: &str) -> Decision {
-    if bound.is_empty() && valid.in_cluster != InCluster::Never {
-        if let Some(decision) = wait_for_cluster(o, &mut r, valid, pod) {
-            return decision;
-        }
+    if bound.is_empty()
+        && valid.in_cluster != InCluster::Never
+        && let Some(decision) = wait_for_cluster(o, &mut r, valid, pod)
+    {
+        return decision;
     }
     match &o.choice {
         None | Some(Choice::Wait { .. }) => {
@@ -390,7 +414,10 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
     let due = since.checked_add(valid.burst_after).unwrap_or(Timestamp::MAX);
     if o.now < due {
         let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
-        r.waiting(Reason::WaitingForCluster, &format!("the cluster is full; a machine is rented if it still is at {}", due.strftime("%H:%M:%S UTC")));
+        r.waiting(
+            Reason::WaitingForCluster,
+            &format!("the cluster is full; a machine is rented if it still is at {}", due.strftime("%H:%M:%S UTC")),
+        );
         return Some(r.clone().rest(Wake::After(left + Duration::from_millis(50), "burstAfter is over")));
     }
     None
@@ -427,7 +454,11 @@ fn in_cluster(
     machine: Option<&Arc<RentedMachine>>,
 ) -> Decision {
     let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    r.status.placement = Some(PlacementStatus { summary: "cluster".to_owned(), why: Some(format!("runs on node {node}")), ..PlacementStatus::default() });
+    r.status.placement = Some(PlacementStatus {
+        summary: "cluster".to_owned(),
+        why: Some(format!("runs on node {node}")),
+        ..PlacementStatus::default()
+    });
     if let Some(machine) = machine {
         // The scheduler was faster than our bind: nothing was spent, the claim goes.
         let name = machine.metadata.name.clone().unwrap_or_default();

@@ -14,15 +14,17 @@ use crate::context::Context;
 use crate::runtime::Failure;
 
 /// Reads everything.
-pub(super) async fn observe(ctx: &Context, job: &Arc<TrainingJob>, memory: &mut JobMemory) -> Result<Observed, Failure> {
+pub(super) async fn observe(
+    ctx: &Context,
+    job: &Arc<TrainingJob>,
+    memory: &mut JobMemory,
+) -> Result<Observed, Failure> {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let valid = validate(job);
     let fresh = job.status.as_ref().is_none_or(|s| s.attempt.is_none());
     let admission = match &valid {
         Ok(valid) => admission(ctx, job, valid, memory, fresh).await?,
-        Err(refused) => {
-            Admission::Refused { reason: refused.reason, message: refused.message.clone(), passing: false }
-        }
+        Err(refused) => Admission::Refused { reason: refused.reason, message: refused.message.clone(), passing: false },
     };
     let mut observed = Observed {
         now: ctx.clock.now(),
@@ -96,7 +98,12 @@ async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, 
     }
 }
 
-async fn storage(ctx: &Context, job: &TrainingJob, valid: &Valid, memory: &mut JobMemory) -> Result<Admission, Failure> {
+async fn storage(
+    ctx: &Context,
+    job: &TrainingJob,
+    valid: &Valid,
+    memory: &mut JobMemory,
+) -> Result<Admission, Failure> {
     let Some(checkpoint) = &valid.checkpoint else { return Ok(Admission::Fine { newest_attempt: None, run_id: None }) };
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let refused = |reason, message| Ok(Admission::Refused { reason, message, passing: true });

@@ -82,7 +82,9 @@ pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, r
             continue;
         }
         match ctx.market.snapshot(name) {
-            Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => offers.extend(s.offers.iter().cloned()),
+            Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
+                offers.extend(s.offers.iter().cloned());
+            }
             _ => missing.push(name.clone()),
         }
     }
@@ -110,7 +112,11 @@ fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore
     known.checkpoint_interval_s =
         valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
     let plan = planner::plan(&needs, &work, &known, offers, 64);
-    debug_assert_eq!(planner::check(&needs, &plan, offers), Vec::new(), "the planner's own checker finds its plan clean");
+    debug_assert_eq!(
+        planner::check(&needs, &plan, offers),
+        Vec::new(),
+        "the planner's own checker finds its plan clean"
+    );
     into_choice(&needs, &plan)
 }
 
@@ -136,7 +142,8 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
         })
         .collect();
     let others = plan.ranked.iter().skip(1).take(4).map(planner::Candidate::sentence);
-    let refused = plan.rejected.iter().map(|r| format!("{} {} {}", r.count, if r.count == 1 { "is" } else { "are" }, r.says));
+    let refused =
+        plan.rejected.iter().map(|r| format!("{} {} {}", r.count, if r.count == 1 { "is" } else { "are" }, r.says));
     Choice::Rent(Box::new(Rent {
         provider,
         offers,

@@ -8,7 +8,7 @@ use tradewind_api::rented_machine::{EnvEntry, MachineCheckpoint, Workload};
 use tradewind_api::training_job::{CapacityChoice, InCluster};
 use tradewind_api::values::{quantity_bytes, quantity_millis};
 use tradewind_api::{Reason, TrainingJob};
-use tradewind_core::{GpuModel, Money, Trust};
+use tradewind_core::{GpuModel, Money, Trust, hex};
 use tradewind_planner as planner;
 
 /// What a job asks for, checked.
@@ -70,7 +70,10 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
     if let (InCluster::Never, Err(obstacle)) = (spec.placement.in_cluster, &rental) {
         return Err(Refused {
             reason: obstacle.reason,
-            message: format!("placement.inCluster is Never, but the job cannot run on a rented machine: {}", obstacle.message),
+            message: format!(
+                "placement.inCluster is Never, but the job cannot run on a rented machine: {}",
+                obstacle.message
+            ),
         });
     }
     let checkpoint = spec.checkpoint.as_ref().map(|c| MachineCheckpoint {
@@ -83,10 +86,11 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
         keep: i64::from(c.keep),
     });
     let receives_secrets = rental.as_ref().is_ok_and(|w| w.env.iter().any(|e| e.secret.is_some()));
-    let work = spec.work.as_ref().map_or(planner::WorkLeft { seconds: ASSUMED_WORK_S, on: None }, |w| planner::WorkLeft {
-        seconds: (w.hours.millionths().saturating_mul(3600) / 1_000_000).max(1),
-        on: w.on.as_deref().map(|on| GpuModel::normalise(on, 0)),
-    });
+    let work =
+        spec.work.as_ref().map_or(planner::WorkLeft { seconds: ASSUMED_WORK_S, on: None }, |w| planner::WorkLeft {
+            seconds: (w.hours.millionths().saturating_mul(3600) / 1_000_000).max(1),
+            on: w.on.as_deref().map(|on| GpuModel::normalise(on, 0)),
+        });
     Ok(Valid {
         in_cluster: spec.placement.in_cluster,
         burst_after: Duration::from_secs(spec.placement.burst_after.seconds()),
@@ -140,7 +144,7 @@ fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_sec
 /// Hash of a template: SHA-256 of its JSON (keys are sorted), 16 hex digits.
 pub fn hash(template: &Value) -> String {
     let digest = Sha256::digest(template.to_string().as_bytes());
-    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
+    hex(&digest[..8])
 }
 
 fn text_of(value: &Value) -> String {
@@ -192,9 +196,11 @@ fn not_rentable(message: impl Into<String>) -> NotRentable {
 fn workload(template: &Value) -> Result<Workload, NotRentable> {
     let empty = serde_json::Map::new();
     let spec = template.get("spec").and_then(Value::as_object).unwrap_or(&empty);
-    for (i, volume) in spec.get("volumes").and_then(Value::as_array).into_iter().flatten().enumerate() {
+    if let Some(volume) = spec.get("volumes").and_then(|v| v.get(0)) {
         let kind = volume.as_object().and_then(|v| v.keys().find(|k| *k != "name")).map_or("nothing", String::as_str);
-        return Err(not_rentable(format!("volumes[{i}] is a {kind}, which this version cannot give to a rented machine")));
+        return Err(not_rentable(format!(
+            "volumes[0] is a {kind}, which this version cannot give to a rented machine"
+        )));
     }
     if let Some(field) = spec.keys().find(|k| !HARMLESS_POD_FIELDS.contains(&k.as_str()) && *k != "volumes") {
         return Err(not_rentable(format!("the template's {field} means something only inside the cluster")));
@@ -224,9 +230,9 @@ fn workload(template: &Value) -> Result<Workload, NotRentable> {
     }
     command.extend(texts("args"));
     let disk = container.get("resources").and_then(|r| r.pointer("/requests/ephemeral-storage")).map(text_of);
-    let disk_gib = disk.and_then(|d| quantity_bytes(&d)).map_or(DEFAULT_DISK_GIB, |bytes| {
-        i64::try_from(bytes.div_ceil(1 << 30)).unwrap_or(i64::MAX).max(1)
-    });
+    let disk_gib = disk
+        .and_then(|d| quantity_bytes(&d))
+        .map_or(DEFAULT_DISK_GIB, |bytes| i64::try_from(bytes.div_ceil(1 << 30)).unwrap_or(i64::MAX).max(1));
     Ok(Workload {
         container: container.get("name").and_then(Value::as_str).unwrap_or("main").to_owned(),
         image: container.get("image").and_then(Value::as_str).unwrap_or_default().to_owned(),
@@ -265,7 +271,9 @@ fn environment(container: &serde_json::Map<String, Value>) -> Result<Vec<EnvEntr
                 ..EnvEntry::default()
             },
             Some(_) => {
-                return Err(not_rentable(format!("containers[0].env[{i}] ({name}) takes its value from something else than a Secret")));
+                return Err(not_rentable(format!(
+                    "containers[0].env[{i}] ({name}) takes its value from something else than a Secret"
+                )));
             }
         };
         entries.push(entry);
@@ -298,11 +306,19 @@ mod tests {
     #[test]
     fn the_one_field_that_stands_in_the_way_is_named() {
         for (container, more, part) in [
-            (json!({}), json!({"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "x"}}]}), "volumes[0] is a persistentVolumeClaim"),
+            (
+                json!({}),
+                json!({"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "x"}}]}),
+                "volumes[0] is a persistentVolumeClaim",
+            ),
             (json!({}), json!({"initContainers": [{"name": "i"}]}), "initContainers"),
             (json!({}), json!({"serviceAccountName": "x"}), "serviceAccountName"),
             (json!({"livenessProbe": {}}), json!({}), "containers[0].livenessProbe"),
-            (json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}), json!({}), "env[0] (A)"),
+            (
+                json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}),
+                json!({}),
+                "env[0] (A)",
+            ),
             (json!({"command": []}), json!({}), "containers[0].command is empty"),
         ] {
             let spec = json!({"template": template(container, more), "placement": {"inCluster": "Never"}});

@@ -98,7 +98,7 @@ impl Fleet {
                 self.start(common, id, *boot);
             }
             Effect::Stop { .. } | Effect::Kill { .. } | Effect::Remove { .. } => {
-                let lives_on = rough && self.chance.one_in(3);
+                let lives_on = rough && !matches!(effect, Effect::Stop { .. }) && self.chance.one_in(3);
                 self.end(common, id, lives_on);
                 if !lives_on && matches!(effect, Effect::Remove { .. }) {
                     self.disks.remove(&id);

@@ -167,7 +167,7 @@ impl Logic {
                     }
                 }
                 Stage::Waiting | Stage::Marking | Stage::Restoring { .. } if self.stop.is_some() => {
-                    self.end_unstarted()
+                    self.end_unstarted();
                 }
                 Stage::Waiting if self.may_run() => self.stage = Stage::Marking,
                 Stage::Marking if self.marked() => self.try_candidate(0, self.now.monotonic, actions),

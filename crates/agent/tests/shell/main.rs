@@ -63,8 +63,8 @@ fn a_job_runs_saves_commits_and_ends() {
     let text = String::from_utf8(log.text).unwrap();
     assert!(text.contains("hello s3cr3t injected run run-1 attempt 1 every 30\n"), "{text}");
     assert!(text.contains("hidden: no no no\n"), "{text}");
-    let printed = world.read("stdout");
-    assert!(printed.contains("step 20/20 loss 0.20") && printed.contains("tradewind: Exited"), "{printed}");
+    let whole = |printed: &String| printed.contains("step 20/20 loss 0.20") && printed.contains("tradewind: Exited");
+    let printed = world.wait_for("words in the machine's log", || Some(world.read("stdout")).filter(whole));
     assert!(!printed.contains("signature") && !world.read("stderr").contains("signature"), "tickets do not print");
     assert!(!world.path("out/.tradewind-staging").exists(), "nothing is left behind");
 }
@@ -198,8 +198,8 @@ fn the_end_that_an_earlier_boot_reported_is_not_lost() {
 #[test]
 fn a_stop_asks_saves_and_reports_143() {
     let mut world = World::new();
-    let script = r#"trap 'echo saved > tmp; mkdir -p out/ckpt; mv tmp out/ckpt/step-9; exit 0' TERM
-        echo ready; while :; do sleep 0.05; done"#;
+    let script = r"trap 'echo saved > tmp; mkdir -p out/ckpt; mv tmp out/ckpt/step-9; exit 0' TERM
+        echo ready; while :; do sleep 0.05; done";
     world.run(World::start_of(script));
     world.wait("the program", |report| report.phase == AgentPhase::Running && report.log_segments == 1);
     world.control.desired = Desired::Stop { reason: "test".to_owned(), grace_s: 20 };
@@ -395,9 +395,10 @@ fn a_mailbox_that_fails_is_waited_for_and_named_in_the_log() {
     });
     world.run(World::start_of("exit 0"));
     world.wait("the end", |report| report.phase == AgentPhase::Exited);
-    let printed = world.read("stdout");
-    assert!(printed.contains("tradewind: Mailbox: the store answered 503"), "{printed}");
-    assert!(printed.contains("tradewind: Mailbox reached"), "{printed}");
+    let whole = |printed: &String| {
+        printed.contains("tradewind: Mailbox: the store answered 503") && printed.contains("tradewind: Mailbox reached")
+    };
+    world.wait_for("words in the machine's log", || Some(world.read("stdout")).filter(whole));
 }
 
 #[test]

@@ -28,17 +28,15 @@ pub enum Fault {
 type Rule = Box<dyn FnMut(&str, &str) -> Option<Fault> + Send>;
 
 #[derive(Default)]
-pub struct Objects {
+pub struct Inner {
     pub objects: BTreeMap<String, Bytes>,
     pub rule: Option<Rule>,
-    /// Method and key of every request.
-    pub seen: Vec<(String, String)>,
 }
 
 #[derive(Clone)]
 pub struct Store {
     pub port: u16,
-    inner: Arc<Mutex<Objects>>,
+    inner: Arc<Mutex<Inner>>,
 }
 
 impl Store {
@@ -58,7 +56,7 @@ impl Store {
         store
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, Objects> {
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
     }
 
@@ -82,7 +80,6 @@ impl Store {
 
     fn fault(&self, method: &str, key: &str) -> Option<Fault> {
         let mut inner = self.lock();
-        inner.seen.push((method.to_owned(), key.to_owned()));
         inner.rule.as_mut().and_then(|rule| rule(method, key))
     }
 }

@@ -19,7 +19,7 @@ use crate::store::Store;
 pub const MACHINE: &str = "machine-uid-1";
 pub const RUN: &str = "run-1";
 /// How long anything may take on a busy computer.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub struct World {
     pub store: Store,

@@ -40,6 +40,7 @@ pub(super) struct Forwarder {
 #[derive(Default)]
 struct Verdict {
     throttle: Option<u64>,
+    held_answer: Option<Applied>,
     cut_answer: bool,
     answer_after: Option<u16>,
 }
@@ -73,6 +74,9 @@ impl Forwarder {
             }
         }
         let answer = self.hand_on(&head, body, &flight, verdict.throttle).await;
+        if let Some(mut held) = verdict.held_answer {
+            held.removed().await;
+        }
         if verdict.cut_answer {
             if let Ok(answer) = answer {
                 // The server's work is complete only once its answer was read.
@@ -98,6 +102,7 @@ impl Forwarder {
             Action::Delay(time) => tokio::time::sleep(time).await,
             Action::Hold => applied.removed().await,
             Action::Throttle(rate) => verdict.throttle = Some(rate.max(1)),
+            Action::HoldAnswer => verdict.held_answer = Some(applied),
             Action::DropAnswer => verdict.cut_answer = true,
             Action::AnswerAfter(status) => verdict.answer_after = Some(status),
             Action::Drop => return Outcome::Cut,

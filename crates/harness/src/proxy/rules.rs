@@ -98,6 +98,8 @@ pub enum Action {
     Drop,
     /// It is handed on, and the connection is closed instead of an answer: the effect is there, nobody knows.
     DropAnswer,
+    /// It is handed on, and its answer is held until the rule is removed: the effect is there, nobody knows yet.
+    HoldAnswer,
     /// It is answered with this status and an empty body; the server behind never sees it.
     Answer(u16),
     /// It is handed on, and answered with this status whatever the server said.

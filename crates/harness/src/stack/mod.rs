@@ -24,7 +24,7 @@ use tradewind_api::Provider;
 pub use self::{
     operator::Operator,
     options::{Progress, StackOptions},
-    watch::summary,
+    watch::{summary, summary_of_machine},
 };
 use crate::{
     Binaries, Error, Plane, Proxy, ProxyOptions, Result, RunDir, S3, Sim, SimOptions, Tools, eventually, plane::Kubectl,

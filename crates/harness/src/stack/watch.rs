@@ -166,7 +166,8 @@ pub fn summary(job: &TrainingJob) -> String {
     job.status.as_ref().map_or_else(|| "no status yet".into(), |s| format!("{:?}: {}", s.phase, s.message))
 }
 
-fn summary_of_machine(machine: &RentedMachine) -> String {
+/// A machine's state in a line.
+pub fn summary_of_machine(machine: &RentedMachine) -> String {
     let name = machine.metadata.name.as_deref().unwrap_or_default();
     machine.status.as_ref().map_or_else(|| name.into(), |s| format!("{name} {:?}: {}", s.phase, s.message))
 }

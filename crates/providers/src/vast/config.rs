@@ -45,12 +45,14 @@ pub struct Times {
     pub terminate: Duration,
     /// The rent call, which has one try.
     pub rent: Duration,
+    /// How long after a rent call its machine may still be missing from the list.
+    pub unseen: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { one_try: s(15), read: s(40), terminate: s(40), rent: s(30) }
+        Self { one_try: s(15), read: s(40), terminate: s(40), rent: s(30), unseen: Duration::from_mins(2) }
     }
 }
 
@@ -114,9 +116,9 @@ pub(super) fn capabilities(times: &Times) -> Capabilities {
         label: true,
         // There is no idempotency key; the label is what we find a machine by.
         idempotent_rent: false,
-        // A read right after creation can miss the machine (SkyPilot's adapter, field reports); no number is documented. Two minutes are
-        // far above what anybody reported.
-        visibility_window: times.rent + Duration::from_mins(2),
+        // A read right after creation can miss the machine (SkyPilot's adapter, field reports); no number is documented. The default of two
+        // minutes is far above what anybody reported.
+        visibility_window: times.rent + times.unseen,
         rent_limit: times.rent,
         // Docs, billing: storage is charged until the instance is destroyed.
         stopped_costs: true,

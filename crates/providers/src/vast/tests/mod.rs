@@ -35,7 +35,7 @@ fn vast(server: &Server) -> Vast {
     let config = VastConfig {
         base_url: server.url.clone(),
         gate: Arc::new(RateGate::off(Arc::clone(&clock))),
-        times: Times { one_try: s(2), read: s(3), terminate: s(3), rent: s(2) },
+        times: Times { one_try: s(2), read: s(3), terminate: s(3), rent: s(2), unseen: s(120) },
         ..VastConfig::new("vast-main", SecretString::from(API_KEY), &clock)
     };
     Vast::new(config, clock).unwrap()

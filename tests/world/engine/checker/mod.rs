@@ -1,0 +1,188 @@
+//! What must hold after every event, stated from the outside: from the API server's change log, the market's own books and the bucket's
+//! content. Nothing here asks a controller.
+
+mod checkpoints;
+mod money;
+mod renting;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tradewind_api::{RentedMachine, TrainingJob};
+use tradewind_cluster::object::typed_ref;
+use tradewind_cluster::{Key, Typed};
+use tradewind_core::{Money, OrderKey};
+
+use super::cluster::job_name;
+use super::wire::Common;
+
+/// What is known of a RentedMachine from the change log.
+#[derive(Debug, Clone)]
+pub struct Rental {
+    /// Its uid.
+    pub uid: String,
+    /// Number of its job.
+    pub job: usize,
+    /// Its attempt.
+    pub attempt: i64,
+    /// Its newest version.
+    pub object: RentedMachine,
+    /// When the world first saw each order, by key.
+    pub orders: BTreeMap<String, Duration>,
+    /// Since when it is to end.
+    pub ended_at: Option<Duration>,
+    /// It is gone.
+    pub gone: bool,
+}
+
+/// What is known of a job.
+#[derive(Debug, Clone, Default)]
+pub struct Watched {
+    /// Its uid.
+    pub uid: String,
+    /// Its newest version.
+    pub object: Option<TrainingJob>,
+    /// It is gone, or being deleted.
+    pub deleted: bool,
+    /// Steps with which its programs started, newest last, with their attempts.
+    pub starts: Vec<(u32, u64)>,
+    /// Highest step that a machine offered while it was there, by attempt.
+    pub offered: BTreeMap<u32, u64>,
+}
+
+/// The checker.
+#[derive(Default)]
+pub struct Checker {
+    /// What does not hold.
+    pub violations: Vec<String>,
+    /// RentedMachines by uid.
+    pub rentals: BTreeMap<String, Rental>,
+    /// Jobs in order.
+    pub jobs: Vec<Watched>,
+    /// Salts and steps of the jobs' programs.
+    pub recipes: Vec<(u64, u64)>,
+    /// Dollars an hour that may be spent.
+    pub per_hour: Money,
+    /// Work may be lost to more than preemptions in this world: a checkpoint was damaged, or a store was away.
+    pub losses_excused: bool,
+    /// Objects in the bucket that were damaged on purpose.
+    pub damaged: Vec<String>,
+    jobs_seen: u64,
+    rentals_seen: u64,
+    /// Machines of the market that were looked at when they were new.
+    bought: usize,
+    /// Times of complete lists of the account.
+    lists: Vec<Duration>,
+    books: checkpoints::Books,
+}
+
+impl Checker {
+    /// Says that something does not hold.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        self.violations.push(what.into());
+    }
+
+    fn ensure(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.push(what());
+        }
+    }
+
+    /// Looks at everything that has changed since the last look.
+    pub fn look(&mut self, common: &Common) {
+        if !self.violations.is_empty() {
+            return;
+        }
+        self.look_at_jobs(common);
+        self.look_at_rentals(common);
+        self.look_at_market(common);
+        self.look_at_bucket(common);
+    }
+
+    fn look_at_jobs(&mut self, common: &Common) {
+        let Some(changes) = common.memory.changes(TrainingJob::KIND, self.jobs_seen) else {
+            self.fail("the world lost track of TrainingJobs");
+            return;
+        };
+        self.jobs_seen = changes.next;
+        for change in changes.changes {
+            let Some(job) = typed_ref::<TrainingJob>(&*change.object) else { continue };
+            let name = Key::of(&*change.object).name;
+            let Some(n) = (0..self.jobs.len()).find(|n| job_name(*n) == name) else { continue };
+            self.job_changed(n, job);
+            let known = &mut self.jobs[n];
+            known.uid = job.metadata.uid.clone().unwrap_or_default();
+            known.object = Some(job.clone());
+            known.deleted |= change.gone || job.metadata.deletion_timestamp.is_some();
+        }
+    }
+
+    fn job_changed(&mut self, n: usize, job: &TrainingJob) {
+        let (Some(new), Some(old)) = (&job.status, self.jobs[n].object.as_ref().and_then(|j| j.status.clone())) else {
+            return;
+        };
+        let name = job_name(n);
+        self.ensure(!old.phase.is_terminal() || new.phase == old.phase, || {
+            format!("{name}: {:?} became {:?}", old.phase, new.phase)
+        });
+        self.ensure(new.attempt >= old.attempt, || format!("{name}: attempt {:?} became {:?}", old.attempt, new.attempt));
+        self.ensure(new.run_id == old.run_id || old.run_id.is_none(), || format!("{name}: the run's id changed"));
+        self.ensure(new.cost.settled >= old.cost.settled, || {
+            format!("{name}: settled cost {} became {}", old.cost.settled, new.cost.settled)
+        });
+        self.settled(n, new);
+    }
+
+    fn look_at_rentals(&mut self, common: &Common) {
+        let Some(changes) = common.memory.changes(RentedMachine::KIND, self.rentals_seen) else {
+            self.fail("the world lost track of RentedMachines");
+            return;
+        };
+        self.rentals_seen = changes.next;
+        for change in changes.changes {
+            let Some(machine) = typed_ref::<RentedMachine>(&*change.object) else { continue };
+            self.rental_changed(common, machine, change.gone);
+        }
+    }
+
+    /// The RentedMachine whose uid this part of an order key stands for.
+    fn rental_of(&self, key: &OrderKey) -> Option<&Rental> {
+        self.rentals.values().find(|rental| OrderKey::machine_part(&rental.uid) == key.machine)
+    }
+
+    /// The job of a RentedMachine.
+    pub fn job_of_uid(&self, uid: &str) -> Option<usize> {
+        self.rentals.get(uid).map(|rental| rental.job)
+    }
+
+    /// True once every job is over: complete, failed or deleted.
+    pub fn jobs_over(&self) -> bool {
+        self.jobs.iter().all(|job| {
+            job.deleted || job.object.as_ref().and_then(|j| j.status.as_ref()).is_some_and(|s| s.phase.is_terminal())
+        })
+    }
+
+    /// The world has come to rest: what must hold at the end.
+    pub fn at_the_end(&mut self, common: &Common, failures: &[Option<(u32, u64)>]) {
+        self.nothing_is_left(common);
+        self.books_agree(common);
+        for (n, fails) in failures.iter().enumerate() {
+            let job = self.jobs[n].clone();
+            let Some(status) = job.object.as_ref().and_then(|j| j.status.clone()).filter(|_| !job.deleted) else { continue };
+            let name = job_name(n);
+            self.ensure(status.phase == tradewind_api::training_job::JobPhase::Complete, || {
+                format!("{name} ended as {:?}: {}", status.phase, status.message)
+            });
+            let most = i64::from(fails.is_some());
+            self.ensure(status.restarts <= most, || {
+                format!("{name}: {} restarts were counted, its program failed {most} times", status.restarts)
+            });
+        }
+    }
+}
+
+/// Seconds between two instants, whichever comes first.
+fn apart(a: Timestamp, b: Timestamp) -> f64 {
+    a.duration_since(b).as_secs_f64().abs()
+}

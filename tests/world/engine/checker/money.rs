@@ -1,0 +1,106 @@
+//! Promise 2: money limits hold, and a machine's cost is settled exactly once.
+
+use std::time::Duration;
+
+use tradewind_api::rented_machine::MachinePhase;
+use tradewind_api::{RentedMachineStatus, TrainingJobStatus};
+use tradewind_core::{Money, OrderKey};
+
+use super::{Checker, apart};
+use crate::engine::cluster::job_name;
+use crate::engine::wire::Common;
+
+impl Checker {
+    /// A complete list of the account arrived.
+    pub fn listed(&mut self, at: Duration) {
+        self.lists.push(at);
+    }
+
+    /// What all machines together cost an hour now.
+    pub(super) fn spending(&mut self, micros_per_hour: u64) {
+        let spent = Money::from_micros(i64::try_from(micros_per_hour).unwrap_or(i64::MAX));
+        let limit = self.per_hour;
+        self.ensure(spent <= limit, || format!("{spent} an hour are spent, the limit is {limit}"));
+    }
+
+    /// A job's account never holds more than the final costs of its machines.
+    pub(super) fn settled(&mut self, n: usize, status: &TrainingJobStatus) {
+        let final_costs: Money = self.final_costs(n).iter().map(|(_, cost)| *cost).sum();
+        let settled = status.cost.settled;
+        self.ensure(settled <= final_costs, || {
+            format!("{}: {settled} are settled, but its machines that are gone cost {final_costs}", job_name(n))
+        });
+    }
+
+    /// Final costs of a job's machines, by name.
+    fn final_costs(&self, n: usize) -> Vec<(String, Money)> {
+        let is_final = |s: &RentedMachineStatus| s.phase == MachinePhase::Gone && s.rented_at.is_some();
+        self.rentals
+            .values()
+            .filter(|r| r.job == n)
+            .filter_map(|r| {
+                let status = r.object.status.as_ref().filter(|s| is_final(s))?;
+                Some((r.object.metadata.name.clone().unwrap_or_default(), status.cost?))
+            })
+            .collect()
+    }
+
+    /// At the end: each machine settled once, and each cost what the market says, but for what polling cannot know.
+    pub(super) fn books_agree(&mut self, common: &Common) {
+        for n in 0..self.jobs.len() {
+            let Some(status) = self.jobs[n].object.as_ref().and_then(|j| j.status.clone()) else { continue };
+            if self.jobs[n].deleted {
+                continue;
+            }
+            let costs = self.final_costs(n);
+            let sum: Money = costs.iter().map(|(_, cost)| *cost).sum();
+            self.ensure(status.cost.settled == sum && status.cost.total == sum, || {
+                format!("{}: settled {} of {}, its machines cost {costs:?}", job_name(n), status.cost.settled, status.cost.total)
+            });
+        }
+        let bills = common.with_market(|market, now| {
+            let machines = market.machines().iter();
+            machines
+                .map(|m| {
+                    let label = m.label.clone().unwrap_or_default();
+                    let ended = m.ended_at.unwrap_or(now).as_duration();
+                    let rate = m.compute_micros_per_hour() + m.disk_micros_per_hour();
+                    (m.id, label, m.created_at.as_duration(), ended, rate, m.cost_micros(now))
+                })
+                .collect::<Vec<_>>()
+        });
+        for (id, label, created, ended, rate, bill) in bills {
+            let Some(rental) = label.parse::<OrderKey>().ok().and_then(|key| self.rental_of(&key)) else { continue };
+            let Some(status) = rental.object.status.clone().filter(|s| s.machine_id == Some(id.to_string())) else { continue };
+            let cost = status.cost.map_or(0, Money::micros);
+            let blind = self.longest_gap(created, ended);
+            // Two transitions, each known to within a gap between two lists; and the second that the market rounds down.
+            let seconds = blind.as_secs_f64() * 2.0 + 3.0;
+            #[expect(clippy::cast_precision_loss, reason = "money of one small world")]
+            let (tolerance, difference) = (seconds * rate as f64 / 3600.0 + 10.0, (cost - i64::try_from(bill).unwrap_or(0)).abs() as f64);
+            self.ensure(difference <= tolerance, || {
+                format!("machine {id}: our cost {cost}, the market's bill {bill} micro-dollars, {tolerance:.0} may be unknown")
+            });
+            if let Some(rented) = &status.rented_at {
+                let moment = common.with_market(|market, _| market.machine(id).map(|m| market.timestamp(m.created_at)));
+                let off = moment.map_or(0.0, |moment| apart(moment, rented.0));
+                self.ensure(off <= 300.0, || format!("machine {id}: rented {off} s from when we say"));
+            }
+        }
+    }
+
+    /// The longest time without a complete list while a machine lived, its edges included.
+    fn longest_gap(&self, from: Duration, to: Duration) -> Duration {
+        let margin = Duration::from_secs(60);
+        let mut last = from.saturating_sub(margin);
+        let mut longest = Duration::ZERO;
+        for at in self.lists.iter().filter(|at| **at > last).copied() {
+            longest = longest.max(at.saturating_sub(last.max(from.saturating_sub(margin))));
+            last = at;
+            if at > to + margin {
+                break;
+            }
+        }
+        longest.max(Duration::from_secs(10))
+    }
+}
