@@ -205,13 +205,11 @@ async fn open_mailbox(opener: Option<Opener>, health: &Health) -> (Option<Open>,
         return (None, None);
     };
     health.waits("start", "the mailbox is opened");
-    match opener.until_open(Some(MAILBOX_PATIENCE)).await {
-        Some(open) => (Some(open), None),
-        None => {
-            tracing::error!("Mailbox does not work, so nothing will be rented; what was rented is still ended");
-            (None, Some(opener))
-        }
+    if let Some(open) = opener.until_open(Some(MAILBOX_PATIENCE)).await {
+        return (Some(open), None);
     }
+    tracing::error!("Mailbox does not work, so nothing will be rented; what was rented is still ended");
+    (None, Some(opener))
 }
 
 async fn kube_config(config: &Config) -> anyhow::Result<kube::Config> {

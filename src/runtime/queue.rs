@@ -79,8 +79,8 @@ impl Queue {
         self.finish(work, now, wake);
     }
 
-    /// The key's reconcile failed; it is due again after a backoff that doubles with each failure in a row. Being asked for again does
-    /// not cut the backoff short, except after a benign failure.
+    /// The key's reconcile failed; it is due again after a backoff that doubles with each failure in a row. Having been asked for while it
+    /// ran does not cut the backoff short, except after a benign failure; being asked for later does, since something has changed.
     pub fn failed(&mut self, work: &Work, now: Duration, benign: bool) {
         let count = self.failures.entry(work.clone()).or_insert(0);
         *count = count.saturating_add(1);

@@ -24,7 +24,7 @@ pub const MAIN: &str = "charlm";
 /// The job that nobody disturbs.
 pub const REFERENCE: &str = "charlm-reference";
 /// From the apply to the end of the last machine.
-const LIMIT: Duration = Duration::from_secs(70);
+const LIMIT: Duration = Duration::from_secs(45);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows everything; true if every check holds.
@@ -171,6 +171,7 @@ async fn watch(
             return Ok((jobs, began));
         }
         if began.elapsed() > LIMIT {
+            eprintln!("{}", stack.kubectl().run(["get", "tj,twm", "-o", "yaml"]).await?);
             let mut states: Vec<String> = jobs.iter().map(stack::summary).collect();
             states.extend(story.present.iter().map(stack::summary_of_machine));
             states.extend(stack.paid_machines().await?.iter().map(|m| format!("machine {} still costs money", m.id)));

@@ -266,6 +266,7 @@ impl Plan {
             happenings.push((chance.millis(0, 400_000), end));
         }
         happenings.sort_by_key(|(at, _)| *at);
+        let longest_lag = if chance.one_in(4) { 40_000 } else { 1_500 };
         let rough = |chance: &mut Chance, most: u64| if chance.one_in(2) { 0 } else { chance.between(0, most) };
         Self {
             jobs: recipes,
@@ -282,7 +283,7 @@ impl Plan {
                 slow: rough(chance, 40_000),
                 machine: rough(chance, 50_000),
             },
-            watch_lag: chance.millis(20, if chance.one_in(4) { 40_000 } else { 1_500 }),
+            watch_lag: chance.millis(20, longest_lag),
             happenings,
             calm_at,
         }

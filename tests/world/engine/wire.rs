@@ -58,8 +58,6 @@ pub struct Calls {
     pub record: Option<Vec<Point>>,
     /// Ports that do not answer, until then.
     pub away: Vec<(&'static str, Duration)>,
-    /// Whether a store or the API was ever away.
-    pub was_away: bool,
 }
 
 /// Locks, whoever panicked before.
@@ -233,10 +231,6 @@ impl Wire {
     }
 }
 
-fn port_of(point: &Point) -> &'static str {
-    point.port
-}
-
 impl Gate for Wire {
     fn before(&self, point: &Point) -> Verdict {
         if self.is_dead() {
@@ -253,7 +247,7 @@ impl Gate for Wire {
             let odds = calls.odds;
             if let Some(cut) = calls.cut.filter(|cut| cut.call == number) {
                 cut.verdict
-            } else if calls.away.iter().any(|(port, until)| *port == port_of(point) && *until > now) {
+            } else if calls.away.iter().any(|(port, until)| *port == point.port && *until > now) {
                 Verdict::FailBefore
             } else if calls.dice.ppm(odds.crash) {
                 calls.dice.pick(&[Verdict::CrashBefore, Verdict::CrashAfterEffect, Verdict::CrashAfterAnswer])

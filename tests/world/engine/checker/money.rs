@@ -92,10 +92,11 @@ impl Checker {
     /// The longest time without a complete list while a machine lived, its edges included.
     fn longest_gap(&self, from: Duration, to: Duration) -> Duration {
         let margin = Duration::from_secs(60);
-        let mut last = from.saturating_sub(margin);
+        let begin = from.saturating_sub(margin);
+        let mut last = begin;
         let mut longest = Duration::ZERO;
-        for at in self.lists.iter().filter(|at| **at > last).copied() {
-            longest = longest.max(at.saturating_sub(last.max(from.saturating_sub(margin))));
+        for at in self.lists.iter().copied().filter(|at| *at > begin) {
+            longest = longest.max(at.saturating_sub(last));
             last = at;
             if at > to + margin {
                 break;

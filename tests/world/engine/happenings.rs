@@ -1,0 +1,289 @@
+//! What befalls the world besides the odds of single calls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use tradewind_api::{RentedMachine, TrainingJob, names};
+use tradewind_cluster::Key;
+use tradewind_cluster::memory::controllers;
+use tradewind_protocol::LogEntry;
+use tradewind_sim::faults::{Fault, When};
+use tradewind_sim::market::{OfferChange, State};
+
+use super::cluster::{TEAM, delete, job_key, job_prefix, pause};
+use super::operator::settings;
+use super::plan::{Happening, Odds};
+use super::ports::{ACCOUNT, BUCKET, MAILBOX};
+use super::world::World;
+use super::wire::lock;
+
+/// A trouble that passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passing {
+    /// A machine shows its real state again.
+    StrangeWord(u64),
+    /// Offers are there again.
+    SoldOut,
+    /// The account has credit again.
+    NoCredit,
+    /// The Provider is resumed.
+    Paused,
+}
+
+impl World {
+    /// Lets something happen.
+    pub(super) fn happen(&mut self, what: Happening) {
+        self.common.note(|| format!("--- {what:?}"));
+        let now = self.common.now();
+        match what {
+            Happening::Outbid => self.take_machine(true),
+            Happening::Reclaim => self.take_machine(false),
+            Happening::Reboot => {
+                let wipe = self.chance.one_in(2);
+                if let Some(id) = self.machine_in(|s| *s == State::Running) {
+                    self.common.with_market(|market, at| drop(market.exit(at, ACCOUNT, id, Some(137), wipe)));
+                }
+            }
+            Happening::BootFails => {
+                if let Some(id) = self.machine_in(|s| matches!(s, State::Booting { .. })) {
+                    self.common.with_market(|market, at| drop(market.fail(at, ACCOUNT, id, None)));
+                }
+            }
+            Happening::StrangeWord => {
+                if let Some(id) = self.machine_in(|s| *s == State::Running) {
+                    self.common.with_market(|market, at| drop(market.show_status(at, ACCOUNT, id, Some("defrosting".to_owned()))));
+                    self.pass_later(Passing::StrangeWord(id), 5_000, 300_000);
+                }
+            }
+            Happening::SoldOut => {
+                self.set_stock(0);
+                self.pass_later(Passing::SoldOut, 5_000, 200_000);
+            }
+            Happening::Prices => self.move_prices(),
+            Happening::RentFault => self.rent_fault(),
+            Happening::NoCredit => {
+                self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 0)));
+                self.pass_later(Passing::NoCredit, 5_000, 200_000);
+            }
+            Happening::MarketAway => self.go_away("provider"),
+            Happening::StoreAway => {
+                lock(&self.common.checker).losses_excused = true;
+                self.go_away("store");
+            }
+            Happening::ApiAway => self.go_away("cluster"),
+            Happening::Crash => self.kill_operator(Duration::ZERO),
+            Happening::Outage => {
+                let away = self.chance.millis(60_000, 1_500_000);
+                self.kill_operator(away);
+            }
+            Happening::Failover => self.fail_over(now),
+            Happening::NodeDeleted => drop(delete::<Node>(&self.common, &Key::cluster(settings().node_name))),
+            Happening::PodDeleted => {
+                if let Some(key) = self.some_pod() {
+                    delete::<Pod>(&self.common, &key);
+                }
+            }
+            Happening::PodEvicted => {
+                if let Some(key) = self.some_pod() {
+                    drop(controllers::disrupt(&self.common.memory, &key, "DeletionByTaintManager", "evicted"));
+                }
+            }
+            Happening::MachineDeleted => {
+                let machines = self.common.memory.peek_all::<RentedMachine>();
+                if !machines.is_empty() {
+                    let key = Key::of(&*machines[self.chance.below(machines.len())]);
+                    delete::<RentedMachine>(&self.common, &key);
+                }
+            }
+            Happening::Damage => self.damage(),
+            Happening::Rubbish => {
+                let keys = self.fleet.report_keys();
+                if !keys.is_empty() {
+                    let key = &keys[self.chance.below(keys.len())];
+                    self.common.server.tamper(MAILBOX, key, Some(Bytes::from_static(b"{\"version\": 1, \"boot\": ")));
+                    lock(&self.common.checker).losses_excused = true;
+                }
+            }
+            Happening::JobDeleted => {
+                let n = self.chance.below(self.plan.jobs.len());
+                delete::<TrainingJob>(&self.common, &job_key(n));
+            }
+            Happening::NamespaceDeleted => drop(delete::<Namespace>(&self.common, &Key::cluster(TEAM))),
+            Happening::Paused => {
+                pause(&self.common, true);
+                self.pass_later(Passing::Paused, 5_000, 200_000);
+            }
+            Happening::Relist => {
+                if let Some(process) = self.processes.first_mut() {
+                    process.relist();
+                }
+            }
+        }
+    }
+
+    fn pass_later(&mut self, trouble: Passing, from: u64, to: u64) {
+        let at = self.common.now() + self.chance.millis(from, to);
+        self.passing.push((at, trouble));
+    }
+
+    /// Lets troubles pass whose time is over. True if one did.
+    pub(super) fn trouble_passes(&mut self) -> bool {
+        let now = self.common.now();
+        let Some(at) = self.passing.iter().position(|(at, _)| *at <= now || !self.rough) else { return false };
+        let (_, trouble) = self.passing.swap_remove(at);
+        self.common.note(|| format!("--- {trouble:?} passes"));
+        match trouble {
+            Passing::StrangeWord(id) => self.common.with_market(|market, at| drop(market.show_status(at, ACCOUNT, id, None))),
+            Passing::SoldOut => self.set_stock(1),
+            Passing::NoCredit => self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000))),
+            Passing::Paused => pause(&self.common, false),
+        }
+        true
+    }
+
+    /// From now on nothing goes wrong.
+    pub(super) fn calm_down(&mut self) {
+        self.common.note(|| "--- calm".to_owned());
+        self.rough = false;
+        {
+            let mut calls = lock(&self.common.calls);
+            calls.odds = Odds::default();
+            calls.away.clear();
+        }
+        lock(&self.common.faults).clear();
+        self.set_stock(2);
+        self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000)));
+    }
+
+    fn machine_in(&mut self, state: impl Fn(&State) -> bool) -> Option<u64> {
+        let ids: Vec<u64> = self.common.with_market(|market, _| {
+            market.machines().iter().filter(|m| state(&m.state)).map(|m| m.id).collect()
+        });
+        (!ids.is_empty()).then(|| ids[self.chance.below(ids.len())])
+    }
+
+    fn take_machine(&mut self, outbid: bool) {
+        let Some(id) = self.machine_in(|s| matches!(s, State::Running | State::Booting { .. } | State::Restarting { .. })) else {
+            return;
+        };
+        self.common.with_market(|market, at| {
+            if !outbid || market.outbid(at, ACCOUNT, id, None).is_err() {
+                drop(market.reclaim(at, ACCOUNT, id));
+            }
+        });
+        self.effects();
+    }
+
+    fn offer_ids(&self) -> Vec<String> {
+        self.common.with_market(|market, _| {
+            market.account(ACCOUNT).map(|a| a.offers.iter().map(|o| o.id.clone()).collect()).unwrap_or_default()
+        })
+    }
+
+    fn set_stock(&mut self, stock: u32) {
+        for id in self.offer_ids() {
+            let change = OfferChange { stock: Some(stock), ..OfferChange::default() };
+            self.common.with_market(|market, at| drop(market.change_offer(at, ACCOUNT, &id, change)));
+        }
+    }
+
+    fn move_prices(&mut self) {
+        for id in self.offer_ids() {
+            let change = OfferChange {
+                stock: None,
+                on_demand_micros_per_hour: self.chance.one_in(2).then(|| self.chance.between(300_000, 700_000)),
+                bid_micros_per_hour: self.chance.one_in(2).then(|| self.chance.between(100_000, 500_000)),
+            };
+            self.common.with_market(|market, at| drop(market.change_offer(at, ACCOUNT, &id, change)));
+        }
+        self.effects();
+    }
+
+    fn rent_fault(&mut self) {
+        let rough = !matches!(self.plan.calm_at.as_secs(), 70);
+        let when = if rough {
+            self.chance.pick(&[When::Before, When::After, When::Lost, When::Garbled])
+        } else {
+            When::Lost
+        };
+        let status = if rough { self.chance.pick(&[500, 502, 429, 404, 400, 410]) } else { 500 };
+        let fault = Fault {
+            provider: "*".to_owned(),
+            op: "rent".to_owned(),
+            when,
+            times: u32::try_from(self.chance.between(1, 2)).unwrap_or(1),
+            // A market that did it and answers with a 4xx all the same would be a liar: no protocol can tell.
+            status: if when == When::After { 500 } else { status },
+            message: "simulated fault".to_owned(),
+            seconds: 0.0,
+        };
+        lock(&self.common.faults).push(fault);
+    }
+
+    fn go_away(&mut self, port: &'static str) {
+        let until = self.common.now() + self.chance.millis(2_000, 240_000);
+        lock(&self.common.calls).away.push((port, until));
+    }
+
+    fn kill_operator(&mut self, away: Duration) {
+        self.processes.iter().for_each(|process| process.wire.kill());
+        self.processes.clear();
+        let wait = self.chance.millis(100, 20_000);
+        self.successor_at = Some(self.common.now() + away + wait);
+    }
+
+    /// The old operator freezes, a new one leads; then the old one goes on for a moment with what it knew.
+    fn fail_over(&mut self, now: Duration) {
+        let frozen = self.chance.millis(16_000, 200_000);
+        let moment = self.chance.millis(0, 4_000);
+        for process in &mut self.processes {
+            if process.ends_at.is_none() {
+                process.frozen_until = now + frozen;
+                process.ends_at = Some(now + frozen + moment);
+            }
+        }
+        let wait = self.chance.millis(15_000, 16_000);
+        self.successor_at.get_or_insert(now + wait);
+    }
+
+    fn some_pod(&mut self) -> Option<Key> {
+        let pods = self.common.memory.peek_all::<Pod>();
+        let ours: Vec<Key> = pods
+            .iter()
+            .filter(|p| p.metadata.labels.as_ref().is_some_and(|l| l.contains_key(names::JOB_UID)))
+            .map(|p| Key::of(&**p))
+            .collect();
+        (!ours.is_empty()).then(|| ours[self.chance.below(ours.len())].clone())
+    }
+
+    /// Changes a chunk of the newest checkpoint behind everybody's back.
+    fn damage(&mut self) {
+        let n = self.chance.below(self.plan.jobs.len());
+        let prefix = job_prefix(n);
+        let place = format!("{prefix}log/");
+        let objects = self.common.server.objects(BUCKET);
+        let newest = objects.iter().rev().filter(|(key, _)| key.starts_with(&place)).find_map(|(_, bytes)| {
+            match LogEntry::decode(bytes) {
+                Ok(LogEntry::Checkpoint { manifest, .. }) => Some(manifest),
+                _ => None,
+            }
+        });
+        let Some(manifest) = newest else { return };
+        let Some(chunk) = manifest.files.iter().find(|f| f.path == "weights.bin").and_then(|f| f.chunks.first()) else { return };
+        let key = format!("{prefix}{}", chunk.key);
+        let mut checker = lock(&self.common.checker);
+        checker.damaged.push(key.clone());
+        checker.losses_excused = true;
+        drop(checker);
+        let size = usize::try_from(chunk.size_bytes).unwrap_or(0);
+        let mut bytes = objects.get(&key).map(|b| b.to_vec()).unwrap_or_default();
+        bytes.resize(size, b'0');
+        // Still a state of that step, but another one.
+        if let Some(last) = bytes.last_mut() {
+            *last = if *last == b'0' { b'1' } else { b'0' };
+        }
+        self.common.note(|| format!("damages {key}"));
+        self.common.server.tamper(BUCKET, &key, Some(Bytes::from(bytes)));
+    }
+}

@@ -1,0 +1,330 @@
+//! The loop: whatever is due happens, one thing at a time, in an order that the seed decides.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tradewind_api::RentedMachine;
+use tradewind_checkpoints::MemoryStore;
+use tradewind_cluster::Memory;
+use tradewind_core::gate::Point;
+use tradewind_core::{Clock, ManualClock};
+use tradewind_sim::file::parse_market;
+use tradewind_sim::market::Market;
+
+use super::chance::Chance;
+use super::cluster::{ControlPlane, apply};
+use super::machines::Fleet;
+use super::operator::{Process, is_over};
+use super::plan::{Mood, Options, Plan};
+use super::ports::{ACCOUNT, BUCKET, MAILBOX};
+use super::wire::{Calls, Common, lock};
+
+/// How long after the calm everything must be over, at most.
+const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+/// Quiet time at the end in which nothing may be written.
+const REST: Duration = Duration::from_secs(300);
+/// Things that may happen in one world.
+const MOST_EVENTS: u64 = 400_000;
+
+/// How a world went.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// What did not hold; empty in a good world.
+    pub violations: Vec<String>,
+    /// The newest lines of the trace.
+    pub trace: Vec<String>,
+    /// Calls of operators.
+    pub calls: u64,
+    /// Every call, if they were recorded.
+    pub points: Vec<Point>,
+    /// Things that happened.
+    pub events: u64,
+    /// Time that passed in the world.
+    pub time: Duration,
+}
+
+/// A world.
+pub struct World {
+    pub(super) common: Arc<Common>,
+    pub(super) plan: Plan,
+    pub(super) chance: Chance,
+    pub(super) processes: Vec<Process>,
+    pub(super) fleet: Fleet,
+    pub(super) control_plane: ControlPlane,
+    /// When the next operator begins to lead, if none does.
+    pub(super) successor_at: Option<Duration>,
+    /// Troubles that pass, and when.
+    pub(super) passing: Vec<(Duration, super::happenings::Passing)>,
+    pub(super) rough: bool,
+    seed: u64,
+    started: usize,
+    next_happening: usize,
+    events: u64,
+}
+
+impl World {
+    /// The world of these options, before anything has happened.
+    pub fn new(options: &Options) -> Self {
+        let plan = Plan::new(options.seed, options.mood);
+        let epoch = Timestamp::from_second(1_790_000_000).expect("a moment of our time");
+        let clock = Arc::new(ManualClock::new(epoch, options.seed));
+        let dyn_clock: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let mut chance = Chance::new(options.seed, "world");
+        let memory = Arc::new(Memory::new(Arc::clone(&dyn_clock)));
+        let market = Arc::new(Mutex::new(market(options, &mut chance, epoch)));
+        let server = MemoryStore::new(dyn_clock);
+        server.create_bucket(MAILBOX);
+        server.create_bucket(BUCKET);
+        apply(&memory, &plan);
+        let calls = Calls {
+            dice: Chance::new(options.seed, "calls"),
+            odds: plan.odds,
+            cut: options.cut,
+            count: 0,
+            record: options.record.then(Vec::new),
+            away: Vec::new(),
+        };
+        let common =
+            Arc::new(Common::new(clock, Arc::clone(&memory), market, server, calls, options.mutant, options.verbose));
+        {
+            let mut checker = lock(&common.checker);
+            checker.jobs = vec![super::checker::Watched::default(); plan.jobs.len()];
+            checker.recipes = plan.jobs.iter().map(|r| (r.salt, r.steps)).collect();
+            checker.per_hour = plan.per_hour.parse().expect("an amount");
+        }
+        common.look();
+        Self {
+            control_plane: ControlPlane::new(memory, plan.room_at),
+            fleet: Fleet::new(options.seed, &plan),
+            processes: Vec::new(),
+            successor_at: Some(Duration::ZERO),
+            passing: Vec::new(),
+            rough: true,
+            seed: options.seed,
+            started: 0,
+            next_happening: 0,
+            events: 0,
+            common,
+            plan,
+            chance,
+        }
+    }
+
+    /// Runs until everything is over or something does not hold.
+    pub fn run(mut self) -> Outcome {
+        let mut over_since = None;
+        while self.is_good() && self.events < MOST_EVENTS {
+            self.events += 1;
+            if self.step() {
+                continue;
+            }
+            if self.is_over() {
+                let since = *over_since.get_or_insert_with(|| (self.common.now(), self.writes()));
+                if self.common.now() >= since.0 + REST {
+                    self.end(since.1);
+                    break;
+                }
+            } else {
+                over_since = None;
+            }
+            if self.common.now() > self.plan.calm_at + PATIENCE {
+                self.fail_to_end("did not come to an end in time");
+                break;
+            }
+            self.pass_time();
+        }
+        if self.events >= MOST_EVENTS {
+            self.fail_to_end("does not come to rest");
+        }
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Outcome {
+        let calls = lock(&self.common.calls);
+        Outcome {
+            violations: lock(&self.common.checker).violations.clone(),
+            trace: self.common.tail(),
+            calls: calls.count,
+            points: calls.record.clone().unwrap_or_default(),
+            events: self.events,
+            time: self.common.now(),
+        }
+    }
+
+    fn is_good(&self) -> bool {
+        lock(&self.common.checker).violations.is_empty()
+    }
+
+    fn fail_to_end(&mut self, how: &str) {
+        let mut lines = vec![format!("the world {how}; {}", self.fleet.describe())];
+        lines.extend(self.processes.iter().map(Process::describe));
+        let mut checker = lock(&self.common.checker);
+        for job in &checker.jobs {
+            let status = job.object.as_ref().and_then(|j| j.status.as_ref());
+            lines.push(format!("job: deleted {}, {:?}: {}", job.deleted, status.map(|s| s.phase), status.map_or("", |s| &s.message)));
+        }
+        for rental in checker.rentals.values().filter(|r| !r.gone) {
+            let status = rental.object.status.clone().unwrap_or_default();
+            lines.push(format!("{:?}: {:?} {}", rental.object.metadata.name, status.phase, status.message));
+        }
+        checker.fail(lines.join("\n    "));
+    }
+
+    /// One thing that is due. False if nothing is.
+    fn step(&mut self) -> bool {
+        self.processes_change();
+        let now = self.common.now();
+        let happens = self.plan.happenings.get(self.next_happening).is_some_and(|(at, _)| *at <= now);
+        if happens {
+            let (_, happening) = self.plan.happenings[self.next_happening];
+            self.next_happening += 1;
+            self.happen(happening);
+            self.common.look();
+            return true;
+        }
+        if self.rough && now >= self.plan.calm_at {
+            self.calm_down();
+        }
+        if self.trouble_passes() {
+            return true;
+        }
+        self.effects();
+        let odds = if self.rough { self.plan.odds.machine } else { 0 };
+        // Whoever is asked first may do something; who that is follows from the seed.
+        let first = self.chance.below(3);
+        for turn in 0..3 {
+            let done = match (first + turn) % 3 {
+                0 => self.step_operators(),
+                1 => self.fleet.step(&self.common, odds),
+                _ => self.step_control_plane(),
+            };
+            if done {
+                self.effects();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn step_operators(&mut self) -> bool {
+        let count = self.processes.len();
+        let first = self.chance.below(count);
+        (0..count).any(|turn| self.processes[(first + turn) % count].step())
+    }
+
+    fn step_control_plane(&mut self) -> bool {
+        if self.common.now() < self.control_plane.next_due() {
+            return false;
+        }
+        let again = self.chance.millis(1_000, 6_000);
+        self.control_plane.step(&self.common, again);
+        self.common.look();
+        true
+    }
+
+    /// Hands what the market did to the machines.
+    pub(super) fn effects(&mut self) {
+        let effects = self.common.with_market(|market, _| market.take_effects());
+        for effect in &effects {
+            self.fleet.perform(&self.common, effect, self.rough);
+        }
+    }
+
+    /// Ends processes that are dead or no longer lead, and starts the next.
+    fn processes_change(&mut self) {
+        let now = self.common.now();
+        let before = self.processes.len();
+        self.processes.retain(|process| !is_over(process));
+        if self.processes.len() < before && self.processes.is_empty() && self.successor_at.is_none() {
+            let wait = if self.rough { self.chance.millis(100, 20_000) } else { Duration::from_secs(1) };
+            self.successor_at = Some(now + wait);
+            self.common.note(|| format!("no operator leads; the next one does in {} ms", wait.as_millis()));
+        }
+        if self.successor_at.is_some_and(|at| at <= now) {
+            self.successor_at = None;
+            self.started += 1;
+            let process = Process::start(&self.common, self.started, self.seed, self.plan.watch_lag);
+            self.processes.push(process);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let jobs_over = lock(&self.common.checker).jobs_over();
+        !self.rough
+            && self.passing.is_empty()
+            && self.next_happening >= self.plan.happenings.len()
+            && jobs_over
+            && self.common.memory.peek_all::<RentedMachine>().is_empty()
+    }
+
+    /// Writes to the API server so far, without Leases.
+    fn writes(&self) -> u64 {
+        use tradewind_api::{Provider, TrainingJob};
+        use tradewind_cluster::Typed;
+        let kinds = [TrainingJob::KIND, RentedMachine::KIND, k8s_openapi::api::core::v1::Pod::KIND, Provider::KIND];
+        kinds.iter().map(|kind| self.common.memory.changes(kind, 0).map_or(0, |c| c.changes.len() as u64)).sum()
+    }
+
+    fn end(&mut self, writes_before: u64) {
+        let writes = self.writes();
+        let failures: Vec<_> = self.plan.jobs.iter().map(|r| r.fails).collect();
+        let mut checker = lock(&self.common.checker);
+        // The log of changes is bounded: where it has moved on, nothing can be said.
+        if writes > writes_before {
+            checker.fail(format!("{} writes although nothing changes any more", writes - writes_before));
+        }
+        checker.at_the_end(&self.common, &failures);
+    }
+
+    /// Moves the clock to the next thing that is due.
+    fn pass_time(&mut self) {
+        let now = self.common.now();
+        for process in &mut self.processes {
+            process.plan_news();
+        }
+        let epoch_due = self.common.with_market(|market, _| market.next_due()).map(|at| at.as_duration());
+        let happening = self.plan.happenings.get(self.next_happening).map(|(at, _)| *at);
+        let calm = self.rough.then_some(self.plan.calm_at);
+        let passing = self.passing.iter().map(|(at, _)| *at).min();
+        let processes = self.processes.iter().filter_map(Process::next_due).min();
+        let dues = [
+            epoch_due,
+            happening,
+            calm,
+            passing,
+            processes,
+            self.fleet.next_due(),
+            Some(self.control_plane.next_due()),
+            self.successor_at,
+        ];
+        // At least a microsecond, so that a due time that nobody serves cannot stop the clock; at most an hour.
+        let next = dues.into_iter().flatten().min().unwrap_or(now).max(now + Duration::from_micros(1));
+        let next = next.min(now + Duration::from_secs(3600));
+        self.common.clock.advance(next - now);
+        self.common.with_market(|_, _| ());
+    }
+}
+
+fn market(options: &Options, chance: &mut Chance, epoch: Timestamp) -> Market {
+    let rough = options.mood == Mood::Rough;
+    let offers: Vec<_> = (0..if rough { 3 + chance.below(5) } else { 5 })
+        .map(|n| {
+            let gpu = if rough { chance.pick(&["RTX 4090", "RTX 3090", "L40S"]) } else { "RTX 4090" };
+            #[expect(clippy::cast_precision_loss, reason = "a handful of offers")]
+            let dearer = n as f64 * 0.04;
+            let boot = if rough { chance.between(1, 40) } else { 6 };
+            let lag = if rough && chance.one_in(3) { chance.between(0, 60) } else { 0 };
+            let refuse = if rough && chance.one_in(4) { 0.3 } else { 0.0 };
+            json!({
+                "id": 1001 + n, "gpu_name": gpu, "dph_base": 0.40 + dearer, "min_bid": 0.20 + dearer, "verification": "verified",
+                "hosting_type": 1, "sim": {"boot": boot, "stock": if rough { 1 + chance.below(2) } else { 1 }, "lag": lag, "refuse": refuse},
+            })
+        })
+        .collect();
+    let file = json!({"providers": {ACCOUNT: {"kind": "vast", "apiKey": "vast-key", "credit": 50, "offers": offers}}});
+    let accounts = parse_market(&file, "market", Path::new(".")).expect("a valid market");
+    Market::new(options.seed, epoch, accounts)
+}
