@@ -61,6 +61,7 @@ generate: prerequisites ## writes the files that are generated from the code
 .PHONY: test
 test: tools lint build agent docs ## runs every check and every test that needs no root
 	$(call part,tests,TRADEWIND_TOOLS=$$($(tools) --test) $(cargo) test --workspace --no-fail-fast)
+	$(call part,demo program,$$($(tools))/python-demo/bin/python -m unittest discover -s deploy/demo/program)
 
 .PHONY: demo
 demo: prerequisites ## shows the main path with everything on this machine; KEEP=1 leaves it running

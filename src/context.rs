@@ -1,5 +1,6 @@
 //! What all controllers share: ports, caches, accounts, market, settings.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -72,11 +73,13 @@ pub struct Caches {
 /// A cache behind a lock.
 pub struct Cached<K: Typed> {
     inner: Mutex<Cache<K>>,
+    /// Keys of own writes whose event has not come yet: it will find the cache as it is, but the other controllers have not heard of it.
+    unheard: Mutex<BTreeSet<Key>>,
 }
 
 impl<K: Typed> Default for Cached<K> {
     fn default() -> Self {
-        Self { inner: Mutex::new(Cache::new(&[names::JOB_UID])) }
+        Self { inner: Mutex::new(Cache::new(&[names::JOB_UID])), unheard: Mutex::default() }
     }
 }
 
@@ -103,7 +106,18 @@ impl<K: Typed> Cached<K> {
 
     /// Takes the server's answer to a write of ours, unless something newer is known.
     pub fn own(&self, object: &Arc<K>) {
-        self.lock().apply_own(Arc::clone(object));
+        if self.lock().apply_own(Arc::clone(object)) {
+            self.unheard().insert(Key::of(&**object));
+        }
+    }
+
+    /// True once after each own write of this object: its event is news to the other controllers.
+    pub fn heard(&self, key: &Key) -> bool {
+        self.unheard().remove(key)
+    }
+
+    fn unheard(&self) -> std::sync::MutexGuard<'_, BTreeSet<Key>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -105,7 +105,12 @@ pub fn feed<K: Typed>(cache: &Cached<K>, event: Event<K>) -> BTreeSet<Work> {
         }
         Event::Relist(_) => cache.all().into_iter().map(|old| (Key::of(&*old), old)).collect(),
     };
-    let changed = cache.lock().apply(event);
+    let told: Vec<Key> = match &event {
+        Event::Set(object) | Event::Gone(object) => vec![Key::of(&**object)],
+        Event::Relist(objects) => objects.iter().map(|object| Key::of(&**object)).collect(),
+    };
+    let mut changed: BTreeSet<Key> = cache.lock().apply(event).into_iter().collect();
+    changed.extend(told.into_iter().filter(|key| cache.heard(key)));
     let mut work = BTreeSet::new();
     for key in changed {
         let now = cache.get(&key);
@@ -214,6 +219,9 @@ mod tests {
         assert_eq!(jobs(feed(&cache, Event::Set(labelled("a", 1)))), ["a"]);
         assert_eq!(jobs(feed(&cache, Event::Set(labelled("b", 2)))), ["a", "b"]);
         assert_eq!(jobs(feed(&cache, Event::Set(labelled("b", 2)))), Vec::<String>::new(), "nothing new");
+        cache.own(&labelled("b", 3));
+        assert_eq!(jobs(feed(&cache, Event::Set(labelled("b", 3)))), ["b"], "an own write is news to the others");
+        assert_eq!(jobs(feed(&cache, Event::Set(labelled("b", 3)))), Vec::<String>::new(), "once");
         assert_eq!(jobs(feed(&cache, Event::Relist(vec![]))), ["b"]);
     }
 }

@@ -8,5 +8,13 @@ mod checks;
 mod job;
 mod world;
 
+mod crash;
 mod deletion;
+mod hostile;
+mod placement;
 mod preemption;
+mod refusals;
+mod restore;
+mod secrets;
+mod user;
+mod zombie;

@@ -34,3 +34,33 @@ fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
         Ok(())
     });
 }
+
+#[test]
+fn outbid_twenty_times_and_each_machine_is_billed_once() {
+    scenario(async |world| {
+        const OUTBIDS: usize = 20;
+        let namespace = world.namespace("outbid").await?;
+        let job = Job::new(&namespace, "often", 30, 1, "0.15");
+        job.apply(world).await?;
+        let mut last = None;
+        for n in 0..OUTBIDS {
+            let machine = world.running_machine(last.as_deref()).await?;
+            // At least one step further each time: every second one is lost before it has saved anything.
+            if n % 2 == 0 {
+                let before = job.now(world).await?.status.and_then(|s| s.checkpoint).map_or(0, |c| c.step);
+                job.saved(world, before + 1, SOON).await?;
+            }
+            world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
+            let offer = machine.offer.as_str().map_or_else(|| machine.offer.to_string(), str::to_owned);
+            world.stack.sim.patch_offer(VAST, &offer, &json!({ "bid": 0.2 })).await?;
+            last = Some(machine.id);
+        }
+        let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
+        let status = done.status.context("a status")?;
+        ensure!(status.attempt == Some(20) && status.restarts == 0, "{status:?}");
+        ensure!(status.preemptions <= 20 && status.history.len() == 20, "{status:?}");
+        ensure!(world.machines().await?.len() == OUTBIDS + 1, "{:#?}", world.machines().await?);
+        finished_right(world, &job).await?;
+        Ok(())
+    });
+}

@@ -10,7 +10,9 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
-use tradewind_harness::{Binaries, Stack, StackOptions, Tools, or_skip, project_root, stack::NAMESPACE};
+use tradewind_harness::{
+    Binaries, Stack, StackOptions, Tools, or_skip, project_root, sim::SimMachine, stack::NAMESPACE,
+};
 
 use crate::api::ApiProxy;
 
@@ -53,10 +55,15 @@ pub fn market() -> Value {
             "reliability": 0.995, "sim": { "boot": 0.1 },
         })
     };
+    // The best of all, but slow to boot; nobody can have it unless a scenario says so.
+    let slow = json!({
+        "id": 1000, "gpu_name": "RTX 4090", "dph_base": 0.20, "min_bid": 0.10, "geolocation": "Norway, NO", "hosting_type": 1,
+        "reliability": 0.995, "sim": { "boot": 15, "stock": 0 },
+    });
     json!({ "providers": { VAST: {
         "kind": "vast", "apiKey": "vast-account-key-of-the-scenarios", "credit": 50,
         "images": { "train:1": { "pull": 0, "root": image } },
-        "offers": OFFERS.iter().map(offer).collect::<Vec<_>>(),
+        "offers": OFFERS.iter().map(offer).chain([slow]).collect::<Vec<_>>(),
     } } })
 }
 
@@ -73,14 +80,24 @@ pub fn options(label: &str) -> StackOptions {
 
 /// Runs a scenario when its turn has come. If it fails, the world is told about and thrown away.
 pub fn scenario(test: impl AsyncFnOnce(&mut World) -> Result<()>) {
+    scenario_in(None, test);
+}
+
+/// As [`scenario`], in a world of its own if there are options for it.
+pub fn scenario_in(own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World) -> Result<()>) {
     if or_skip(Tools::locate()).is_none() || or_skip(Binaries::locate()).is_none() {
         return;
     }
     RUNTIME.block_on(async {
         let mut slot = WORLD.lock().await;
-        let mut world = match slot.take() {
-            Some(world) => world,
-            None => World::start().await.expect("the world starts"),
+        let is_shared = own.is_none();
+        let mut world = match (own, slot.take()) {
+            (None, Some(world)) => world,
+            (None, None) => World::with(options("scenarios")).await.expect("the world starts"),
+            (Some(own), shared) => {
+                *slot = shared;
+                World::with(own).await.expect("a world of its own starts")
+            }
         };
         world.begin().await.expect("the world is as at the start");
         let began = Instant::now();
@@ -91,7 +108,8 @@ pub fn scenario(test: impl AsyncFnOnce(&mut World) -> Result<()>) {
         let outcome = AssertUnwindSafe(run).catch_unwind().await;
         eprintln!("took {:.1} s", began.elapsed().as_secs_f64());
         match outcome {
-            Ok(Ok(())) => *slot = Some(world),
+            Ok(Ok(())) if is_shared => *slot = Some(world),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 world.tell().await;
                 panic!("{error:#}");
@@ -105,12 +123,7 @@ pub fn scenario(test: impl AsyncFnOnce(&mut World) -> Result<()>) {
 }
 
 impl World {
-    async fn start() -> Result<Self> {
-        Self::with(options("scenarios")).await
-    }
-
-    /// A world of its own.
-    pub async fn with(options: StackOptions) -> Result<Self> {
+    async fn with(options: StackOptions) -> Result<Self> {
         let mut stack = Stack::start(options).await?;
         let path = operator_kubeconfig(&stack)?;
         let direct = std::fs::read_to_string(&path)?;
@@ -127,6 +140,7 @@ impl World {
         for (id, price, bid) in OFFERS {
             sim.patch_offer(VAST, &id.to_string(), &json!({ "stock": 1, "price": price, "bid": bid })).await?;
         }
+        sim.patch_offer(VAST, "1000", &json!({ "stock": 0 })).await?;
         self.seen = sim.machines().await?.machines.into_iter().map(|m| m.id).collect();
         Ok(())
     }
@@ -137,15 +151,24 @@ impl World {
     }
 
     /// The machines that this scenario has rented so far, in order.
-    pub async fn machines(&self) -> Result<Vec<tradewind_harness::sim::SimMachine>> {
+    pub async fn machines(&self) -> Result<Vec<SimMachine>> {
         let mut machines = self.stack.sim.machines().await?.machines;
         machines.retain(|m| !self.seen.contains(&m.id));
         machines.sort_by_key(|m| m.id.parse::<u64>().unwrap_or(0));
         Ok(machines)
     }
 
+    /// Waits until the scenario has rented so many machines in all.
+    pub async fn rented(&self, count: usize) -> Result<Vec<SimMachine>> {
+        let look = || async {
+            let machines = self.machines().await.map_err(|e| e.to_string())?;
+            if machines.len() >= count { Ok(machines) } else { Err(format!("{} so far", machines.len())) }
+        };
+        Ok(self.stack.eventually(&format!("machine {count} of the scenario"), SOON, look).await?)
+    }
+
     /// Waits until the scenario's newest machine runs a command; `after` names one that it must not be.
-    pub async fn running_machine(&self, after: Option<&str>) -> Result<tradewind_harness::sim::SimMachine> {
+    pub async fn running_machine(&self, after: Option<&str>) -> Result<SimMachine> {
         let look = || async {
             let machines = self.machines().await.map_err(|e| e.to_string())?;
             let newest = machines.into_iter().rfind(|m| m.paid && m.running).ok_or("no machine runs")?;

@@ -7,7 +7,7 @@ mod engine;
 
 use std::time::{Duration, Instant};
 
-use engine::plan::Story;
+use engine::plan::{Cut, Story};
 use engine::{Mood, Mutant, Options, report, run, sweep};
 
 #[expect(clippy::disallowed_methods, reason = "a test's knobs")]
@@ -44,10 +44,7 @@ fn all_hold(seeds: std::ops::Range<u64>) -> (u64, Vec<String>) {
 #[test]
 fn rough_worlds_keep_the_promises() {
     if let Some(seed) = knob("WORLD_SEED") {
-        let options = Options { verbose: true, ..Options::new(seed, Mood::Rough) };
-        let outcome = run(&options);
-        assert!(outcome.violations.is_empty(), "{}", outcome.violations.join("\n"));
-        return;
+        return one_world(seed);
     }
     let from = knob("WORLD_FROM").unwrap_or(0);
     let runs = knob("WORLD_RUNS").unwrap_or(150);
@@ -58,6 +55,19 @@ fn rough_worlds_keep_the_promises() {
     let rate = worlds as f64 / seconds;
     println!("{worlds} rough worlds in {seconds:.1} s: {rate:.1} a second");
     assert!(failures.is_empty(), "{} of {worlds} worlds break a promise; one of them:\n{}", failures.len(), shortest(&failures));
+}
+
+/// One world with its whole trace, a story's if `WORLD_STORY` gives its number, with `WORLD_CUT` and `WORLD_WAY` as a sweep would.
+fn one_world(seed: u64) {
+    let index = |n: u64| usize::try_from(n).unwrap();
+    let story = knob("WORLD_STORY").map(|n| Mood::Story(Story::ALL[index(n)]));
+    let cut = knob("WORLD_CUT").map(|call| Cut { call, verdict: sweep::WAYS[index(knob("WORLD_WAY").unwrap_or(0))] });
+    let mutant = knob("WORLD_MUTANT").map(|n| Mutant::ALL[index(n)]);
+    let options = Options { verbose: true, cut, mutant, ..Options::new(seed, story.unwrap_or(Mood::Rough)) };
+    let watch = stopwatch();
+    let outcome = run(&options);
+    println!("{} events, {} calls, {:?} of the world in {:?}", outcome.events, outcome.calls, outcome.time, watch.elapsed());
+    assert!(outcome.violations.is_empty(), "{}", outcome.violations.join("\n"));
 }
 
 fn shortest(failures: &[String]) -> &str {

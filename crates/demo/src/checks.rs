@@ -88,9 +88,7 @@ fn outbid_as_planned(seen: &Evidence<'_>) -> Check {
     let ended = seen.machines.get(&misfortune.machine).and_then(|f| f.ended.as_deref()).unwrap_or("?");
     let status = seen.job(MAIN).and_then(|j| j.status.as_ref());
     let (preemptions, restarts) = status.map_or((0, 0), |s| (s.preemptions, s.restarts));
-    let upload = misfortune
-        .upload
-        .map_or_else(|| "no upload".to_owned(), |(since, bytes)| format!("an upload ({bytes} bytes in {since:.1} s)"));
+    let upload = misfortune.upload.map_or_else(|| "no upload".to_owned(), |upload| format!("an upload ({upload})"));
     let holds = misfortune.upload.is_some() && preemptions == 1 && restarts == 0 && ended == "Preempted";
     check(
         holds,
@@ -144,9 +142,10 @@ async fn work_lost(stack: &Stack, seen: &Evidence<'_>) -> Result<Check> {
     let second = seen.logs.of(MAIN).into_iter().find(|told| told.attempt == 1).map(crate::logs::Told::log);
     let from = second.as_deref().and_then(resumed_from).unwrap_or(0);
     let lost = misfortune.at.duration_since(newest.save_began_at).as_secs_f64();
-    let gaps = whole.windows(2).map(|pair| pair[1].save_began_at.duration_since(pair[0].save_began_at).as_secs_f64());
+    let same_attempt = manifests.windows(2).filter(|pair| pair[0].attempt == pair[1].attempt);
+    let gaps = same_attempt.map(|pair| pair[1].save_began_at.duration_since(pair[0].save_began_at).as_secs_f64());
     let interval = gaps.fold(0.0, f64::max);
-    let upload = misfortune.upload.map_or(0.0, |(since, _)| since);
+    let upload = misfortune.upload.map_or(0.0, |upload| upload.seconds);
     Ok(check(
         from >= newest.step && forgotten.is_empty(),
         format!(

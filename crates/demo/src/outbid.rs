@@ -1,6 +1,6 @@
 //! The misfortune: another customer bids more, at a seeded random step, while an upload is under way.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use serde_json::json;
 use tradewind_api::RentedMachine;
 use tradewind_harness::{
     Stack,
-    proxy::{Action, Match, Rule},
+    proxy::{Action, InFlight, Match, Rule},
 };
 
 /// Bytes a second that the chosen upload gets: it takes longer than the misfortune needs.
@@ -29,17 +29,34 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Anywhere but before the second save and after the last but one.
+    /// After the second save, and with time left for another upload.
     pub fn seeded(seed: u64, steps: u64, every: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let saves = steps / every;
-        let save = random.random_range(2..saves.saturating_sub(1).max(3));
+        let save = random.random_range(2..saves.saturating_sub(2).max(3));
         Self { every, save, after: random.random_range(every / 4..every * 3 / 4) }
     }
 
     /// The step.
     pub fn step(&self) -> u64 {
         self.save * self.every + self.after
+    }
+}
+
+/// An upload that never came to its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Upload {
+    /// How long it was under way.
+    pub seconds: f64,
+    /// Bytes that had passed.
+    pub sent: u64,
+    /// Bytes in all.
+    pub of: u64,
+}
+
+impl fmt::Display for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes in {:.1} s", self.sent, self.of, self.seconds)
     }
 }
 
@@ -52,8 +69,8 @@ pub struct Misfortune {
     pub at: Timestamp,
     /// The newest step that the program had printed.
     pub step: u64,
-    /// The upload that was under way: since how many seconds, and its bytes so far.
-    pub upload: Option<(f64, u64)>,
+    /// The upload that was under way.
+    pub upload: Option<Upload>,
     /// Keys of the chunks that were completely uploaded before, below the checkpoint's location.
     pub uploaded: Vec<String>,
 }
@@ -120,7 +137,12 @@ impl Outbid {
         let key = |target: &str| Some(target.split('?').next()?.strip_prefix('/')?.strip_prefix(location)?.to_owned());
         let uploaded = done.filter_map(|e| key(&e.head.target)).collect();
         let flight = proxy.in_flight(uploads).into_iter().next();
-        let upload = flight.map(|f| (f.began.elapsed().as_secs_f64(), f.request_bytes));
+        let length = |f: &InFlight| f.head.headers.get("content-length")?.to_str().ok()?.parse().ok();
+        let upload = flight.map(|f| Upload {
+            seconds: f.began.elapsed().as_secs_f64(),
+            sent: f.request_bytes,
+            of: length(&f).unwrap_or(0),
+        });
         let at = tradewind_core::Clock::now(&tradewind_core::SystemClock::default());
         stack.sim.act(provider, &id, "outbid", &json!({})).await?;
         self.done = Some(Misfortune { machine: id, at, step, upload, uploaded });
@@ -159,7 +181,7 @@ mod tests {
     fn the_step_is_random_repeatable_and_never_at_an_edge() {
         let plans: Vec<Plan> = (0..200).map(|seed| Plan::seeded(seed, 480, 60)).collect();
         assert_eq!(plans[7], Plan::seeded(7, 480, 60));
-        assert!(plans.iter().all(|p| (120..420).contains(&p.step())), "{plans:?}");
+        assert!(plans.iter().all(|p| (120..360).contains(&p.step())), "{plans:?}");
         assert!(plans.iter().map(Plan::step).collect::<std::collections::BTreeSet<_>>().len() > 50);
     }
 

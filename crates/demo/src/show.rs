@@ -24,7 +24,7 @@ pub const MAIN: &str = "charlm";
 /// The job that nobody disturbs.
 pub const REFERENCE: &str = "charlm-reference";
 /// From the apply to the end of the last machine.
-const LIMIT: Duration = Duration::from_secs(45);
+const LIMIT: Duration = Duration::from_mins(2);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows everything; true if every check holds.
@@ -84,7 +84,9 @@ async fn perform(settings: &Settings, screen: &Screen, stack: &mut Stack) -> Res
 async fn prepare(settings: &Settings, screen: &Screen, stack: &Stack) -> Result<Plan> {
     let offers = story::offers(&stack.sim.call(http_get(), "/offers", None).await?);
     screen.say(Who::Market, &format!("{} offers:\n{}", offers.len(), offers.join("\n")));
-    stack.grant(NAMESPACE).await?;
+    screen
+        .say(Who::Demo, "$ kubectl create secret generic s3 --from-literal AWS_ACCESS_KEY_ID=... (the bucket's keys)");
+    stack.apply(&stack.store_secret(NAMESPACE).to_string()).await?;
     let path = project_root().join("deploy/demo/training-job.yaml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let manifest: Value = serde_saphyr::from_str(&text).with_context(|| format!("{} is no YAML", path.display()))?;
@@ -156,7 +158,7 @@ async fn watch(
             struck = true;
             let upload = misfortune.upload.map_or_else(
                 || "with no upload under way".to_owned(),
-                |(since, bytes)| format!("while an upload is under way for {since:.1} s ({bytes} bytes so far)"),
+                |upload| format!("in the middle of an upload ({upload})"),
             );
             screen.say(
                 Who::Demo,
@@ -171,7 +173,6 @@ async fn watch(
             return Ok((jobs, began));
         }
         if began.elapsed() > LIMIT {
-            eprintln!("{}", stack.kubectl().run(["get", "tj,twm", "-o", "yaml"]).await?);
             let mut states: Vec<String> = jobs.iter().map(stack::summary).collect();
             states.extend(story.present.iter().map(stack::summary_of_machine));
             states.extend(stack.paid_machines().await?.iter().map(|m| format!("machine {} still costs money", m.id)));

@@ -9,7 +9,10 @@ use std::{
 use anyhow::Result;
 use serde_json::Value;
 use tokio::time::Instant;
-use tradewind_api::{RentedMachine, TrainingJob, training_job::JobPhase};
+use tradewind_api::{
+    RentedMachine, TrainingJob,
+    training_job::{JobPhase, PlacementStatus},
+};
 use tradewind_checkpoints::Mailbox;
 use tradewind_core::Money;
 use tradewind_harness::Stack;
@@ -54,6 +57,25 @@ struct Said {
     why: String,
     checkpoint: i64,
     phase: JobPhase,
+}
+
+impl Said {
+    /// Tells a new choice; the first time also what was left out and why.
+    fn choice(&mut self, screen: &Screen, placement: &PlacementStatus) {
+        let Some(why) = placement.why.as_ref().filter(|why| **why != self.why) else { return };
+        screen.say(Who::Job, &format!("chosen: {why}"));
+        if self.why.is_empty() {
+            let left_out: Vec<&str> = placement.rejected.iter().map(String::as_str).filter(|l| is_count(l)).collect();
+            screen.say(Who::Job, &format!("left out: {}", left_out.join("; ")));
+        }
+        self.why.clone_from(why);
+    }
+}
+
+/// `2 are below minTrust Datacenter`, and not a runner-up such as `1xRTX3090 on demand …`.
+fn is_count(line: &str) -> bool {
+    let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    rest.len() < line.len() && (rest.starts_with(" are ") || rest.starts_with(" is "))
 }
 
 /// The teller.
@@ -109,6 +131,8 @@ impl<'a> Story<'a> {
         for (name, reason, note) in self.new_events(stack, namespace).await? {
             if name == self.main && TOLD_EVENTS.contains(&reason.as_str()) {
                 self.screen.say(Who::Job, &format!("{reason}: {note}"));
+            } else if reason == "FailedScheduling" && name == format!("{}-0", self.main) {
+                self.screen.say(Who::Job, &format!("no room in the cluster: {note}"));
             }
         }
         self.market(stack).await?;
@@ -133,28 +157,20 @@ impl<'a> Story<'a> {
             said.phase = status.phase;
             return;
         }
-        if let Some(placement) = &status.placement
-            && let Some(why) = placement.why.as_ref().filter(|why| **why != said.why)
-        {
-            self.screen.say(Who::Job, &format!("chosen: {why}"));
-            // The runners-up are in the sentence; what was left out and why is not.
-            for left_out in placement.rejected.iter().filter(|line| {
-                line.starts_with(|c: char| c.is_ascii_digit()) && line.contains(" are ") || line.contains(" is ")
-            }) {
-                self.screen.say(Who::Job, &format!("   left out: {left_out}"));
-            }
-            said.why.clone_from(why);
+        if let Some(placement) = &status.placement {
+            said.choice(self.screen, placement);
         }
-        if status.message != said.message && status.phase != JobPhase::Renting {
+        // The machines' own lines tell the rental.
+        let told_elsewhere = status.phase == JobPhase::Renting || status.message.starts_with("rented");
+        if status.message != said.message && !told_elsewhere {
             self.screen.say(Who::Job, &status.message);
             said.message.clone_from(&status.message);
         }
         if let Some(checkpoint) = status.checkpoint.as_ref().filter(|c| c.seq > said.checkpoint) {
             let megabytes = thousandths(checkpoint.bytes / 1000);
-            self.screen.say(
-                Who::Job,
-                &format!("checkpoint of step {} is uploaded, verified and counts ({megabytes} MB)", checkpoint.step),
-            );
+            let step = checkpoint.step;
+            let line = format!("checkpoint of step {step} is uploaded, verified and counts ({megabytes} MB)");
+            self.screen.say(Who::Job, &line);
             said.checkpoint = checkpoint.seq;
         }
         said.phase = status.phase;
@@ -291,5 +307,7 @@ mod tests {
             ]
         );
         assert_eq!(thousandths(2149), "2.1");
+        assert!(is_count("12 are below minTrust Datacenter") && is_count("1 is above $1.50 per hour"));
+        assert!(!is_count("1xRTX3090 on demand in SE") && !is_count("x are"));
     }
 }

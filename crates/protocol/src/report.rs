@@ -112,7 +112,7 @@ pub enum AgentPhase {
     Restoring,
     /// The program runs.
     Running,
-    /// The program was told to stop; the last checkpoint is on its way.
+    /// The program was told to stop or has ended; the last checkpoint is on its way.
     Stopping,
     /// The program has ended and everything worth keeping is offered.
     Exited,

@@ -13,7 +13,7 @@ use tradewind_core::{Money, OrderKey};
 use tradewind_protocol::bootstrap::{self, variables};
 use tradewind_providers::{Refusal, RentOutcome, RentRequest, SecretEnv};
 
-use super::decide::{Observed, Step, became_ours};
+use super::decide::{BOOTING, Observed, Step, became_ours};
 use super::memory::MachineMemory;
 use super::observe::CALL_WITHIN;
 use super::serve::Serving;
@@ -223,7 +223,8 @@ impl Acting<'_> {
                 order.machine_id = Some(id.clone());
                 let at = cost::between(before, ctx.clock.now());
                 became_ours(self.observed, status, &order, &id, at);
-                status.message = format!("rented machine {id}; waits for the agent's first report");
+                // The words of `decide`, so that the next look has nothing to write.
+                BOOTING.clone_into(&mut status.message);
             }
             RentOutcome::Refused { why, message, leftover } => {
                 order.outcome = OrderOutcome::Refused;
@@ -243,7 +244,10 @@ impl Acting<'_> {
                 );
             }
         }
-        let told = status.message.clone();
+        let told = match &order.machine_id {
+            Some(id) if order.outcome == OrderOutcome::Rented => format!("rented machine {id}; {}", status.message),
+            _ => status.message.clone(),
+        };
         let reason = match order.outcome {
             OrderOutcome::Rented => Reason::Rented,
             OrderOutcome::Refused => Reason::OrderRefused,
@@ -320,11 +324,12 @@ impl Acting<'_> {
         ordered.is_none_or(|at| at.checked_add(window).is_ok_and(|visible| visible < self.ctx.clock.now()))
     }
 
+    /// The watch tells when the deletion has begun; asking again before that would only repeat the request.
     async fn delete_self(&self) -> Result<Done, Failure> {
         let how = Removal::guarded(Guard::same(self.machine));
         match self.ctx.cluster.remove::<RentedMachine>(&self.key(), &how).await {
             Err(error) if !lagging(&error) => Err(error.into()),
-            _ => Ok(Done::again()),
+            _ => Ok(Done::default()),
         }
     }
 

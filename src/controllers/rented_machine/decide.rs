@@ -283,7 +283,8 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
         if agent.restored_step.is_some() {
             status.restored_step = agent.restored_step;
         }
-        if let Some(exit) = &agent.exit {
+        // Before the agent calls itself finished, the last save may still be on its way: then the end does not count yet.
+        if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
             status.exit_code = Some(i64::from(exit.code));
             status.exit_log = Some(exit.log_tail.clone());
         }
@@ -326,20 +327,21 @@ fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
 }
 
 fn agent_verdict(agent: &super::serve::AgentView, status: &RentedMachineStatus) -> Option<(Reason, String)> {
-    if agent.restarted || status.boot.as_ref().is_some_and(|boot| *boot != agent.boot) {
-        return Some((
-            Reason::MachineRestarted,
-            "the machine booted a second time; its program cannot be trusted to go on".to_owned(),
-        ));
-    }
     if agent.fenced {
         return Some((Reason::Released, "a later attempt has started".to_owned()));
     }
+    // A host may restart the container after the end: a later boot carries the exit that its own last report shows.
     if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
         return Some(match exit.code {
             0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
             code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
         });
+    }
+    if agent.restarted || status.boot.as_ref().is_some_and(|boot| *boot != agent.boot) {
+        return Some((
+            Reason::MachineRestarted,
+            "the machine booted a second time; its program cannot be trusted to go on".to_owned(),
+        ));
     }
     if agent.failed {
         let why = agent.warnings.last().cloned().unwrap_or_else(|| "no reason was given".to_owned());
@@ -439,6 +441,9 @@ fn leftovers(status: &RentedMachineStatus) -> Vec<String> {
     status.orders.iter().filter(|o| o.leftover).filter_map(|o| o.machine_id.clone()).collect()
 }
 
+/// What a machine's status says until its agent reports.
+pub const BOOTING: &str = "rented; waits for the agent's first report";
+
 /// A machine that should be there.
 fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     let leftovers = leftovers(status);
@@ -448,7 +453,7 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
         status.message = if booted {
             "the agent reports".to_owned()
         } else {
-            "rented; waits for the agent's first report".to_owned()
+            BOOTING.to_owned()
         };
         return end_or_rest(leftovers);
     }

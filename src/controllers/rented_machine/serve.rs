@@ -295,7 +295,8 @@ impl Serving<'_> {
     ) -> Result<(), String> {
         let (Some(offer), Some(settings)) = (&report.offer, &self.machine.spec.checkpoint) else { return Ok(()) };
         let decided = control.committed.map_or(0, |c| c.offer).max(control.refused.as_ref().map_or(0, |r| r.offer));
-        if offer.number <= decided || self.is_second_boot(report) {
+        // A later boot that carries on the report of an earlier one carries its offer too.
+        if offer.number <= decided || (self.is_second_boot(report) && !report.restarted) {
             return Ok(());
         }
         let catalogue = self.catalogue(settings).await?;

@@ -159,7 +159,8 @@ async fn drop_machine(ctx: &Context, name: &str) -> Result<bool, Failure> {
         return Ok(false);
     }
     match ctx.cluster.remove::<RentedMachine>(&key, &Removal::guarded(Guard::same(&*machine))).await {
-        Ok(()) | Err(ClusterError::NotFound) => Ok(true),
+        // The watch tells when the deletion has begun; asking again before that would only repeat the request.
+        Ok(()) | Err(ClusterError::NotFound) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

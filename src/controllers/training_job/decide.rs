@@ -228,7 +228,11 @@ fn ended_machine(
         return Some(r.clone().rest(Wake::OnChange));
     }
     if !status.last_report_read {
-        r.phase(JobPhase::Resuming, "the machine is being ended; its last report is read first");
+        if status.exit_code.is_some() {
+            r.phase(r.status.phase, "the program has ended; the last report is read");
+        } else {
+            r.phase(JobPhase::Resuming, "the machine is being ended; its last report is read first");
+        }
         return Some(r.clone().rest(Wake::After(Duration::from_secs(5), "the last report")));
     }
     let message = status.ended_message.clone().unwrap_or_default();

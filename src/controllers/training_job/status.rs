@@ -94,7 +94,7 @@ impl Report {
         let capacity = offer.capacity.as_str();
         let place = if offer.region.is_empty() { String::new() } else { format!(", {}", offer.region) };
         self.status.placement = Some(PlacementStatus {
-            summary: format!("{} ({}{place})", rent.provider, capacity.to_lowercase()),
+            summary: format!("{} ({}{place})", rent.provider, terms(capacity)),
             provider: Some(rent.provider.clone()),
             machine: None,
             region: Some(offer.region.clone()),
@@ -123,7 +123,7 @@ impl Report {
             placement.gpu.clone_from(&m.gpu);
             placement.price_per_hour = m.price_per_hour;
             let place = if region.is_empty() { String::new() } else { format!(", {region}") };
-            placement.summary = format!("{} ({}{place})", machine.spec.provider, capacity.to_lowercase());
+            placement.summary = format!("{} ({}{place})", machine.spec.provider, terms(capacity));
         }
         self.status.placement = Some(placement);
         if m.progress.is_some() {
@@ -257,6 +257,15 @@ impl Report {
         self.status.cost.total = self.status.cost.settled + running;
         self.status.cost.per_hour = per_hour;
         self.status.cost.summary = format!("${}", cents(self.status.cost.total));
+    }
+}
+
+/// `Spot` and `OnDemand` for people.
+fn terms(capacity: &str) -> &str {
+    match capacity {
+        "Spot" => "spot",
+        "OnDemand" => "on demand",
+        other => other,
     }
 }
 

@@ -26,6 +26,8 @@ use super::wire::{Calls, Common, lock};
 const PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// Quiet time at the end in which nothing may be written.
 const REST: Duration = Duration::from_secs(300);
+/// Time for the last words of controllers before that.
+const SETTLE: Duration = Duration::from_secs(90);
 /// Things that may happen in one world.
 const MOST_EVENTS: u64 = 400_000;
 
@@ -115,16 +117,19 @@ impl World {
 
     /// Runs until everything is over or something does not hold.
     pub fn run(mut self) -> Outcome {
-        let mut over_since = None;
+        let (mut over_since, mut writes) = (None, 0);
         while self.is_good() && self.events < MOST_EVENTS {
             self.events += 1;
             if self.step() {
                 continue;
             }
             if self.is_over() {
-                let since = *over_since.get_or_insert_with(|| (self.common.now(), self.writes()));
-                if self.common.now() >= since.0 + REST {
-                    self.end(since.1);
+                let since = *over_since.get_or_insert_with(|| self.common.now());
+                if self.common.now() < since + SETTLE {
+                    writes = self.writes();
+                }
+                if self.common.now() >= since + SETTLE + REST {
+                    self.end(writes);
                     break;
                 }
             } else {

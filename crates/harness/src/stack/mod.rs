@@ -151,6 +151,11 @@ impl Stack {
         self.apply(&grant.to_string()).await.map(drop)
     }
 
+    /// The Secret [`CHECKPOINT_SECRET`] for a namespace, as a manifest.
+    pub fn store_secret(&self, namespace: &str) -> serde_json::Value {
+        install::store_secret(&self.s3, namespace, CHECKPOINT_SECRET)
+    }
+
     /// The proxy between the operator and an account ([`StackOptions::provider_proxies`]).
     pub fn provider_proxy(&self, name: &str) -> Result<&Proxy> {
         let none = || Error::Missing(format!("There is no proxy in front of the account {name}."));

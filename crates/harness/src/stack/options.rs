@@ -16,6 +16,8 @@ const FAST: &[(&str, &str)] = &[
     ("agent-poll", "250ms"),
     ("agent-silent-after", "20s"),
     ("start-deadline", "30s"),
+    ("rent-limit", "5s"),
+    ("unseen-limit", "2s"),
     ("refusal-memory", "20s"),
     ("orphan-age", "10s"),
     ("lease-duration", "3s"),
