@@ -16,10 +16,18 @@ export TRADEWIND_AGENT := $(TARGET)/$(AGENT_TRIPLE)/agent/tradewind-agent
 agent_env := CC_$(subst -,_,$(AGENT_TRIPLE))=cc
 cargo := cargo --locked
 tools := deploy/dev/build-tools.sh
+# Worlds under a seed that `make bench` simulates; BENCH="losses --losses 20" measures only a part.
+WORLD_RUNS ?= 1000
 
 # $(call part,WHAT,COMMAND): runs a part and says how long it took, also if it fails.
 part = @start=$$SECONDS; status=0; { $(2); } || status=$$?; \
 	echo "== $(1): $$((SECONDS - start)) s$$([ $$status = 0 ] || echo ', FAILED')"; exit $$status
+
+# Written down for `make bench`: how long a whole target took, and whether the project was built when it began.
+started := $(shell date +%s)
+cold := $(if $(wildcard $(TARGET)/release/tradewind-operator),false,true)
+remember = @mkdir -p $(TARGET)/bench && echo "{\"what\":\"make $@\",\"cold\":$(cold),\"seconds\":$$(($$(date +%s) - $(started)))}" \
+	>>$(TARGET)/bench/times.jsonl
 
 .PHONY: help
 help: ## lists the targets
@@ -62,15 +70,20 @@ generate: prerequisites ## writes the files that are generated from the code
 test: tools lint build agent docs ## runs every check and every test that needs no root
 	$(call part,tests,TRADEWIND_TOOLS=$$($(tools) --test) $(cargo) test --workspace --no-fail-fast)
 	$(call part,demo program,$$($(tools))/python-demo/bin/python -m unittest discover -s deploy/demo/program)
+	$(remember)
 
 .PHONY: demo
 demo: prerequisites ## shows the main path with everything on this machine; KEEP=1 leaves it running
 	$(call part,tools,$(tools))
 	@$(MAKE) build agent
 	@TRADEWIND_TOOLS=$$($(tools)) KEEP=$(KEEP) $(TARGET)/release/tradewind-demo
+	$(if $(KEEP),,$(remember))
 
 .PHONY: bench
 bench: prerequisites ## measures; prints a table and writes JSON below target/bench
 	$(call part,tools,$(tools))
 	@$(MAKE) build agent
-	@TRADEWIND_TOOLS=$$($(tools)) $(TARGET)/release/tradewind-bench
+	@mkdir -p $(TARGET)/bench
+	$(call part,worlds,WORLD_RUNS=$(WORLD_RUNS) $(cargo) test --release --test world -- --test-threads=1 --nocapture rough_worlds every_kind \
+		>$(TARGET)/bench/worlds.log 2>&1 || tail -5 $(TARGET)/bench/worlds.log)
+	@TRADEWIND_TOOLS=$$($(tools)) $(TARGET)/release/tradewind-bench $(BENCH)

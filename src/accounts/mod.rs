@@ -47,6 +47,8 @@ struct State {
     info: Option<AccountInfo>,
     info_at: Option<Duration>,
     trouble: Option<String>,
+    looked_at: Option<Duration>,
+    look_wanted: bool,
 }
 
 impl Account {
@@ -94,6 +96,25 @@ impl Account {
         let mut state = self.state();
         state.info = Some(info);
         state.info_at = Some(at);
+    }
+
+    /// Asks for a list before the next one is due.
+    pub fn want_look(&self) {
+        self.state().look_wanted = true;
+    }
+
+    /// How long until the next look is due, when one is made every `poll`.
+    pub fn look_due_in(&self, now: Duration, poll: Duration) -> Duration {
+        let state = self.state();
+        let age = state.looked_at.filter(|_| !state.look_wanted).map(|at| now.saturating_sub(at));
+        age.map_or(Duration::ZERO, |age| poll.saturating_sub(age))
+    }
+
+    /// Says that a look begins, whatever comes of it.
+    pub fn look_begins(&self, now: Duration) {
+        let mut state = self.state();
+        state.looked_at = Some(now);
+        state.look_wanted = false;
     }
 
     /// Why nothing should be rented on this account now.

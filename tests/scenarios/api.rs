@@ -47,13 +47,13 @@ type Picks = Box<dyn Fn(&Call) -> bool + Send + Sync>;
 struct Rule {
     picks: Picks,
     side: Side,
-    met: watch::Sender<Option<Call>>,
+    met: watch::Sender<Vec<Call>>,
     open: watch::Receiver<bool>,
 }
 
 /// A hold in force; ends with [`Hold::release`] or when the value goes.
 pub struct Hold {
-    met: watch::Receiver<Option<Call>>,
+    met: watch::Receiver<Vec<Call>>,
     open: watch::Sender<bool>,
 }
 
@@ -61,14 +61,14 @@ impl Hold {
     /// Waits until a call is held (and, if it is held after, until the server has done it).
     pub async fn met(&self, limit: Duration) -> Result<Call> {
         let mut met = self.met.clone();
-        let met = tokio::time::timeout(limit, met.wait_for(Option::is_some)).await;
-        let call = met.context("the call that was to be held never came")??.clone();
+        let met = tokio::time::timeout(limit, met.wait_for(|calls| !calls.is_empty())).await;
+        let call = met.context("the call that was to be held never came")??.first().cloned();
         call.context("a call")
     }
 
-    /// True once a call was held.
-    pub fn is_met(&self) -> bool {
-        self.met.borrow().is_some()
+    /// How many calls were held so far.
+    pub fn held(&self) -> usize {
+        self.met.borrow().len()
     }
 
     /// Lets everything go on.
@@ -116,7 +116,7 @@ impl ApiProxy {
 
     /// Holds every call that `picks` picks, from now until the hold is released.
     pub fn hold(&self, side: Side, picks: impl Fn(&Call) -> bool + Send + Sync + 'static) -> Hold {
-        let (met, seen) = watch::channel(None);
+        let (met, seen) = watch::channel(Vec::new());
         let (open, closed) = watch::channel(false);
         let rule = Rule { picks: Box::new(picks), side, met, open: closed };
         let mut rules = self.shared.rules.lock().unwrap();
@@ -158,15 +158,17 @@ async fn pass(shared: &Shared, request: Request) -> Result<Response> {
     let answer = shared.server.send(Request::from_parts(parts, kube::client::Body::from(body.to_vec()))).await?;
     let answer = answer.map(Body::new);
     let Some(rule) = rule.filter(|rule| rule.side == Side::After) else { return Ok(answer) };
-    let (parts, body) = answer.into_parts();
+    let (mut parts, body) = answer.into_parts();
     let body = axum::body::to_bytes(body, 16 << 20).await?;
+    parts.headers.remove("transfer-encoding");
+    parts.headers.remove("content-length");
     wait(&rule, &call).await;
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
 /// Until the hold is over; a client that goes away meanwhile takes its call with it.
 async fn wait(rule: &Rule, call: &Call) {
-    rule.met.send_replace(Some(call.clone()));
+    rule.met.send_modify(|calls| calls.push(call.clone()));
     let mut open = rule.open.clone();
     // A hold that is gone is over.
     let _ = open.wait_for(|open| *open).await;

@@ -1,5 +1,7 @@
 //! What must be true of finished jobs.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use tradewind_api::TrainingJob;
 use tradewind_checkpoints::Store as _;
@@ -23,6 +25,11 @@ pub async fn newest_bytes(world: &World, location: &str) -> Result<Vec<u8>> {
 
 /// The job's last checkpoint is, byte for byte, that of an undisturbed run; all of its machines are gone, each billed once.
 pub async fn finished_right(world: &World, job: &Job) -> Result<TrainingJob> {
+    finished_right_but_for(world, job, Duration::ZERO).await
+}
+
+/// As [`finished_right`], where nobody looked at the machines for so long in all.
+pub async fn finished_right_but_for(world: &World, job: &Job, outages: Duration) -> Result<TrainingJob> {
     world.all_gone().await?;
     ensure!(
         newest_bytes(world, &job.location).await? == job.undisturbed()?,
@@ -31,6 +38,6 @@ pub async fn finished_right(world: &World, job: &Job) -> Result<TrainingJob> {
     let done = job.now(world).await?;
     let cost = done.status.as_ref().context("a status")?.cost.clone();
     ensure!(cost.per_hour.micros() == 0 && cost.settled == cost.total, "{cost:?}");
-    world.bill_is_right(cost.total.micros()).await?;
+    world.bill_is_right(cost.total.micros(), outages).await?;
     Ok(done)
 }

@@ -4,7 +4,7 @@
 //! certain. One job goes through all ten places, from the claim to the end of its machine's object.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -14,7 +14,7 @@ use tradewind_harness::proxy::{Action, Match, Rule};
 use tradewind_harness::stack::NAMESPACE;
 
 use crate::api::{Call, Hold, Side};
-use crate::checks::finished_right;
+use crate::checks::finished_right_but_for;
 use crate::job::Job;
 use crate::placement::has_open_order;
 use crate::world::{VAST, World, scenario};
@@ -133,7 +133,8 @@ impl Trap {
 }
 
 /// Kills the operator while a call hangs, and starts it again.
-async fn crash(world: &mut World, trap: Trap) -> Result<()> {
+async fn crash(world: &mut World, trap: Trap) -> Result<Duration> {
+    let began = Instant::now();
     world.stack.operator.kill()?;
     trap.open();
     // The dead leader's Lease would only make the successor wait.
@@ -142,7 +143,7 @@ async fn crash(world: &mut World, trap: Trap) -> Result<()> {
         leases.delete(&lease.metadata.name.context("a name")?, &Default::default()).await?;
     }
     world.stack.operator.restart().await?;
-    Ok(())
+    Ok(began.elapsed())
 }
 
 fn killed_at_every_place(side: Side) {
@@ -150,6 +151,7 @@ fn killed_at_every_place(side: Side) {
         let namespace = world.namespace("crash").await?;
         let job = Job::new(&namespace, "run", 60, 10, "0.1");
         let mut trap = PLACES[0].set(world, &job, side)?;
+        let mut outages = Duration::ZERO;
         job.apply(world).await?;
         for (n, place) in PLACES.iter().enumerate() {
             trap.met(world, side).await.with_context(|| format!("{side:?} {place:?}"))?;
@@ -157,17 +159,17 @@ fn killed_at_every_place(side: Side) {
             let held = match PLACES.get(n + 1) {
                 Some(next) => std::mem::replace(&mut trap, next.set(world, &job, side)?),
                 None => {
-                    crash(world, trap).await?;
+                    outages += crash(world, trap).await?;
                     break;
                 }
             };
             println!("killed {side:?} {place:?}");
-            crash(world, held).await?;
+            outages += crash(world, held).await?;
         }
         job.phase(world, JobPhase::Complete, LIMIT).await?;
         let machines = world.machines().await?;
         ensure!(machines.len() == 1, "rented more than once: {machines:#?}");
-        finished_right(world, &job).await?;
+        finished_right_but_for(world, &job, outages).await?;
         Ok(())
     });
 }

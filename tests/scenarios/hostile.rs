@@ -9,7 +9,7 @@ use tradewind_checkpoints::Store as _;
 use tradewind_harness::proxy::{Action, Match};
 use tradewind_harness::stack::MAILBOX;
 
-use crate::checks::finished_right;
+use crate::checks::{finished_right, finished_right_but_for};
 use crate::job::Job;
 use crate::world::{SOON, VAST, scenario};
 
@@ -111,7 +111,8 @@ fn answers_of_the_market_that_are_cut_in_half() {
         let status = done.status.context("a status")?;
         ensure!(status.attempt == Some(0) && status.preemptions == 0, "{status:?}");
         ensure!(world.machines().await?.len() == 1, "{:#?}", world.machines().await?);
-        finished_right(world, &job).await?;
+        // That the end was accepted at the first call, nobody knows.
+        finished_right_but_for(world, &job, Duration::from_secs(2)).await?;
         Ok(())
     });
 }

@@ -16,11 +16,13 @@ async fn interrupted(world: &World, job: &Job) -> Result<Vec<u64>> {
     job.apply(world).await?;
     job.saved(world, 15, SOON).await?;
     let machine = world.running_machine(None).await?;
-    for id in 1001..=1006 {
-        world.stack.sim.patch_offer(VAST, &id.to_string(), &json!({ "stock": 0 })).await?;
-    }
+    world.stack.sim.add_fault(&json!({ "op": "rent", "status": 400, "message": "not now", "times": 1000 })).await?;
     world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
-    job.phase(world, JobPhase::Waiting, SOON).await?;
+    job.until(world, "the second attempt", SOON, |job| {
+        let attempt = job.status.as_ref().and_then(|s| s.attempt);
+        if attempt == Some(1) { Ok(()) } else { Err(format!("{attempt:?}")) }
+    })
+    .await?;
     let log = world.stack.catalogue(&job.location)?.load().await?;
     let steps: Vec<u64> = log.checkpoints().map(|c| c.manifest.step).collect();
     ensure!(steps.len() >= 2, "{steps:?}");
@@ -43,14 +45,6 @@ async fn damage(world: &World, job: &Job, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Lets the market have machines again.
-async fn go_on(world: &World) -> Result<()> {
-    for id in 1001..=1006 {
-        world.stack.sim.patch_offer(VAST, &id.to_string(), &json!({ "stock": 1 })).await?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_damaged_newest_checkpoint_gives_way_to_the_one_before() {
     scenario(async |world| {
@@ -58,7 +52,7 @@ fn a_damaged_newest_checkpoint_gives_way_to_the_one_before() {
         let job = Job::new(&namespace, "newest", 60, 5, "0.1");
         let steps = interrupted(world, &job).await?;
         damage(world, &job, 1).await?;
-        go_on(world).await?;
+        world.stack.sim.clear_faults().await?;
         job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
         let events = job.events(world).await?;
         let corrupt = format!("(step {})", steps[0]);
@@ -77,7 +71,7 @@ fn without_any_good_checkpoint_it_starts_from_zero_and_says_so() {
         let job = Job::new(&namespace, "all", 60, 5, "0.1");
         let steps = interrupted(world, &job).await?;
         damage(world, &job, steps.len()).await?;
-        go_on(world).await?;
+        world.stack.sim.clear_faults().await?;
         job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
         let events = job.events(world).await?;
         ensure!(events.iter().filter(|(r, _)| r == "CheckpointCorrupt").count() == steps.len(), "{events:#?}");

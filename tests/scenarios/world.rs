@@ -72,7 +72,8 @@ pub fn options(label: &str) -> StackOptions {
     let mut options = StackOptions::new(label, market())
         .operator_flag("refusal-memory", "3s")
         .operator_flag("account-health", "500ms")
-        .operator_flag("orphan-age", "5s");
+        .operator_flag("orphan-age", "5s")
+        .operator_flag("log", "info,tradewind=debug,tradewind_providers=debug");
     options.plane.kwok = true;
     options.provider_proxies = true;
     options
@@ -189,15 +190,16 @@ impl World {
     }
 
     /// Each machine of this scenario is told of in the bill once, and what the jobs say they cost is that, to within a second of each
-    /// machine's price at both ends.
-    pub async fn bill_is_right(&self, ours_micros: i64) -> Result<()> {
+    /// machine's price, and to what nobody saw during outages.
+    pub async fn bill_is_right(&self, ours_micros: i64, outages: Duration) -> Result<()> {
         let machines = self.machines().await?;
         let bill: i64 = machines.iter().map(|m| m.cost_micros).sum();
         let second: i64 = machines.iter().map(|m| m.price_per_hour_micros / 3600 + 1).sum();
+        let allowed = second + second * i64::try_from(outages.as_secs())?;
         let off = (bill - ours_micros).abs();
         ensure!(
-            off <= second,
-            "we say {ours_micros} micro-dollars, the market {bill}: {off} off, {second} are allowed; {machines:#?}"
+            off <= allowed,
+            "we say {ours_micros} micro-dollars, the market {bill}: {off} off, {allowed} are allowed; {machines:#?}"
         );
         Ok(())
     }
@@ -224,6 +226,12 @@ impl World {
             let end: Vec<&str> = log.lines().rev().take(15).collect();
             let end: Vec<&str> = end.into_iter().rev().collect();
             eprintln!("machine {} {:?} paid {}\n  {}", machine.id, machine.status, machine.paid, end.join("\n  "));
+        }
+        for key in self.stack.s3.keys("mailbox", "tradewind/machines/").unwrap_or_default() {
+            if key.ends_with("report.json") || key.ends_with("control.json") {
+                let text = std::fs::read_to_string(self.stack.s3.object_path("mailbox", &key)).unwrap_or_default();
+                eprintln!("{key}: {}", text.chars().take(4000).collect::<String>());
+            }
         }
         eprintln!("the end of the operator's log:\n{}", self.stack.operator.process.tail(8000));
         eprintln!("everything is kept in {}", self.stack.directory().display());

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 use tradewind_api::training_job::JobPhase;
 use tradewind_checkpoints::{CommitOutcome, Refusal};
-use tradewind_harness::proxy::{Action, Match};
+use tradewind_harness::proxy::{Action, Match, Rule};
 use tradewind_protocol::LogEntry;
 
 use crate::checks::finished_right;
@@ -24,8 +24,10 @@ fn a_zombie_cannot_commit_over_its_successor() {
         let uid = world.stack.machines_of("run").await?[0].metadata.uid.clone().context("a uid")?;
 
         // Signed addresses are the machine's, signed headers the operator's: only the machine is cut off.
-        let signed = format!("(machines/{uid}/|{namespace}/run/data/0-).*X-Amz-Signature=");
-        let cut_off = world.stack.s3.proxy.rule(Match::any().target(&signed), Action::Drop);
+        let store = &world.stack.s3.proxy;
+        let from_mailbox = Match::any().target(&format!("machines/{uid}/.*X-Amz-Signature="));
+        let uploads = Match::method("PUT").target(&format!("{namespace}/run/data/0-"));
+        let cut_off = [store.rule(from_mailbox, Action::Drop), store.rule(uploads, Action::Drop)];
         // The market says that it has been stopped, and cannot end it; it lives.
         let fault = json!({ "op": "terminate", "status": 503, "times": 100_000 });
         world.stack.sim.add_fault(&fault).await?;
@@ -39,7 +41,7 @@ fn a_zombie_cannot_commit_over_its_successor() {
         .await?;
         ensure!(world.machines().await?.iter().filter(|m| m.paid && m.pid.is_some()).count() == 2, "the zombie lives");
 
-        cut_off.remove();
+        cut_off.iter().for_each(Rule::remove);
         // It uploads what it has saved, and offers it.
         let data = Match::method("PUT").target(&format!("{namespace}/run/data/0-"));
         let report = Match::method("PUT").target(&format!("machines/{uid}/report.json"));

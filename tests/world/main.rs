@@ -5,10 +5,11 @@
 
 mod engine;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use engine::plan::{Cut, Story};
-use engine::{Mood, Mutant, Options, report, run, sweep};
+use engine::sweep::Depth;
+use engine::{Mood, Mutant, Options, run, sweep};
 
 #[expect(clippy::disallowed_methods, reason = "a test's knobs")]
 fn knob(name: &str) -> Option<u64> {
@@ -20,27 +21,6 @@ fn stopwatch() -> Instant {
     Instant::now()
 }
 
-/// Seeds on as many threads as there are cores; the first failures, shortest trouble first.
-fn all_hold(seeds: std::ops::Range<u64>) -> (u64, Vec<String>) {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let failures = std::sync::Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            let (failures, seeds) = (&failures, seeds.clone());
-            scope.spawn(move || {
-                for seed in seeds.filter(|seed| seed % threads == thread) {
-                    let options = Options::new(seed, Mood::Rough);
-                    let outcome = run(&options);
-                    if !outcome.violations.is_empty() {
-                        failures.lock().unwrap().push(report(&options, &outcome));
-                    }
-                }
-            });
-        }
-    });
-    (seeds.end - seeds.start, failures.into_inner().unwrap())
-}
-
 #[test]
 fn rough_worlds_keep_the_promises() {
     if let Some(seed) = knob("WORLD_SEED") {
@@ -49,12 +29,14 @@ fn rough_worlds_keep_the_promises() {
     let from = knob("WORLD_FROM").unwrap_or(0);
     let runs = knob("WORLD_RUNS").unwrap_or(150);
     let watch = stopwatch();
-    let (worlds, failures) = all_hold(from..from + runs);
+    let worlds: Vec<Options> = (from..from + runs).map(|seed| Options::new(seed, Mood::Rough)).collect();
+    let failures = sweep::run_all(&worlds);
+    let worlds = worlds.len();
     let seconds = watch.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = worlds as f64 / seconds;
     println!("{worlds} rough worlds in {seconds:.1} s: {rate:.1} a second");
-    assert!(failures.is_empty(), "{} of {worlds} worlds break a promise; one of them:\n{}", failures.len(), shortest(&failures));
+    assert!(failures.is_empty(), "{} of {worlds} worlds break a promise; namely\n{}", failures.len(), told(&failures));
 }
 
 /// One world with its whole trace, a story's if `WORLD_STORY` gives its number, with `WORLD_CUT` and `WORLD_WAY` as a sweep would.
@@ -70,8 +52,12 @@ fn one_world(seed: u64) {
     assert!(outcome.violations.is_empty(), "{}", outcome.violations.join("\n"));
 }
 
-fn shortest(failures: &[String]) -> &str {
-    failures.iter().min_by_key(|text| text.len()).map_or("", String::as_str)
+/// One line for each failed world, and everything about one of them.
+fn told(failures: &[String]) -> String {
+    let first_lines = failures.iter().map(|text| text.lines().take(2).collect::<Vec<_>>().join(" "));
+    let lines: Vec<String> = first_lines.map(|line| line.chars().take(400).collect()).collect();
+    let one = failures.iter().min_by_key(|text| text.len()).map_or("", String::as_str);
+    format!("{}\n{one}", lines.join("\n"))
 }
 
 #[test]
@@ -84,21 +70,21 @@ fn a_seed_repeats() {
 #[test]
 fn every_kind_of_call_may_go_wrong_once() {
     let all = std::env::vars().any(|(name, value)| name == "WORLD_SWEEP" && value == "all");
-    let depth = if all { None } else { Some(usize::try_from(knob("WORLD_DEPTH").unwrap_or(1)).unwrap()) };
+    let calls = knob("WORLD_DEPTH").map(|n| Depth::Calls(usize::try_from(n).unwrap()));
+    let depth = if all { Depth::All } else { calls.unwrap_or(Depth::Once) };
     let watch = stopwatch();
-    let mut failures = Vec::new();
-    let (mut worlds, mut known, mut covered) = (0, 0, 0);
-    for story in Story::ALL {
-        let swept = sweep::sweep(story, 11, depth);
-        println!("{story:?}: {} calls, {} worlds, {} of {} crash points", swept.calls, swept.worlds, swept.covered, swept.known);
-        worlds += swept.worlds;
-        known += swept.known;
-        covered += swept.covered;
-        failures.extend(swept.failures);
-    }
-    let seconds = watch.elapsed().max(Duration::from_millis(1)).as_secs_f64();
-    println!("crash points covered/known: {covered}/{known}; {worlds} worlds in {seconds:.1} s");
-    assert!(failures.is_empty(), "{} of {worlds} worlds break a promise; one of them:\n{}", failures.len(), shortest(&failures));
+    let swept = sweep::sweep(&Story::ALL, 11, depth);
+    let seconds = watch.elapsed().as_secs_f64();
+    println!(
+        "crash points covered/known: {}/{} in {} calls of {} stories; {} worlds in {seconds:.1} s",
+        swept.covered,
+        swept.known,
+        swept.calls,
+        Story::ALL.len(),
+        swept.worlds
+    );
+    let failures = swept.failures;
+    assert!(failures.is_empty(), "{} of {} worlds break a promise, namely\n{}", failures.len(), swept.worlds, told(&failures));
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Event<K> {
 pub struct Cache<K> {
     rows: BTreeMap<Key, Arc<K>>,
     ended: BTreeMap<Key, u64>,
+    /// Versions known from answers to own writes, of which no event has told yet.
+    untold: BTreeMap<Key, u64>,
     indexes: Vec<Index>,
     is_ready: bool,
 }
@@ -47,7 +49,7 @@ impl<K: Typed> Cache<K> {
     /// An empty cache that can be asked by the values of these labels.
     pub fn new(labels: &[&'static str]) -> Self {
         let indexes = labels.iter().map(|label| Index { label, keys: BTreeMap::new() }).collect();
-        Self { rows: BTreeMap::new(), ended: BTreeMap::new(), indexes, is_ready: false }
+        Self { rows: BTreeMap::new(), ended: BTreeMap::new(), untold: BTreeMap::new(), indexes, is_ready: false }
     }
 
     /// Whether a first complete list has arrived. Before, an absent object means nothing.
@@ -55,10 +57,11 @@ impl<K: Typed> Cache<K> {
         self.is_ready
     }
 
-    /// Takes in news and tells which keys look different now. Older versions and repetitions change nothing.
+    /// Takes in news and tells which keys look different now. Older versions and repetitions change nothing. The event of an own
+    /// write counts as news, whether it or the answer came first: the others have not heard of it.
     pub fn apply(&mut self, event: Event<K>) -> Vec<Key> {
         match event {
-            Event::Set(object) => self.set(object).into_iter().collect(),
+            Event::Set(object) => self.hear(object).into_iter().collect(),
             Event::Gone(object) => self.end(&*object).into_iter().collect(),
             Event::Relist(objects) => self.relist(objects),
         }
@@ -66,7 +69,12 @@ impl<K: Typed> Cache<K> {
 
     /// Takes in the answer to an own write, before its event arrives. True if the cache looks different now.
     pub fn apply_own(&mut self, object: Arc<K>) -> bool {
-        self.set(object).is_some()
+        let (key, new) = (Key::of(&*object), version(&*object));
+        let differs = self.set(object).is_some();
+        if differs {
+            self.untold.insert(key, new);
+        }
+        differs
     }
 
     /// The object as last heard of.
@@ -97,6 +105,15 @@ impl<K: Typed> Cache<K> {
         keys.into_iter().flatten().filter_map(|key| self.rows.get(key))
     }
 
+    fn hear(&mut self, object: Arc<K>) -> Option<Key> {
+        let (key, told) = (Key::of(&*object), version(&*object));
+        let is_own = self.untold.get(&key) == Some(&told);
+        if self.untold.get(&key).is_some_and(|untold| *untold <= told) {
+            self.untold.remove(&key);
+        }
+        self.set(object).or_else(|| is_own.then_some(key))
+    }
+
     fn set(&mut self, object: Arc<K>) -> Option<Key> {
         let key = Key::of(&*object);
         let new = version(&*object);
@@ -118,6 +135,7 @@ impl<K: Typed> Cache<K> {
         }
         let last = self.ended.entry(key.clone()).or_default();
         *last = end.max(*last);
+        self.untold.remove(&key);
         self.forget_oldest();
         self.remove(&key).then_some(key)
     }
@@ -129,8 +147,9 @@ impl<K: Typed> Cache<K> {
         let mut changed: Vec<Key> = self.rows.keys().filter(|key| !listed.contains(key)).cloned().collect();
         for key in &changed {
             self.remove(key);
+            self.untold.remove(key);
         }
-        changed.extend(objects.into_iter().filter_map(|object| self.set(object)));
+        changed.extend(objects.into_iter().filter_map(|object| self.hear(object)));
         changed
     }
 
@@ -229,6 +248,23 @@ mod tests {
         assert!(cache.apply(Event::Gone(object("a", 7, "x"))).is_empty());
         assert!(cache.get(&key("a")).is_some());
         assert!(!cache.apply_own(object("a", 8, "x")));
+    }
+
+    #[test]
+    fn the_event_of_an_own_write_is_news_once_even_after_its_answer() {
+        let mut cache = Cache::new(&[]);
+        assert!(cache.apply_own(object("a", 5, "x")) && cache.apply_own(object("a", 7, "x")));
+        assert!(cache.apply(Event::Set(object("a", 5, "x"))).is_empty(), "a newer one is on its way");
+        assert_eq!(cache.apply(Event::Set(object("a", 7, "x"))), [key("a")]);
+        assert!(cache.apply(Event::Set(object("a", 7, "x"))).is_empty(), "told already");
+        assert!(cache.apply_own(object("a", 8, "x")));
+        assert_eq!(cache.apply(Event::Set(object("a", 9, "x"))), [key("a")]);
+        assert!(cache.apply(Event::Set(object("a", 8, "x"))).is_empty(), "overtaken");
+        assert!(cache.apply_own(object("a", 10, "x")));
+        assert_eq!(cache.apply(Event::Relist(vec![object("a", 10, "x")])), [key("a")]);
+        assert_eq!(cache.apply(Event::Set(object("b", 11, "x"))), [key("b")]);
+        assert!(!cache.apply_own(object("b", 11, "x")), "the event came first");
+        assert!(cache.apply(Event::Set(object("b", 11, "x"))).is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use tradewind_api::TrainingJob;
+use tradewind_api::{TrainingJob, training_job::JobPhase};
 use tradewind_core::Money;
 use tradewind_harness::{Stack, sim::SimMachine};
 
@@ -12,7 +12,7 @@ use crate::{
     outbid::{Misfortune, Plan, step_of},
     show::{MAIN, REFERENCE, location},
     story::Facts,
-    weights,
+    weights::{self, Committed},
 };
 
 /// One check.
@@ -33,6 +33,8 @@ pub struct Evidence<'a> {
     pub plan: Plan,
     /// What happened.
     pub misfortune: Option<&'a Misfortune>,
+    /// Checkpoints of the job as they were committed.
+    pub committed: &'a Committed,
     /// Reports and logs.
     pub logs: &'a Logs,
     /// Machines by the provider's id.
@@ -50,7 +52,7 @@ impl Evidence<'_> {
 /// All checks.
 pub async fn all(stack: &Stack, seen: &Evidence<'_>) -> Result<Vec<Check>> {
     let mut checks = vec![same_weights(stack).await, outbid_as_planned(seen), log_tells_the_restart(seen)];
-    checks.push(work_lost(stack, seen).await?);
+    checks.push(work_lost(seen)?);
     let books = stack.sim.machines().await?.machines;
     checks.push(nothing_left(stack, &books).await?);
     for name in [MAIN, REFERENCE] {
@@ -119,20 +121,22 @@ fn log_tells_the_restart(seen: &Evidence<'_>) -> Check {
     let holds = first.contains("starting from step 0")
         && !first.contains("finished")
         && from.is_some_and(|step| step > 0 && i64::try_from(step).ok() == restored)
-        && second.contains("finished");
+        && seen.job(MAIN).and_then(|j| j.status.as_ref()).is_some_and(|s| s.phase == JobPhase::Complete);
+    // The last lines may be gone with the machine before they were read here.
+    let last_line = second.lines().last().unwrap_or_default().to_owned();
     let from = from.map_or_else(|| "no resume".to_owned(), |step| format!("\"resumed from step {step}\""));
     check(
         holds,
         format!(
-            "log of the outbid run: \"starting from step 0\" … step {last}, then on the second machine {from} … \"finished\""
+            "log of the outbid run: \"starting from step 0\" … step {last}, then on the second machine {from} … \"{last_line}\""
         ),
     )
 }
 
 /// Promise 3: nothing that was fully uploaded is lost, so the work lost is what was done since the newest such save began.
-async fn work_lost(stack: &Stack, seen: &Evidence<'_>) -> Result<Check> {
+fn work_lost(seen: &Evidence<'_>) -> Result<Check> {
     let Some(misfortune) = seen.misfortune else { return Ok(check(false, "work lost: nothing was lost")) };
-    let manifests = weights::all_manifests(&stack.catalogue(&location(MAIN))?).await?;
+    let manifests = seen.committed.all();
     let uploaded: BTreeSet<&str> = misfortune.uploaded.iter().map(String::as_str).collect();
     let whole: Vec<_> =
         manifests.iter().filter(|m| m.attempt == 0 && m.chunks().all(|c| uploaded.contains(c.key.as_str()))).collect();
@@ -174,7 +178,12 @@ fn cost(seen: &Evidence<'_>, books: &[SimMachine], name: &str) -> Check {
     let mine: Vec<&SimMachine> =
         books.iter().filter(|m| seen.machines.get(&m.id).is_some_and(|facts| facts.job == name)).collect();
     let bill: i64 = mine.iter().map(|m| m.cost_micros).sum();
-    let allowed: i64 = mine.iter().map(|m| (m.price_per_hour_micros + 3599) / 3600).sum();
+    // A second of compute and one of disk, each rounded up by whoever counts.
+    let second = |m: &&SimMachine| {
+        let with_disk = seen.machines.get(&m.id).map_or(0, |facts| facts.price_per_hour.micros());
+        (m.price_per_hour_micros.max(with_disk) + 3599) / 3600 + 1
+    };
+    let allowed: i64 = mine.iter().map(second).sum();
     let Some(status) = seen.job(name).and_then(|j| j.status.as_ref()) else {
         return check(false, format!("cost of {name}: the job has no status"));
     };

@@ -67,9 +67,10 @@ impl Logs {
         }
     }
 
-    /// The machines of a job, in the order of their attempts.
+    /// The machines of a job whose program has printed something, in the order of their attempts.
     pub fn of(&self, job: &str) -> Vec<&Told> {
-        let mut found: Vec<&Told> = self.machines.values().filter(|told| told.job == job).collect();
+        let printed = |told: &&Told| told.job == job && !told.segments.is_empty();
+        let mut found: Vec<&Told> = self.machines.values().filter(printed).collect();
         found.sort_by_key(|told| told.attempt);
         found
     }

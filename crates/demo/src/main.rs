@@ -12,7 +12,7 @@ mod show;
 mod story;
 mod weights;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::OnceLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,8 +42,9 @@ fn main() -> ExitCode {
 /// The show, until it ends or somebody ends it. Everything that was started goes with the future that is dropped.
 async fn watched(settings: Settings) -> ExitCode {
     let screen = Screen::new(settings.colour);
+    let verdict = OnceLock::new();
     tokio::select! {
-        outcome = show::run(&settings, &screen) => match outcome {
+        outcome = show::run(&settings, &screen, &verdict) => match outcome {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
@@ -53,7 +54,11 @@ async fn watched(settings: Settings) -> ExitCode {
         },
         () = told_to_end() => {
             screen.plain("\nstopped; nothing is left running");
-            ExitCode::from(INTERRUPTED)
+            match verdict.get() {
+                Some(true) => ExitCode::SUCCESS,
+                Some(false) => ExitCode::FAILURE,
+                None => ExitCode::from(INTERRUPTED),
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The show from the first process to the last check.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::{
     screen::{Screen, Who},
     settings::Settings,
     story::{self, Story},
+    weights::Committed,
 };
 
 /// Namespace of the demo's jobs.
@@ -27,8 +28,8 @@ pub const REFERENCE: &str = "charlm-reference";
 const LIMIT: Duration = Duration::from_mins(2);
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows everything; true if every check holds.
-pub async fn run(settings: &Settings, screen: &Screen) -> Result<bool> {
+/// Shows everything; true if every check holds. With `KEEP=1` it stays after that, and leaves only the verdict.
+pub async fn run(settings: &Settings, screen: &Screen, verdict: &OnceLock<bool>) -> Result<bool> {
     let seed = settings.seed;
     screen.plain(&format!("tradewind demo, seed {seed} (DEMO_SEED={seed} repeats it)"));
     let tools = Tools::locate()?;
@@ -36,7 +37,8 @@ pub async fn run(settings: &Settings, screen: &Screen) -> Result<bool> {
     let image = image::assemble(&tools, scratch.path())?;
     let mut stack = start(settings, screen, &image).await?;
     let outcome = perform(settings, screen, &mut stack).await;
-    if settings.keep && outcome.is_ok() {
+    if let (true, Ok(holds)) = (settings.keep, &outcome) {
+        verdict.get_or_init(|| *holds);
         linger(screen, &stack, &tools);
         std::future::pending::<()>().await;
     }
@@ -64,11 +66,18 @@ async fn start(settings: &Settings, screen: &Screen, image: &std::path::Path) ->
 async fn perform(settings: &Settings, screen: &Screen, stack: &mut Stack) -> Result<bool> {
     let plan = prepare(settings, screen, stack).await?;
     let (mut story, mut outbid) = (Story::new(screen, MAIN), Outbid::new(plan));
-    let (jobs, began) = watch(screen, stack, &mut story, &mut outbid).await?;
+    let mut committed = Committed::default();
+    let (jobs, began) = watch(screen, stack, &mut story, &mut outbid, &mut committed).await?;
     screen.head(&format!("what is left after {:.0} s", began.elapsed().as_secs_f64()));
     screen.plain(stack.kubectl().run(["get", "tj,twm,twp"]).await?.trim_end());
-    let evidence =
-        Evidence { plan, misfortune: outbid.done.as_ref(), logs: &story.logs, machines: &story.machines, jobs: &jobs };
+    let evidence = Evidence {
+        plan,
+        misfortune: outbid.done.as_ref(),
+        committed: &committed,
+        logs: &story.logs,
+        machines: &story.machines,
+        jobs: &jobs,
+    };
     screen.head("checks");
     let mut all = true;
     for check in checks::all(stack, &evidence).await? {
@@ -147,12 +156,14 @@ async fn watch(
     stack: &Stack,
     story: &mut Story<'_>,
     outbid: &mut Outbid,
+    committed: &mut Committed,
 ) -> Result<(Vec<TrainingJob>, Instant)> {
-    let mailbox = stack.mailbox()?;
+    let (mailbox, catalogue) = (stack.mailbox()?, stack.catalogue(&location(MAIN))?);
     let began = Instant::now();
     let mut struck = false;
     loop {
         let jobs = story.look(stack, &mailbox, NAMESPACE, &[MAIN, REFERENCE]).await?;
+        committed.look(&catalogue).await?;
         outbid.look(stack, story.current(), &place(MAIN)).await?;
         if let Some(misfortune) = outbid.done.as_ref().filter(|_| !struck) {
             struck = true;
@@ -201,8 +212,8 @@ fn linger(screen: &Screen, stack: &Stack, tools: &Tools) {
   kubectl get tj,twm,twp -o wide                   what there is
   kubectl describe tj charlm                       how it went
   kubectl get events                               what was told
-  kubectl delete tj charlm && kubectl apply -f deploy/demo/training-job.yaml && kubectl get tj -w
-                                                   once more
+  sed 's/name: charlm$/name: again/; s#ckpt/charlm/#ckpt/again/#' deploy/demo/training-job.yaml | kubectl apply -f -
+  kubectl get tj -w                                once more, under another name
   curl {sim}/machines                              the market's books
   curl -d '{{\"do\": \"outbid\"}}' {sim}/machines/vast/ID     bid more for a running machine
   aws s3 ls --recursive s3://ckpt/                 checkpoints, if the AWS command line is installed

@@ -44,6 +44,8 @@ pub struct Facts {
     pub job: String,
     /// The attempt.
     pub attempt: i64,
+    /// Dollars an hour with its disk.
+    pub price_per_hour: Money,
     /// Step that it went on from.
     pub restored_step: Option<i64>,
     /// Why it was ended.
@@ -196,6 +198,7 @@ impl<'a> Story<'a> {
                 }
                 Facts { job: machine.spec.job.name.clone(), attempt: machine.spec.attempt, ..Facts::default() }
             });
+            facts.price_per_hour = status.price_per_hour.unwrap_or(facts.price_per_hour);
             facts.restored_step = status.restored_step.or(facts.restored_step);
             facts.ended = status.ended.clone().or_else(|| facts.ended.clone());
         }

@@ -1,5 +1,7 @@
 //! The final weights, as anybody with the bucket's keys would fetch them: from the catalogue's newest checkpoint, chunk by chunk.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use tradewind_checkpoints::Catalogue;
@@ -43,12 +45,25 @@ pub async fn newest(stack: &Stack, location: &str) -> Result<Weights> {
     Ok(Weights { step: manifest.step, bytes })
 }
 
-/// Every checkpoint that was ever committed at a location, those that retention has dropped too.
-pub async fn all_manifests(catalogue: &Catalogue) -> Result<Vec<Manifest>> {
-    let log = catalogue.load().await?;
-    let manifest = |entry: &LogEntry| match entry {
-        LogEntry::Checkpoint { manifest, .. } => Some(manifest.clone()),
-        LogEntry::AttemptStarted { .. } | LogEntry::Collected { .. } => None,
-    };
-    Ok(log.entries.values().filter_map(|entry| manifest(entry)).collect())
+/// Checkpoints as they were committed, by their place in the catalogue's log. Collected while the job runs: retention empties the entries
+/// of those that it drops.
+#[derive(Debug, Default)]
+pub struct Committed(BTreeMap<u64, Manifest>);
+
+impl Committed {
+    /// Reads what is new.
+    pub async fn look(&mut self, catalogue: &Catalogue) -> Result<()> {
+        let log = catalogue.load().await?;
+        for (seq, entry) in &log.entries {
+            if let LogEntry::Checkpoint { manifest, .. } = &**entry {
+                self.0.entry(*seq).or_insert_with(|| manifest.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// All of them, oldest first.
+    pub fn all(&self) -> Vec<&Manifest> {
+        self.0.values().collect()
+    }
 }

@@ -1,6 +1,7 @@
 //! Provider: keeps the handle of each account, lists its assets on every poll, watches its health.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
@@ -46,7 +47,7 @@ impl Providers {
         let Some(provider) = ctx.caches.providers.get(key) else { return Ok(Wake::OnChange) };
         let (account, health) = match self.account(&provider).await {
             Ok(account) => {
-                let health = self.look(&account, &provider).await;
+                let health = self.health(&account, &provider).await;
                 (Some(account), health)
             }
             Err(unusable) => {
@@ -59,7 +60,9 @@ impl Providers {
             account.set_trouble((!health.ready).then(|| health.message.clone()));
         }
         self.write_status(&provider, account.as_deref(), health).await?;
-        Ok(Wake::After(ctx.settings.account_poll, "the account is listed again"))
+        let poll = ctx.settings.account_poll;
+        let wait = account.map_or(poll, |account| account.look_due_in(ctx.clock.monotonic(), poll));
+        Ok(Wake::After(wait, "the account is listed again"))
     }
 
     /// The handle, made anew when kind or key have changed.
@@ -92,23 +95,22 @@ impl Providers {
         Ok(account)
     }
 
-    /// One look: the complete list, and now and then identity and credit.
-    async fn look(&self, account: &Arc<Account>, provider: &Provider) -> Health {
+    /// What is known of the account: from a look, if one is due, else from what the last one left. Changes of machines bring this
+    /// controller here often; they must not become calls to the provider.
+    async fn health(&self, account: &Arc<Account>, provider: &Provider) -> Health {
         let ctx = &self.ctx;
         let now = ctx.clock.monotonic();
-        match account.provider.list_owned().await {
-            Ok(machines) => {
-                account.saw(now, machines);
-                self.wake_machines(&account.name);
+        let changed = provider.status.as_ref().map(|s| s.observed_generation) != provider.metadata.generation;
+        if changed || account.look_due_in(now, ctx.settings.account_poll).is_zero() {
+            account.look_begins(now);
+            if let Err(error) = self.look(account, now).await {
+                return unwell(&error);
             }
-            Err(error) => return unwell(&error),
-        }
-        let due = account.info().is_none_or(|(_, at)| now.saturating_sub(at) >= ctx.settings.account_health);
-        if due || account.trouble().is_some() {
-            match account.provider.account().await {
-                Ok(info) => account.know(info, now),
-                Err(error) => return unwell(&error),
-            }
+        } else if let Some(message) = account.trouble() {
+            let ready = provider.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == READY);
+            let known = ready.filter(|c| c.status == "False");
+            let word = known.and_then(|c| Reason::ALL.iter().copied().find(|r| r.as_str() == c.reason));
+            return Health { ready: false, reason: word.unwrap_or(Reason::ProviderUnavailable), message };
         }
         let info = account.info().map(|(info, _)| info);
         if info.as_ref().and_then(|i| i.credit).is_some_and(|credit| credit <= Money::ZERO) {
@@ -121,6 +123,19 @@ impl Providers {
             reason: Reason::AccountReady,
             message: format!("the account can be used{paused}"),
         }
+    }
+
+    /// One look: the complete list, and now and then identity and credit.
+    async fn look(&self, account: &Arc<Account>, now: Duration) -> Result<(), ProviderError> {
+        let machines = account.provider.list_owned().await?;
+        account.saw(now, machines);
+        self.wake_machines(&account.name);
+        let health = self.ctx.settings.account_health;
+        let due = account.info().is_none_or(|(_, at)| now.saturating_sub(at) >= health);
+        if due || account.trouble().is_some() {
+            account.know(account.provider.account().await?, now);
+        }
+        Ok(())
     }
 
     /// Machines of this account are looked at with every new list, and so is the sweeper.

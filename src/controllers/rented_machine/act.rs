@@ -282,23 +282,24 @@ impl Acting<'_> {
         };
         let now = ctx.clock.monotonic();
         let own = self.machine.status.as_ref().and_then(|s| s.machine_id.as_deref());
-        let ask = memory.end_asked.is_none_or(|at| now.saturating_sub(at) >= END_AGAIN);
+        let mut gone = false;
         for id in ids {
             let is_own = own == Some(id.as_str());
-            if ask {
+            if memory.end_asked.get(id).is_none_or(|at| now.saturating_sub(*at) >= END_AGAIN) {
                 let asked = account.provider.terminate(id).await;
-                memory.end_asked = Some(now);
-                match asked {
-                    Ok(()) if is_own => drop(memory.end_accepted.get_or_insert(ctx.clock.now())),
-                    Ok(()) => {}
-                    Err(error) => return Err(Failure::new(error.reason(), error.to_string())),
+                asked.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+                memory.end_asked.insert(id.clone(), now);
+                if is_own {
+                    memory.end_accepted.get_or_insert(ctx.clock.now());
                 }
             }
             match account.provider.describe(id).await {
                 // A machine rented a moment ago may still be invisible: its absence counts once it was seen, or could have been.
                 Ok(None) if !self.would_be_visible(&account, id, memory) => {}
-                Ok(None) if is_own => memory.gone_looks += 1,
-                Ok(None) => memory.leftovers_gone.push(id.clone()),
+                Ok(None) => {
+                    gone = true;
+                    if is_own { memory.gone_looks += 1 } else { memory.leftovers_gone.push(id.clone()) }
+                }
                 Ok(Some(_)) if is_own => {
                     memory.seen = true;
                     memory.gone_looks = 0;
@@ -307,7 +308,11 @@ impl Acting<'_> {
                 Err(error) => return Err(Failure::new(error.reason(), error.to_string())),
             }
         }
-        ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
+        if gone {
+            // A fresh list, so that nothing waits for what is gone. Only then: each list has every machine looked at again.
+            account.want_look();
+            ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
+        }
         Ok(Done { again: true, after: Some(LOOK_AGAIN), released: false })
     }
 

@@ -10,10 +10,10 @@ use tradewind_core::{Money, Offer};
 pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: Timestamp) -> Money {
     let Some(rented) = status.rented_at.as_ref().map(|t| t.0) else { return Money::ZERO };
     let gone = status.gone_at.as_ref().map_or(now, |t| t.0);
-    let disk = disk_per_hour(offer, disk_gib).for_millis(millis(rented, gone));
+    let disk = disk_per_hour(offer, disk_gib).for_seconds(seconds(rented, gone));
     let compute = status.running_since.as_ref().map_or(Money::ZERO, |since| {
         let until = status.running_until.as_ref().map_or(gone, |t| t.0.min(gone));
-        offer.price_per_hour.for_millis(millis(since.0, until))
+        offer.price_per_hour.for_seconds(seconds(since.0, until))
     });
     disk + compute
 }
@@ -33,6 +33,7 @@ pub fn between(a: Timestamp, b: Timestamp) -> Timestamp {
     a.checked_add(half).unwrap_or(b)
 }
 
-fn millis(from: Timestamp, to: Timestamp) -> u64 {
-    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+/// Whole seconds, as the bill counts them.
+fn seconds(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_secs()).unwrap_or(0)
 }

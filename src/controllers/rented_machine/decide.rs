@@ -214,6 +214,8 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
     let rented = status.rented_at.as_ref().map_or(before, |t| t.0);
     match machine.state {
         MachineState::Running if status.running_since.is_none() => {
+            // The first list of a process has none before it: then the machine may have begun to run at any time since its rental.
+            let before = account.listed_before.unwrap_or(rented);
             status.running_since = Some(MicroTime(cost::between(before.max(rented), listed.max(rented))));
         }
         MachineState::TakenAway if status.running_until.is_none() => {
@@ -277,6 +279,9 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
         if status.boot.is_none() {
             status.boot = Some(agent.boot.clone());
             status.boot_key = Some(agent.boot_key.clone());
+            if status.running_since.is_none() {
+                status.running_since = runs_since_list(observed, status);
+            }
         }
         status.agent = Some(agent.phase.clone());
         status.progress.clone_from(&agent.progress);
@@ -295,6 +300,17 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
     if served.last_report_read {
         status.last_report_read = true;
     }
+}
+
+/// An agent that reports runs on a machine that runs. The list that says so comes later, or never if the machine ends before it.
+fn runs_since_list(observed: &Observed, status: &RentedMachineStatus) -> Option<MicroTime> {
+    let rented = status.rented_at.as_ref()?.0;
+    let listed = observed.account.as_ref().and_then(|account| {
+        let shown = account.machines.iter().any(|m| Some(&m.id) == status.machine_id.as_ref());
+        account.listed_at.filter(|_| shown)
+    });
+    let earliest = listed.unwrap_or(rented).max(rented).min(observed.now);
+    Some(MicroTime(cost::between(earliest, observed.now)))
 }
 
 /// Why the machine must be ended now, if it must.

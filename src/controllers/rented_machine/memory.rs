@@ -39,8 +39,8 @@ pub struct MachineMemory {
     pub end_accepted: Option<Timestamp>,
     /// Leftovers that are gone.
     pub leftovers_gone: Vec<String>,
-    /// When the end was last asked for (monotonic).
-    pub end_asked: Option<Duration>,
+    /// When the provider last accepted the end of each id (monotonic).
+    pub end_asked: BTreeMap<String, Duration>,
     /// When this process first saw that the machine is to end (monotonic).
     pub ending_since: Option<Duration>,
     /// When the status was last written (monotonic).

@@ -77,6 +77,13 @@ impl RentedMachines {
         }
         let machine = self.write_status(machine, status, &step, memory).await?;
         act::project_pod(ctx, &machine).await?;
+        let after = machine.status.as_ref();
+        let just_lost = observed.status.ended.is_none()
+            && after.is_some_and(|s| s.ended.is_some() && s.machine_id.is_some() && !s.last_report_read);
+        if just_lost {
+            // The job goes on elsewhere as soon as the last report is read; a market that is slow to end machines must not delay that.
+            return Ok((Wake::After(Duration::ZERO, "the last report, then the end"), false));
+        }
         let acting = act::Acting { ctx, observed: &observed, machine: &machine };
         let done = acting.carry_out(&step, memory).await?;
         let wake = match &step {
@@ -102,9 +109,14 @@ impl RentedMachines {
         memory: &mut MachineMemory,
     ) -> Result<Arc<RentedMachine>, Failure> {
         let old = machine.status.clone().unwrap_or_default();
-        if old == status || matches!(step, Step::Order { .. } | Step::AddFinalizer) {
-            // An order writes its own status, in one write with the ledger's admission.
+        if old == status || *step == Step::AddFinalizer {
             return Ok(machine);
+        }
+        if matches!(step, Step::Order { .. }) {
+            // An order writes its own status, in one write with the ledger's admission; what was decided beside it goes along.
+            let mut next = (*machine).clone();
+            next.status = Some(status);
+            return Ok(Arc::new(next));
         }
         let now = self.ctx.clock.monotonic();
         let since = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));

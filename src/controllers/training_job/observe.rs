@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use tradewind_api::{Reason, TrainingJob};
+use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_checkpoints::{ProbeFailure, probe};
-use tradewind_cluster::{ClusterError, Typed};
+use tradewind_cluster::{ClusterError, Selector, Typed};
 
 use super::decide::{Admission, Observed, wants_plan};
+use super::status::settles;
 use super::valid::{Valid, validate};
 use super::{JobMemory, placement, pod};
 use crate::context::Context;
@@ -32,7 +33,7 @@ pub(super) async fn observe(
         valid,
         admission,
         pods: ctx.caches.pods.of_job(uid),
-        machines: ctx.caches.rented.of_job(uid),
+        machines: machines(ctx, job).await?,
         choice: None,
         node: ctx.settings.node_name.clone(),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
@@ -46,6 +47,21 @@ pub(super) async fn observe(
         }
     }
     Ok(observed)
+}
+
+/// The job's machines, as the watch has told them; as they are, where the job's account is about to change: a machine that the watch
+/// still shows may be settled and gone, and one that it does not show may still be there.
+async fn machines(ctx: &Context, job: &TrainingJob) -> Result<Vec<Arc<RentedMachine>>, Failure> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let known = ctx.caches.rented.of_job(uid);
+    let settled = job.status.as_ref().map(|s| s.cost.settled_machines.as_slice()).unwrap_or_default();
+    let is = |machine: &RentedMachine, uid: &String| machine.metadata.uid.as_ref() == Some(uid);
+    let to_settle = known.iter().any(|m| settles(m) && !settled.iter().any(|uid| is(m, uid)));
+    let to_forget = settled.iter().any(|uid| !known.iter().any(|m| is(m, uid)));
+    if !to_settle && !to_forget {
+        return Ok(known);
+    }
+    Ok(ctx.cluster.read_all::<RentedMachine>(None, &Selector::label(names::JOB_UID, uid)).await?)
 }
 
 /// Share of the work that is safe, in millionths: the last checkpoint's step of all steps, as far as the program tells them.

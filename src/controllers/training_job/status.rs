@@ -243,7 +243,7 @@ impl Report {
             if self.status.cost.settled_machines.contains(uid) {
                 continue;
             }
-            if status.phase == MachinePhase::Gone && status.rented_at.is_some() {
+            if settles(machine) {
                 self.status.cost.settled += cost;
                 self.status.cost.settled_machines.push(uid.clone());
             } else {
@@ -258,6 +258,11 @@ impl Report {
         self.status.cost.per_hour = per_hour;
         self.status.cost.summary = format!("${}", cents(self.status.cost.total));
     }
+}
+
+/// The machine's cost is final and belongs into the job's account.
+pub fn settles(machine: &RentedMachine) -> bool {
+    machine.status.as_ref().is_some_and(|s| s.phase == MachinePhase::Gone && s.rented_at.is_some())
 }
 
 /// `Spot` and `OnDemand` for people.

@@ -1,6 +1,7 @@
 //! What runs on rented machines: the agent's real logic against the object store in memory, and a program that is simulated.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ pub struct Fleet {
     chance: Chance,
     recipes: Vec<Recipe>,
     secrets: bool,
+    started: usize,
 }
 
 /// A machine's disk, which outlives its boots.
@@ -41,7 +43,7 @@ struct Disk {
 struct Running {
     machine: u64,
     logic: Logic,
-    keys: BootKeys,
+    keys: &'static BootKeys,
     id: String,
     ops: BTreeMap<(Duration, u64), Op>,
     next_op: u64,
@@ -80,6 +82,7 @@ impl Fleet {
             chance: Chance::new(seed, "machines"),
             recipes: plan.jobs.clone(),
             secrets: plan.secrets,
+            started: 0,
         }
     }
 
@@ -112,9 +115,8 @@ impl Fleet {
     fn start(&mut self, common: &Common, machine: u64, boot: u32) {
         let env = common.with_market(|market, _| market.machine(machine).map(|m| m.workload.env.clone())).unwrap_or_default();
         let Some((_, url)) = env.iter().find(|(name, _)| name == "TRADEWIND_CONTROL_URL") else { return };
-        let mut seed = [0_u8; 32];
-        seed[..8].copy_from_slice(&self.chance.next().to_le_bytes());
-        let keys = BootKeys::from_seed(&seed);
+        self.started += 1;
+        let keys = boot_keys(self.started);
         let id = format!("b{machine}-{boot}-{:04x}", self.chance.next() & 0xFFFF);
         let boot = Boot {
             id: id.clone(),
@@ -240,7 +242,7 @@ impl Fleet {
         let running = &mut self.boots[at];
         let Some(start) = &running.start else { return };
         let secret = start.sealed_env.as_ref().and_then(|sealed| {
-            SecretEnv::open(&running.keys, &start.machine, &start.boot, sealed).ok()
+            SecretEnv::open(running.keys, &start.machine, &start.boot, sealed).ok()
         });
         let token = secret.as_ref().and_then(|s| s.variables().get("TOKEN")).map(|s| s.expose_secret().to_owned());
         let mut checker = lock(&common.checker);
@@ -479,6 +481,13 @@ impl Running {
         let logic = if self.next_op > 1 { self.logic.wake() } else { None };
         [op, program, logic, self.zombie_until].into_iter().flatten().min()
     }
+}
+
+/// Keys for the n-th boot of a world. Making them is slow, and boots of one world that come close after each other must not share them.
+fn boot_keys(n: usize) -> &'static BootKeys {
+    static KEYS: OnceLock<Vec<BootKeys>> = OnceLock::new();
+    let keys = KEYS.get_or_init(|| (0..32).map(|seed| BootKeys::from_seed(&[seed; 32])).collect());
+    &keys[n % keys.len()]
 }
 
 fn moment(common: &Common) -> Now {

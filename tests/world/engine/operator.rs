@@ -294,6 +294,8 @@ impl Process {
 
     fn finish(&mut self, work: &Work, result: Result<Wake, Failure>) {
         let now = self.now();
+        let common = &self.wire.common;
+        common.detail(|| format!("p{} {} {} = {result:?}", self.wire.process, work.0, work.1));
         match result {
             Ok(Wake::OnChange) => self.queue.done(work, now, None),
             Ok(Wake::After(wait, _)) => self.queue.done(work, now, Some(wait)),

@@ -1,13 +1,16 @@
 //! The crash sweep: a reference world is run once to learn its calls, then again for calls and ways to go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tradewind_core::gate::{Point, Verdict};
 
 use super::plan::{Cut, Mood, Options, Story};
-use super::{Outcome, report, run};
+use super::wire::{lock, reads};
+use super::{report, run};
 
-/// Every way in which one call can go wrong.
+/// Every way in which a call that changes something can go wrong.
 pub const WAYS: [Verdict; 5] = [
     Verdict::CrashBefore,
     Verdict::CrashAfterEffect,
@@ -16,15 +19,20 @@ pub const WAYS: [Verdict; 5] = [
     Verdict::FailBefore,
 ];
 
+/// Ways in which a call can go wrong: one that only reads has no effect, so that each way has the same outcome as one of these.
+pub fn ways(point: &Point) -> &'static [Verdict] {
+    if reads(point.verb) { &[Verdict::CrashBefore, Verdict::FailBefore] } else { &WAYS }
+}
+
 /// Kinds of calls by port, verb and what they are about, with the numbers of the calls of each kind.
-pub type Kinds = BTreeMap<String, Vec<u64>>;
+pub type Kinds = BTreeMap<String, (Point, Vec<u64>)>;
 
 /// What a sweep came to.
 #[derive(Debug, Clone, Default)]
 pub struct Swept {
     /// Worlds run.
     pub worlds: usize,
-    /// Kinds of crash points that exist: kinds of calls times ways.
+    /// Crash points that exist: kinds of calls times ways.
     pub known: usize,
     /// Those of them that were tried.
     pub covered: usize,
@@ -54,38 +62,76 @@ pub fn kinds(story: Story, seed: u64) -> Result<(Kinds, u64), String> {
     }
     let mut kinds = Kinds::new();
     for (number, point) in (0_u64..).zip(&outcome.points) {
-        kinds.entry(kind_of(point)).or_default().push(number);
+        kinds.entry(kind_of(point)).or_insert_with(|| (point.clone(), Vec::new())).1.push(number);
     }
     Ok((kinds, outcome.calls))
 }
 
-/// Sweeps a story. `depth` = calls of each kind that are tried, spread evenly; `None` = all.
-pub fn sweep(story: Story, seed: u64, depth: Option<usize>) -> Swept {
+/// How much of the stories is swept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Each crash point once, in the first story that has it.
+    Once,
+    /// So many calls of each kind in every story, spread evenly.
+    Calls(usize),
+    /// Every call of every story.
+    All,
+}
+
+/// Sweeps the stories on all cores.
+pub fn sweep(stories: &[Story], seed: u64, depth: Depth) -> Swept {
     let mut swept = Swept::default();
-    let (kinds, calls) = match kinds(story, seed) {
-        Ok(found) => found,
-        Err(text) => {
-            swept.failures.push(text);
-            return swept;
-        }
-    };
-    swept.calls = calls;
-    swept.known = kinds.len() * WAYS.len();
-    for numbers in kinds.values() {
-        let picked = spread(numbers, depth.unwrap_or(numbers.len()));
-        for verdict in WAYS {
-            swept.covered += 1;
-            for call in &picked {
-                let options = Options { cut: Some(Cut { call: *call, verdict }), ..Options::new(seed, Mood::Story(story)) };
-                let outcome: Outcome = run(&options);
-                swept.worlds += 1;
-                if !outcome.violations.is_empty() {
-                    swept.failures.push(report(&options, &outcome));
-                }
+    let mut points: BTreeSet<(String, Verdict)> = BTreeSet::new();
+    let mut cuts = Vec::new();
+    for story in stories {
+        let (kinds, calls) = match kinds(*story, seed) {
+            Ok(found) => found,
+            Err(text) => {
+                swept.failures.push(text);
+                continue;
+            }
+        };
+        swept.calls += calls;
+        for (kind, (point, numbers)) in kinds {
+            for verdict in ways(&point) {
+                let is_new = points.insert((kind.clone(), *verdict));
+                let picked = match depth {
+                    Depth::Once if !is_new => Vec::new(),
+                    // Not the first of many: it is mostly one from before anything was at stake.
+                    Depth::Once => vec![numbers[numbers.len() / 2]],
+                    Depth::Calls(count) => spread(&numbers, count),
+                    Depth::All => numbers.clone(),
+                };
+                let cut = |call| Options { cut: Some(Cut { call, verdict: *verdict }), ..Options::new(seed, Mood::Story(*story)) };
+                cuts.extend(picked.into_iter().map(cut));
             }
         }
     }
+    swept.known = points.len();
+    swept.covered = points.len();
+    swept.worlds = cuts.len();
+    swept.failures.extend(run_all(&cuts));
     swept
+}
+
+/// Runs worlds on all cores and gives back what the failed ones tell.
+pub fn run_all(worlds: &[Options]) -> Vec<String> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(options) = worlds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = run(options);
+                    if !outcome.violations.is_empty() {
+                        lock(&failures).push(report(options, &outcome));
+                    }
+                }
+            });
+        }
+    });
+    std::mem::take(&mut *lock(&failures))
 }
 
 /// At most `count` of these, the first and the last among them.

@@ -109,6 +109,14 @@ impl Common {
         trace.push_back(line);
     }
 
+    /// A line that only matters where everything is printed.
+    pub fn detail(&self, line: impl FnOnce() -> String) {
+        if self.verbose {
+            let now = self.now();
+            println!("[{:>6}.{:03}]     {}", now.as_secs(), now.subsec_millis(), line());
+        }
+    }
+
     /// The newest lines of the trace.
     pub fn tail(&self) -> Vec<String> {
         lock(&self.trace).iter().cloned().collect()
@@ -231,6 +239,12 @@ impl Wire {
     }
 }
 
+/// True for a verb that changes nothing.
+pub fn reads(verb: &str) -> bool {
+    let known = ["get", "list", "get_if_changed", "head", "describe", "offers", "account", "list_folders"];
+    known.contains(&verb) || verb == "create_dry_run_strict" || verb == "access_review"
+}
+
 impl Gate for Wire {
     fn before(&self, point: &Point) -> Verdict {
         if self.is_dead() {
@@ -259,9 +273,10 @@ impl Gate for Wire {
                 Verdict::Pass
             }
         };
-        let reads = matches!(point.verb, "get" | "list" | "get_if_changed" | "head" | "describe" | "offers" | "account" | "list_folders");
         let is_lease = point.key.starts_with("leases/");
-        if verdict != Verdict::Pass || !(reads || is_lease) {
+        if verdict == Verdict::Pass && (reads(point.verb) || is_lease) {
+            self.common.detail(|| format!("p{} {point}", self.process));
+        } else {
             self.common.note(|| {
                 let how = if verdict == Verdict::Pass { String::new() } else { format!(" -> {verdict:?}") };
                 format!("p{} {point}{how}", self.process)

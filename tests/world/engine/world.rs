@@ -29,7 +29,7 @@ const REST: Duration = Duration::from_secs(300);
 /// Time for the last words of controllers before that.
 const SETTLE: Duration = Duration::from_secs(90);
 /// Things that may happen in one world.
-const MOST_EVENTS: u64 = 400_000;
+const MOST_EVENTS: u64 = 200_000;
 
 /// How a world went.
 #[derive(Debug, Clone, Default)]

@@ -8,10 +8,15 @@ use super::Action;
 use super::input::{Fetched, Now};
 use super::settings::{Settings, backoff};
 
+/// After so many answers in a row that nothing has changed the document is asked for whatever its tag. Stores that keep tags apart from
+/// the bytes were seen to hand out old bytes with the new tag (versitygw 1.7.0, 2026-11): whoever believes that tag hears nothing more.
+const UNCHANGED_BELIEVED: u32 = 12;
+
 #[derive(Debug)]
 pub(super) struct Mailbox {
     bootstrap: Ticket,
     etag: Option<String>,
+    unchanged: u32,
     polling: bool,
     poll_at: Duration,
     denials: u32,
@@ -39,6 +44,7 @@ impl Mailbox {
         Self {
             bootstrap,
             etag: None,
+            unchanged: 0,
             polling: false,
             poll_at: Duration::ZERO,
             denials: 0,
@@ -80,13 +86,15 @@ impl Mailbox {
             Some(control) if self.denials.is_multiple_of(2) => control.control_get.clone(),
             _ => self.bootstrap.clone(),
         };
-        actions.push(Action::FetchControl { ticket, etag: self.etag.clone() });
+        let etag = self.etag.clone().filter(|_| self.unchanged < UNCHANGED_BELIEVED);
+        actions.push(Action::FetchControl { ticket, etag });
     }
 
     /// Takes in the answer to a poll.
     pub fn polled(&mut self, now: Duration, every: Duration, fetched: Fetched<Box<Control>>) -> Heard {
         self.polling = false;
         self.poll_at = now + every;
+        self.unchanged = if matches!(fetched, Fetched::NotModified) { self.unchanged.saturating_add(1) } else { 0 };
         match fetched {
             Fetched::Found { value, etag } => {
                 self.denials = 0;

@@ -37,6 +37,8 @@ pub struct Watch {
     quiet: Duration,
     known: BTreeMap<String, Known>,
     renamed: BTreeSet<String>,
+    /// The newest save that was told: when it last changed, and its step.
+    newest_told: (Duration, Option<u64>),
     /// No save began before this.
     since: Timestamp,
 }
@@ -54,7 +56,8 @@ impl Watch {
     /// Begins to watch. What is there already is no new save.
     pub fn new(checkpoints: PathBuf, pattern: Pattern, quiet: Duration, now: Now) -> Self {
         let (known, renamed) = (BTreeMap::new(), BTreeSet::new());
-        let mut watch = Self { checkpoints, pattern, quiet, known, renamed, since: now.wall };
+        let newest_told = (Duration::ZERO, None);
+        let mut watch = Self { checkpoints, pattern, quiet, known, renamed, newest_told, since: now.wall };
         watch.look(now);
         for known in watch.known.values_mut() {
             known.told = Some(known.listing.clone());
@@ -78,7 +81,8 @@ impl Watch {
         }
     }
 
-    /// Looks at the directory and returns the saves that are complete now, oldest first.
+    /// Looks at the directory and returns the saves that are complete now, oldest first. One that turns out complete after a newer one was
+    /// told (it was quiet, the newer one renamed) is not worth telling any more: it would pass for the newest.
     pub fn scan(&mut self, now: Now, trust: Trust) -> Vec<SeenSave> {
         self.look(now);
         let mut seen = Vec::new();
@@ -98,11 +102,16 @@ impl Watch {
                 began_at: born.clamp(self.since.min(now.wall), now.wall),
                 complete_at: now.wall,
             };
-            seen.push((known.changed_at, step, save));
+            if (known.changed_at, step) >= self.newest_told {
+                seen.push((known.changed_at, step, save));
+            }
             self.renamed.remove(name);
             known.told = Some(known.listing.clone());
         }
         seen.sort_by(|a, b| (a.0, a.1, &a.2.name).cmp(&(b.0, b.1, &b.2.name)));
+        if let Some((changed_at, step, _)) = seen.last() {
+            self.newest_told = (*changed_at, *step);
+        }
         seen.into_iter().map(|(_, _, save)| save).collect()
     }
 
@@ -308,6 +317,20 @@ mod tests {
         assert!(watch.scan(at(21), Trust::Settled).is_empty());
         std::fs::write(directory.path().join("step-3"), "x").unwrap();
         assert_eq!(names(&watch.scan(at(21), Trust::All)), ["step-2", "step-3"], "in the order of their steps");
+    }
+
+    #[test]
+    fn an_older_save_is_not_told_after_a_newer_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut watch = begin(directory.path());
+        for step in 1..=3 {
+            std::fs::write(directory.path().join(format!("step-{step}")), "x").unwrap();
+        }
+        watch.renamed(&[directory.path().join("step-2")]);
+        assert_eq!(names(&watch.scan(at(1), Trust::Settled)), ["step-2"], "the others are not quiet yet");
+        assert_eq!(names(&watch.scan(at(9), Trust::Settled)), ["step-3"], "step-1 would pass for the newest");
+        std::fs::write(directory.path().join("step-1"), "a program that has begun anew").unwrap();
+        assert_eq!(names(&watch.scan(at(10), Trust::All)), ["step-1"]);
     }
 
     #[test]

@@ -129,16 +129,21 @@ impl Forwarder {
             }
         });
         let writes = [Method::PUT, Method::POST, Method::DELETE].contains(&head.method);
-        let Some(keys) = self.keys.as_ref().filter(|_| writes) else {
+        let Some(keys) = &self.keys else {
             return self.send(head, StreamBody::new(pieces.map(|p| p.map(Frame::data))).boxed_unsync()).await;
         };
+        if !writes {
+            // The server keeps tags apart from the bytes: a reader in the middle of a write got old bytes with the new tag.
+            let lock = lock_of(keys, head).await;
+            let _turn = lock.lock().await;
+            return self.send(head, StreamBody::new(pieces.map(|p| p.map(Frame::data))).boxed_unsync()).await;
+        }
         let mut whole = Vec::new();
         let mut pieces = std::pin::pin!(pieces);
         while let Some(piece) = pieces.next().await {
             whole.extend_from_slice(&piece.map_err(|_| Refusal::ClientGone)?);
         }
-        let key = head.target.split('?').next().unwrap_or_default().to_owned();
-        let lock = keys.lock().await.entry(key).or_default().clone();
+        let lock = lock_of(keys, head).await;
         let turn = lock.lock().await;
         let answer = self.send(head, Full::new(whole.into()).map_err(|never| match never {}).boxed_unsync()).await;
         drop(turn);
@@ -189,6 +194,11 @@ impl Forwarder {
         }
         answer
     }
+}
+
+async fn lock_of(keys: &Mutex<HashMap<String, Arc<Mutex<()>>>>, head: &Head) -> Arc<Mutex<()>> {
+    let key = head.target.split('?').next().unwrap_or_default().to_owned();
+    keys.lock().await.entry(key).or_default().clone()
 }
 
 enum Outcome {

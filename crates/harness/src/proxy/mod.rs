@@ -35,7 +35,8 @@ pub struct ProxyOptions {
     /// File that gets every byte of both directions.
     pub record: Option<PathBuf>,
     /// Takes a lock per key for writes and hands them on whole, one after the other: the S3 servers at hand do not make
-    /// put-if-absent atomic (concurrent creates were seen to win together, versitygw 1.7.0, 2026-11).
+    /// put-if-absent atomic (concurrent creates were seen to win together, versitygw 1.7.0, 2026-11). Reads of a key wait for
+    /// a write under way.
     pub one_write_per_key: bool,
 }
 

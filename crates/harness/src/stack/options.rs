@@ -24,9 +24,11 @@ const FAST: &[(&str, &str)] = &[
     ("drain-limit", "5s"),
 ];
 
+type Told = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// Told what is being started, one short line each.
 #[derive(Clone, Default)]
-pub struct Progress(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub struct Progress(Option<Told>);
 
 impl Progress {
     /// Tells it to `told`.

@@ -110,7 +110,7 @@ impl Checker {
             let Some(job) = typed_ref::<TrainingJob>(&*change.object) else { continue };
             let name = Key::of(&*change.object).name;
             let Some(n) = (0..self.jobs.len()).find(|n| job_name(*n) == name) else { continue };
-            self.job_changed(n, job);
+            self.job_changed(common, n, job);
             let known = &mut self.jobs[n];
             known.uid = job.metadata.uid.clone().unwrap_or_default();
             known.object = Some(job.clone());
@@ -118,11 +118,12 @@ impl Checker {
         }
     }
 
-    fn job_changed(&mut self, n: usize, job: &TrainingJob) {
+    fn job_changed(&mut self, common: &Common, n: usize, job: &TrainingJob) {
         let (Some(new), Some(old)) = (&job.status, self.jobs[n].object.as_ref().and_then(|j| j.status.clone())) else {
             return;
         };
         let name = job_name(n);
+        common.detail(|| format!("{name}: {:?}, cost {:?}", new.phase, new.cost));
         self.ensure(!old.phase.is_terminal() || new.phase == old.phase, || {
             format!("{name}: {:?} became {:?}", old.phase, new.phase)
         });

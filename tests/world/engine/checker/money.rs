@@ -65,17 +65,21 @@ impl Checker {
                     let label = m.label.clone().unwrap_or_default();
                     let ended = m.ended_at.unwrap_or(now).as_duration();
                     let rate = m.compute_micros_per_hour() + m.disk_micros_per_hour();
-                    (m.id, label, m.created_at.as_duration(), ended, rate, m.cost_micros(now))
+                    // Invisible at first, and for half a minute "offline" may only be a short break.
+                    let lost = market.events().after(0).any(|e| e.kind == "reclaimed" && e.machine == Some(m.id.to_string()));
+                    let lag = m.visible_at.as_duration().saturating_sub(m.created_at.as_duration());
+                    let hidden = lag + if lost { Duration::from_secs(45) } else { Duration::ZERO };
+                    (m.id, label, (m.created_at.as_duration(), ended), hidden, rate, m.cost_micros(now))
                 })
                 .collect::<Vec<_>>()
         });
-        for (id, label, created, ended, rate, bill) in bills {
+        for (id, label, (created, ended), hidden, rate, bill) in bills {
             let Some(rental) = label.parse::<OrderKey>().ok().and_then(|key| self.rental_of(&key)) else { continue };
             let Some(status) = rental.object.status.clone().filter(|s| s.machine_id == Some(id.to_string())) else { continue };
             let cost = status.cost.map_or(0, Money::micros);
             let blind = self.longest_gap(created, ended);
             // Two transitions, each known to within a gap between two lists; and the second that the market rounds down.
-            let seconds = blind.as_secs_f64() * 2.0 + 3.0;
+            let seconds = blind.as_secs_f64() * 2.0 + hidden.as_secs_f64() + 3.0;
             #[expect(clippy::cast_precision_loss, reason = "money of one small world")]
             let (tolerance, difference) = (seconds * rate as f64 / 3600.0 + 10.0, (cost - i64::try_from(bill).unwrap_or(0)).abs() as f64);
             self.ensure(difference <= tolerance, || {

@@ -41,7 +41,7 @@ impl Checker {
         if let Some(order) = opened.first() {
             let finaliser = machine.metadata.finalizers.iter().flatten().any(|f| f == names::MACHINE_FINALIZER);
             self.ensure(finaliser, || format!("{name}: an order without a finaliser"));
-            let earlier_open = before.iter().any(|o| o.outcome != OrderOutcome::Refused || o.leftover);
+            let earlier_open = status.orders.iter().take(before.len()).any(|o| o.outcome != OrderOutcome::Refused || o.leftover);
             self.ensure(!earlier_open, || format!("{name}: an order while an earlier one may have bought something"));
             let known = self.rentals.values().any(|r| r.orders.contains_key(&order.key));
             self.ensure(!known, || format!("{name}: order key {} is used twice", order.key));
@@ -64,6 +64,8 @@ impl Checker {
             != Some((status.phase, status.message.clone()))
         {
             common.note(|| format!("{name}: {:?}: {}", status.phase, status.message));
+        } else {
+            common.detail(|| format!("{name}: {:?}, cost {:?}", status.phase, status.cost));
         }
         self.rentals.insert(uid, rental);
     }

@@ -112,6 +112,27 @@ fn control_documents_that_are_old_or_for_others_change_nothing() {
 }
 
 #[test]
+fn an_unchanged_control_document_is_asked_for_now_and_then_whatever_its_tag() {
+    let mut rig = Rig::running();
+    let found = |rig: &Rig| Fetched::Found { value: Box::new(rig.control.clone()), etag: Some("tag".to_owned()) };
+    rig.pass(seconds(6));
+    rig.give(Input::Control(found(&rig)));
+    let mut tags: Vec<bool> = Vec::new();
+    for _ in 0..14 {
+        rig.pass(seconds(6));
+        let asked = rig.take(|action| match action {
+            Action::FetchControl { etag, .. } => Some(etag.is_some()),
+            _ => None,
+        });
+        tags.extend(asked.last());
+        let answer = if asked.last() == Some(&false) { found(&rig) } else { Fetched::NotModified };
+        rig.give(Input::Control(answer));
+    }
+    assert_eq!(tags.iter().filter(|tagged| !**tagged).count(), 1, "{tags:?}");
+    assert!(!tags[12] && tags[13], "{tags:?}");
+}
+
+#[test]
 fn polls_are_fast_while_something_waits_for_the_operator_and_slow_otherwise() {
     /// Polls in the next ten seconds.
     fn polls(rig: &mut Rig) -> usize {
