@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 use tradewind_api::training_job::JobPhase;
+use tradewind_harness::sim::SimMachine;
 
 use crate::checks::finished_right;
 use crate::job::Job;
@@ -40,20 +41,23 @@ fn outbid_twenty_times_and_each_machine_is_billed_once() {
     scenario(async |world| {
         const OUTBIDS: usize = 20;
         let namespace = world.namespace("outbid").await?;
-        let job = Job::new(&namespace, "often", 30, 1, "0.15");
+        let job = Job::new(&namespace, "often", 70, 1, "0.4");
         job.apply(world).await?;
-        let mut last = None;
+        let mut last: Option<SimMachine> = None;
         for n in 0..OUTBIDS {
-            let machine = world.running_machine(last.as_deref()).await?;
+            let machine = world.running_machine(last.as_ref().map(|m| m.id.as_str())).await?;
+            if let Some(last) = &last {
+                // Its host can be had again; before it was given back, it would have resumed.
+                let offer = last.offer.as_str().map_or_else(|| last.offer.to_string(), str::to_owned);
+                world.stack.sim.patch_offer(VAST, &offer, &json!({ "bid": 0.2 })).await?;
+            }
             // At least one step further each time: every second one is lost before it has saved anything.
             if n % 2 == 0 {
                 let before = job.now(world).await?.status.and_then(|s| s.checkpoint).map_or(0, |c| c.step);
                 job.saved(world, before + 1, SOON).await?;
             }
             world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
-            let offer = machine.offer.as_str().map_or_else(|| machine.offer.to_string(), str::to_owned);
-            world.stack.sim.patch_offer(VAST, &offer, &json!({ "bid": 0.2 })).await?;
-            last = Some(machine.id);
+            last = Some(machine);
         }
         let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let status = done.status.context("a status")?;

@@ -38,8 +38,12 @@ async fn search(world: &World) -> Result<Vec<Leak>> {
         world.stack.provider_proxy(VAST)?.recorded()?.into_iter().map(without_authorization).collect();
     ensure!(market.iter().any(|e| e.request.starts_with(b"PUT /api/v0/asks/")), "the rent call was recorded");
     leaks.extend(secrets.find_in_exchanges("market", &market));
-    let store = world.stack.s3.proxy.recorded()?;
-    ensure!(store.iter().any(|e| e.request.windows(12).any(|w| w == b"/control.json"[1..].as_ref())), "the mailbox was recorded");
+    // The agent itself is searched once, in the bucket.
+    let mut store = world.stack.s3.proxy.recorded()?;
+    store.iter_mut().filter(|e| e.request.starts_with(b"GET /mailbox/tradewind/agent/")).for_each(|e| e.response.clear());
+    let control = b"/control.json";
+    let is_recorded = store.iter().any(|e| e.request.windows(control.len()).any(|w| w == control));
+    ensure!(is_recorded, "the mailbox was recorded");
     leaks.extend(secrets.find_in_exchanges("store", &store));
     leaks.extend(secrets.find_in_directory(world.stack.s3.buckets())?);
     leaks.extend(secrets.find_in_directory(world.stack.sim.state())?);
@@ -76,9 +80,10 @@ fn no_secret_appears_anywhere_and_a_planted_one_is_found() {
         let log = std::fs::read_to_string(machine.dir.as_ref().expect("a directory").join("log"))?;
         let known = format!("knows a secret of {} characters", PASSWORD.len());
         ensure!(log.contains(&known), "the program has got its secret: {log}");
+        world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
+        world.running_machine(Some(&machine.id)).await?;
         let leaks = search(world).await?;
         ensure!(leaks.is_empty(), "while it runs: {leaks:#?}");
-        world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
         job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
         finished_right(world, &job).await?;
         let leaks = search(world).await?;

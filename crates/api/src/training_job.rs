@@ -267,7 +267,7 @@ pub struct Work {
     /// The GPU that `hours` is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
-    pub on: Option<String>,
+    pub gpu: Option<String>,
 }
 
 /// What a failing program leads to.

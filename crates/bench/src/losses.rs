@@ -43,7 +43,7 @@ impl Loss {
 /// Takes `count` machines from jobs, one after the other.
 pub async fn measure(count: u32, per_job: u32, figures: &mut Figures) -> Result<()> {
     eprintln!("losses: control plane, market, operator with short intervals");
-    let stack = Stack::start(world::options("bench-losses")).await?;
+    let mut stack = Stack::start(world::options("bench-losses")).await?;
     let clock = SystemClock::default();
     let anchor = (Instant::now(), clock.now());
     let namespace = stack.namespace("bench").await?;
@@ -51,7 +51,11 @@ pub async fn measure(count: u32, per_job: u32, figures: &mut Figures) -> Result<
     for number in 0..count.div_ceil(per_job) {
         let name = format!("lossy-{number}");
         let left = count - number * per_job;
-        one_job(&stack, &namespace, &name, left.min(per_job), &mut lost).await?;
+        if let Err(error) = one_job(&stack, &namespace, &name, left.min(per_job), &mut lost).await {
+            world::tell_machines(&stack).await;
+            stack.keep_directory();
+            return Err(error.context(format!("after {} losses; see {}", lost.len(), stack.directory().display())));
+        }
         eprintln!("losses: {} of {count}", lost.len());
     }
     let losses = find(&stack, &lost)?;
@@ -199,6 +203,7 @@ fn tell(figures: &mut Figures, losses: &[Loss], steps: &[Steps]) {
         json!({
             "losses": losses.len(), "p50Ms": at(50), "p99Ms": at(99), "maxMs": at(100), "goalP99Ms": GOAL_P99_MS,
             "eachMs": losses.iter().map(Loss::millis).collect::<Vec<_>>(),
+            "slowest": slowest.map(|(_, steps)| steps),
             "firstSteps": typical.iter().map(|(median, seen, what)| json!({ "what": what, "p50Ms": median, "seen": seen })).collect::<Vec<_>>(),
         }),
     );

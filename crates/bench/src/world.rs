@@ -100,3 +100,14 @@ pub async fn running(stack: &Stack, namespace: &str, name: &str, attempt: i64) -
     };
     Ok(stack.wait_job(namespace, name, &what, SOON, look).await?)
 }
+
+/// Prints what machines have printed that still cost money: somebody has to find out why a measurement failed.
+pub async fn tell_machines(stack: &Stack) {
+    for machine in stack.paid_machines().await.unwrap_or_default() {
+        let log =
+            machine.dir.as_ref().and_then(|dir| std::fs::read_to_string(dir.join("log")).ok()).unwrap_or_default();
+        let end: Vec<&str> = log.lines().rev().take(20).collect();
+        let end: Vec<&str> = end.into_iter().rev().collect();
+        eprintln!("machine {} {:?}, running {}\n  {}", machine.id, machine.status, machine.running, end.join("\n  "));
+    }
+}

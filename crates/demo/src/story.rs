@@ -58,6 +58,7 @@ struct Said {
     message: String,
     why: String,
     checkpoint: i64,
+    attempts: usize,
     phase: JobPhase,
 }
 
@@ -162,18 +163,24 @@ impl<'a> Story<'a> {
         if let Some(placement) = &status.placement {
             said.choice(self.screen, placement);
         }
-        // The machines' own lines tell the rental.
-        let told_elsewhere = status.phase == JobPhase::Renting || status.message.starts_with("rented");
-        if status.message != said.message && !told_elsewhere {
-            self.screen.say(Who::Job, &status.message);
-            said.message.clone_from(&status.message);
-        }
         if let Some(checkpoint) = status.checkpoint.as_ref().filter(|c| c.seq > said.checkpoint) {
             let megabytes = thousandths(checkpoint.bytes / 1000);
             let step = checkpoint.step;
             let line = format!("checkpoint of step {step} is uploaded, verified and counts ({megabytes} MB)");
             self.screen.say(Who::Job, &line);
             said.checkpoint = checkpoint.seq;
+        }
+        for record in status.history.iter().skip(said.attempts) {
+            self.screen
+                .say(Who::Job, &format!("attempt {} is over: {} ({})", record.attempt, record.message, record.ended));
+        }
+        said.attempts = status.history.len();
+        // The machines' own lines tell the rental, the attempt's record its end.
+        let told_elsewhere = matches!(status.phase, JobPhase::Renting | JobPhase::Resuming | JobPhase::Complete)
+            || status.message.starts_with("rented");
+        if status.message != said.message && !told_elsewhere {
+            self.screen.say(Who::Job, &status.message);
+            said.message.clone_from(&status.message);
         }
         said.phase = status.phase;
     }

@@ -129,7 +129,7 @@ pub struct Binaries {
 
 impl Binaries {
     /// `TRADEWIND_BIN` names the directory of operator and simulator, `TRADEWIND_AGENT` the agent, as `make` sets them;
-    /// without them they are taken from the target directory that the running program lies in, release first.
+    /// without them they are taken from the target directory that the running program lies in, first of the same build.
     pub fn locate() -> Result<Self> {
         let target = target_directory();
         let operator = Self::find("tradewind-operator", env::var_os("TRADEWIND_BIN").map(PathBuf::from), &target)?;
@@ -148,7 +148,10 @@ impl Binaries {
     }
 
     fn find(name: &str, directory: Option<PathBuf>, target: &Path) -> Result<PathBuf> {
-        let candidates = directory.map_or_else(|| vec![target.join("release"), target.join("debug")], |one| vec![one]);
+        // A build of the other kind may be older than the sources.
+        let is_debug = env::current_exe().is_ok_and(|running| running.starts_with(target.join("debug")));
+        let builds = if is_debug { ["debug", "release"] } else { ["release", "debug"] };
+        let candidates = directory.map_or_else(|| builds.map(|build| target.join(build)).to_vec(), |one| vec![one]);
         candidates
             .into_iter()
             .map(|directory| directory.join(name))

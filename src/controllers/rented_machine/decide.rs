@@ -46,6 +46,8 @@ pub struct Observed {
     pub leftovers_gone: Vec<String>,
     /// When the end was first asked for and the provider said yes.
     pub end_accepted: Option<Timestamp>,
+    /// When the newest list that shows the machine running was asked for.
+    pub ran_at: Option<Timestamp>,
     /// Timings.
     pub limits: Limits,
 }
@@ -223,8 +225,10 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
             if status.running_since.is_none() && status.boot.is_some() {
                 status.running_since = Some(MicroTime(before.max(rented)));
             }
+            // In between it may have shown states that say nothing.
+            let ran = observed.ran_at.unwrap_or(before);
             if let Some(since) = status.running_since.as_ref().map(|t| t.0) {
-                status.running_until = Some(MicroTime(cost::between(before.max(since), listed.max(since))));
+                status.running_until = Some(MicroTime(cost::between(ran.max(since), listed.max(since))));
             }
         }
         _ => {}

@@ -37,6 +37,8 @@ pub struct MachineMemory {
     pub seen: bool,
     /// When the provider first accepted the end.
     pub end_accepted: Option<Timestamp>,
+    /// When the newest list that shows the machine running was asked for.
+    pub ran_at: Option<Timestamp>,
     /// Leftovers that are gone.
     pub leftovers_gone: Vec<String>,
     /// When the provider last accepted the end of each id (monotonic).

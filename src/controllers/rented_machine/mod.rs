@@ -10,6 +10,7 @@ pub mod cost;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
+mod learn;
 mod memory;
 mod observe;
 pub mod project;
@@ -72,8 +73,9 @@ impl RentedMachines {
         let ctx = &self.ctx;
         let observed = observe::observe(ctx, &machine, memory).await?;
         let Decision { status, step, wake } = decide::decide(&observed);
-        if status.ended.is_some() {
-            memory.ending_since.get_or_insert(ctx.clock.monotonic());
+        if status.ended.is_some() && memory.ending_since.is_none() {
+            memory.ending_since = Some(ctx.clock.monotonic());
+            learn::from_end(ctx, &observed, &status);
         }
         let machine = self.write_status(machine, status, &step, memory).await?;
         act::project_pod(ctx, &machine).await?;

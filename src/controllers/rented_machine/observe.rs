@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use tradewind_api::{RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_core::Offer;
+use tradewind_providers::MachineState;
 
 use super::decide::{AccountView, JobView, Limits, Observed, PodView};
 use super::memory::MachineMemory;
@@ -34,6 +35,13 @@ pub async fn observe(
     if let (Some(id), Some(list)) = (&status.machine_id, account.as_ref().and_then(|a| a.sightings())) {
         memory.seen |= list.machines.iter().any(|m| m.id == *id);
     }
+    let account = account.map(|a| account_view(ctx, &a, machine));
+    if let Some(view) = &account {
+        let own = view.machines.iter().find(|m| Some(&m.id) == status.machine_id.as_ref());
+        if own.is_some_and(|m| m.state == MachineState::Running) {
+            memory.ran_at = view.listed_at;
+        }
+    }
     let ending = status.ended.is_some();
     let mut served = None;
     if !status.last_report_read {
@@ -49,11 +57,12 @@ pub async fn observe(
         offers: spec.offers.iter().map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok()).collect(),
         pod: pod_view(ctx, machine),
         job,
-        account: account.map(|a| account_view(ctx, &a, machine)),
+        account,
         served,
         gone_looks: memory.gone_looks,
         leftovers_gone: memory.leftovers_gone.clone(),
         end_accepted: memory.end_accepted,
+        ran_at: memory.ran_at,
         limits: Limits {
             poll: ctx.settings.account_poll,
             silent_after: ctx.settings.agent_silent_after,

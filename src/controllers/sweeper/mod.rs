@@ -177,7 +177,7 @@ mod tests {
             asset("other", key(&theirs, 1000)),
             asset("plain", None),
         ];
-        let pass = orphans(&assets, &[], &ours, at(2000), Duration::from_secs(60));
+        let pass = orphans(&assets, &[], &ours, at(2000), Duration::from_mins(1));
         assert_eq!(pass, Pass { orphans: vec!["old".into()], braked: false });
     }
 
@@ -187,6 +187,6 @@ mod tests {
         let at = |s| jiff::Timestamp::from_second(s).unwrap();
         let assets: Vec<Machine> =
             (0..5).map(|i| asset(&i.to_string(), Some(OrderKey::new(&ours, &format!("u{i}"), 0, at(10))))).collect();
-        assert!(orphans(&assets, &[], &ours, at(2000), Duration::from_secs(60)).braked);
+        assert!(orphans(&assets, &[], &ours, at(2000), Duration::from_mins(1)).braked);
     }
 }

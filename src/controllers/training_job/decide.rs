@@ -104,6 +104,8 @@ pub enum Step {
     RemovePod(String),
     /// Delete this RentedMachine: the job no longer wants it.
     DropMachine(String),
+    /// Delete this Pod, in exactly the version that was seen: nothing will ever run in it.
+    DropPod(String),
 }
 
 /// What comes out.
@@ -188,13 +190,22 @@ fn in_the_way(o: &Observed, attempt: i64) -> bool {
 }
 
 fn finished(o: &Observed, r: Report) -> Decision {
-    let step = o
-        .machines
-        .iter()
-        .find(|m| lives(m))
-        .and_then(|m| m.metadata.name.clone())
-        .map_or(Step::Rest, Step::DropMachine);
-    r.decide(step, Wake::OnChange)
+    let machine = o.machines.iter().find(|m| lives(m)).and_then(|m| m.metadata.name.clone());
+    let step = machine.map(Step::DropMachine).or_else(|| left_pod(o, None).map(Step::DropPod));
+    r.decide(step.unwrap_or(Step::Rest), Wake::OnChange)
+}
+
+/// A Pod in which nothing will ever run: not of this attempt, unfinished, and no machine's claim. One that was made again on a machine
+/// that ended before it could claim it, for example.
+fn left_pod(o: &Observed, attempt: Option<i64>) -> Option<String> {
+    let attempt = attempt.map(|a| a.to_string());
+    let pod = o.pods.iter().find(|pod| {
+        let other = label(pod, names::ATTEMPT) != attempt.as_ref();
+        let claimed = o.machines.iter().any(|m| Some(&m.spec.claim.pod_uid) == pod.metadata.uid.as_ref());
+        let over = matches!(pod_phase(pod), "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
+        other && !claimed && !over
+    })?;
+    pod.metadata.name.clone()
 }
 
 fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
@@ -292,6 +303,9 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     if in_the_way(o, attempt) {
         r.phase(r.status.phase, "the machine is being ended");
         return r.rest(Wake::OnChange);
+    }
+    if let Some(pod) = left_pod(o, Some(attempt)) {
+        return r.decide(Step::DropPod(pod), Wake::OnChange);
     }
     let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {

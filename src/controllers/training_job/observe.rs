@@ -8,11 +8,13 @@ use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
 
 use super::decide::{Admission, Observed, wants_plan};
+use super::placement::Choice;
 use super::status::settles;
 use super::valid::{Valid, validate};
 use super::{JobMemory, placement, pod};
 use crate::context::Context;
 use crate::runtime::Failure;
+use crate::storage::Unusable;
 
 /// Reads everything.
 pub(super) async fn observe(
@@ -43,7 +45,10 @@ pub(super) async fn observe(
         if let (Ok(valid), Some(status)) = (&observed.valid, &job.status) {
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
-            observed.choice = Some(placement::choose(ctx, valid, done, status.cost.total, restore_mb));
+            observed.choice = Some(match missing_secret(ctx, job, valid).await {
+                Some(Unusable { reason, message }) => Choice::None { reason, message },
+                None => placement::choose(ctx, valid, done, status.cost.total, restore_mb),
+            });
         }
     }
     Ok(observed)
@@ -62,6 +67,22 @@ async fn machines(ctx: &Context, job: &TrainingJob) -> Result<Vec<Arc<RentedMach
         return Ok(known);
     }
     Ok(ctx.cluster.read_all::<RentedMachine>(None, &Selector::label(names::JOB_UID, uid)).await?)
+}
+
+/// The first Secret or key that the program's environment names and that cannot be had: a machine would wait for it, and cost.
+async fn missing_secret(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Option<Unusable> {
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    for entry in valid.rental.iter().flat_map(|workload| &workload.env).filter(|entry| !entry.optional) {
+        let Some(name) = &entry.secret else { continue };
+        let found = match &entry.key {
+            Some(key) => ctx.secret_value(namespace, name, key).await.map(drop),
+            None => ctx.secret(namespace, name).await.map(drop),
+        };
+        if let Err(unusable) = found {
+            return Some(unusable);
+        }
+    }
+    None
 }
 
 /// Share of the work that is safe, in millionths: the last checkpoint's step of all steps, as far as the program tells them.

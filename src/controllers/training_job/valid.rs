@@ -89,7 +89,7 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
     let work =
         spec.work.as_ref().map_or(planner::WorkLeft { seconds: ASSUMED_WORK_S, on: None }, |w| planner::WorkLeft {
             seconds: (w.hours.millionths().saturating_mul(3600) / 1_000_000).max(1),
-            on: w.on.as_deref().map(|on| GpuModel::normalise(on, 0)),
+            on: w.gpu.as_deref().map(|gpu| GpuModel::normalise(gpu, 0)),
         });
     Ok(Valid {
         in_cluster: spec.placement.in_cluster,

@@ -15,8 +15,8 @@ use super::cluster::{TEAM, delete, job_key, job_prefix, pause};
 use super::operator::settings;
 use super::plan::{Happening, Odds};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
-use super::world::World;
 use super::wire::lock;
+use super::world::World;
 
 /// A trouble that passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,11 @@ impl World {
             }
             Happening::StrangeWord => {
                 if let Some(id) = self.machine_in(|s| *s == State::Running) {
-                    self.common.with_market(|market, at| drop(market.show_status(at, ACCOUNT, id, Some("defrosting".to_owned()))));
-                    self.pass_later(Passing::StrangeWord(id), 5_000, 300_000);
+                    self.common.with_market(|market, at| {
+                        drop(market.show_status(at, ACCOUNT, id, Some("defrosting".to_owned())));
+                    });
+                    let hidden = self.pass_later(Passing::StrangeWord(id), 5_000, 300_000);
+                    *lock(&self.common.checker).hidden.entry(id).or_default() += hidden;
                 }
             }
             Happening::SoldOut => {
@@ -66,7 +69,11 @@ impl World {
                 self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 0)));
                 self.pass_later(Passing::NoCredit, 5_000, 200_000);
             }
-            Happening::MarketAway => self.go_away("provider"),
+            Happening::MarketAway => {
+                // Sometimes everything, sometimes only what is needed to find a machine again.
+                let part = !self.is_rough() || self.chance.one_in(3);
+                self.go_away(if part { "provider list" } else { "provider" });
+            }
             Happening::StoreAway => {
                 lock(&self.common.checker).losses_excused = true;
                 self.go_away("store");
@@ -122,9 +129,11 @@ impl World {
         }
     }
 
-    fn pass_later(&mut self, trouble: Passing, from: u64, to: u64) {
-        let at = self.common.now() + self.chance.millis(from, to);
-        self.passing.push((at, trouble));
+    /// Lets a trouble pass after a time, which it gives back.
+    fn pass_later(&mut self, trouble: Passing, from: u64, to: u64) -> Duration {
+        let lasts = self.chance.millis(from, to);
+        self.passing.push((self.common.now() + lasts, trouble));
+        lasts
     }
 
     /// Lets troubles pass whose time is over. True if one did.
@@ -134,7 +143,9 @@ impl World {
         let (_, trouble) = self.passing.swap_remove(at);
         self.common.note(|| format!("--- {trouble:?} passes"));
         match trouble {
-            Passing::StrangeWord(id) => self.common.with_market(|market, at| drop(market.show_status(at, ACCOUNT, id, None))),
+            Passing::StrangeWord(id) => {
+                self.common.with_market(|market, at| drop(market.show_status(at, ACCOUNT, id, None)));
+            }
             Passing::SoldOut => self.set_stock(1),
             Passing::NoCredit => self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000))),
             Passing::Paused => pause(&self.common, false),
@@ -153,18 +164,21 @@ impl World {
         }
         lock(&self.common.faults).clear();
         self.set_stock(2);
+        self.reset_prices();
         self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000)));
     }
 
     fn machine_in(&mut self, state: impl Fn(&State) -> bool) -> Option<u64> {
-        let ids: Vec<u64> = self.common.with_market(|market, _| {
-            market.machines().iter().filter(|m| state(&m.state)).map(|m| m.id).collect()
-        });
+        let ids: Vec<u64> = self
+            .common
+            .with_market(|market, _| market.machines().iter().filter(|m| state(&m.state)).map(|m| m.id).collect());
         (!ids.is_empty()).then(|| ids[self.chance.below(ids.len())])
     }
 
     fn take_machine(&mut self, outbid: bool) {
-        let Some(id) = self.machine_in(|s| matches!(s, State::Running | State::Booting { .. } | State::Restarting { .. })) else {
+        let Some(id) =
+            self.machine_in(|s| matches!(s, State::Running | State::Booting { .. } | State::Restarting { .. }))
+        else {
             return;
         };
         self.common.with_market(|market, at| {
@@ -200,19 +214,24 @@ impl World {
         self.effects();
     }
 
+    /// Prices as they were.
+    fn reset_prices(&mut self) {
+        for (id, asked, bid) in self.prices.clone() {
+            let change = OfferChange { stock: None, on_demand_micros_per_hour: Some(asked), bid_micros_per_hour: bid };
+            self.common.with_market(|market, at| drop(market.change_offer(at, ACCOUNT, &id, change)));
+        }
+    }
+
     fn rent_fault(&mut self) {
-        let rough = !matches!(self.plan.calm_at.as_secs(), 70);
-        let when = if rough {
-            self.chance.pick(&[When::Before, When::After, When::Lost, When::Garbled])
-        } else {
-            When::Lost
-        };
+        let rough = self.is_rough();
+        let when =
+            if rough { self.chance.pick(&[When::Before, When::After, When::Lost, When::Garbled]) } else { When::Lost };
         let status = if rough { self.chance.pick(&[500, 502, 429, 404, 400, 410]) } else { 500 };
         let fault = Fault {
             provider: "*".to_owned(),
             op: "rent".to_owned(),
             when,
-            times: u32::try_from(self.chance.between(1, 2)).unwrap_or(1),
+            times: if rough { u32::try_from(self.chance.between(1, 2)).unwrap_or(1) } else { 1 },
             // A market that did it and answers with a 4xx all the same would be a liar: no protocol can tell.
             status: if when == When::After { 500 } else { status },
             message: "simulated fault".to_owned(),
@@ -222,7 +241,8 @@ impl World {
     }
 
     fn go_away(&mut self, port: &'static str) {
-        let until = self.common.now() + self.chance.millis(2_000, 240_000);
+        let lasts = if self.is_rough() { self.chance.millis(2_000, 240_000) } else { Duration::from_mins(4) };
+        let until = self.common.now() + lasts;
         lock(&self.common.calls).away.push((port, until));
     }
 
@@ -247,6 +267,18 @@ impl World {
         self.successor_at.get_or_insert(now + wait);
     }
 
+    /// The same at a call that was chosen.
+    pub(super) fn freeze_at_call(&mut self) {
+        let Some(number) = lock(&self.common.calls).frozen.take() else { return };
+        let now = self.common.now();
+        self.common.note(|| format!("--- p{number} freezes at a call"));
+        for process in self.processes.iter_mut().filter(|p| p.wire.process == number && p.ends_at.is_none()) {
+            process.frozen_until = now + Duration::from_secs(40);
+            process.ends_at = Some(now + Duration::from_secs(43));
+            self.successor_at.get_or_insert(now + Duration::from_secs(15));
+        }
+    }
+
     fn some_pod(&mut self) -> Option<Key> {
         let pods = self.common.memory.peek_all::<Pod>();
         let ours: Vec<Key> = pods
@@ -263,14 +295,17 @@ impl World {
         let prefix = job_prefix(n);
         let place = format!("{prefix}log/");
         let objects = self.common.server.objects(BUCKET);
-        let newest = objects.iter().rev().filter(|(key, _)| key.starts_with(&place)).find_map(|(_, bytes)| {
-            match LogEntry::decode(bytes) {
-                Ok(LogEntry::Checkpoint { manifest, .. }) => Some(manifest),
-                _ => None,
-            }
-        });
+        let newest =
+            objects.iter().rev().filter(|(key, _)| key.starts_with(&place)).find_map(
+                |(_, bytes)| match LogEntry::decode(bytes) {
+                    Ok(LogEntry::Checkpoint { manifest, .. }) => Some(manifest),
+                    _ => None,
+                },
+            );
         let Some(manifest) = newest else { return };
-        let Some(chunk) = manifest.files.iter().find(|f| f.path == "weights.bin").and_then(|f| f.chunks.first()) else { return };
+        let Some(chunk) = manifest.files.iter().find(|f| f.path == "weights.bin").and_then(|f| f.chunks.first()) else {
+            return;
+        };
         let key = format!("{prefix}{}", chunk.key);
         let mut checker = lock(&self.common.checker);
         checker.damaged.push(key.clone());

@@ -5,21 +5,22 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tradewind_agent::logic::{
-    Action, Boot, ChunkOutcome, Fetched, Input, Logic, Now, Piece, ProgramEnd, ProgramSignal, Restore, SaveId, SeenSave,
-    Settings, StagedFile, StagedPiece,
+    Action, Boot, ChunkOutcome, Fetched, Input, Logic, Now, Piece, ProgramEnd, ProgramSignal, Restore, SaveId,
+    SeenSave, Settings, StagedFile, StagedPiece,
 };
 use tradewind_checkpoints::{Fetched as Stored, PutOutcome};
 use tradewind_core::{Clock, ExposeSecret};
 use tradewind_protocol::seal::{BootKeys, SecretEnv};
-use tradewind_protocol::{Control, Document, EntryKind, LogSegment, Report, RestoreCandidate, SlotBatch, Start, Ticket};
+use tradewind_protocol::{
+    Control, Document, EntryKind, LogSegment, Report, RestoreCandidate, SlotBatch, Start, Ticket,
+};
 use tradewind_sim::market::{Effect, State};
 
 use super::chance::Chance;
 use super::cluster::SECRET_VALUE;
 use super::plan::{Mutant, Plan};
-use super::program::{Deed, Files, Program, Recipe, read};
+use super::program::{Deed, Files, Program, Recipe, read, sha256_hex};
 use super::wire::{Common, lock};
 
 /// Everything that runs on machines.
@@ -113,7 +114,8 @@ impl Fleet {
     }
 
     fn start(&mut self, common: &Common, machine: u64, boot: u32) {
-        let env = common.with_market(|market, _| market.machine(machine).map(|m| m.workload.env.clone())).unwrap_or_default();
+        let env =
+            common.with_market(|market, _| market.machine(machine).map(|m| m.workload.env.clone())).unwrap_or_default();
         let Some((_, url)) = env.iter().find(|(name, _)| name == "TRADEWIND_CONTROL_URL") else { return };
         self.started += 1;
         let keys = boot_keys(self.started);
@@ -156,7 +158,9 @@ impl Fleet {
                 if running.zombie_until.is_none() {
                     running.cut_off_until = now + cut_off;
                     running.zombie_until = Some(now + lives);
-                    common.note(|| format!("machine {machine} lives on as a zombie, cut off for {} s", cut_off.as_secs()));
+                    common.note(|| {
+                        format!("machine {machine} lives on as a zombie, cut off for {} s", cut_off.as_secs())
+                    });
                 }
                 continue;
             }
@@ -229,7 +233,9 @@ impl Fleet {
                 action => {
                     let took = match &action {
                         Action::UploadChunk { .. } | Action::Restore { .. } => self.chance.millis(50, 4_000),
-                        Action::Link { .. } | Action::Hash { .. } | Action::FinalScan { .. } => self.chance.millis(1, 300),
+                        Action::Link { .. } | Action::Hash { .. } | Action::FinalScan { .. } => {
+                            self.chance.millis(1, 300)
+                        }
                         _ => self.chance.millis(10, 400),
                     };
                     self.boots[at].put(now + took, Op::Do(action));
@@ -241,9 +247,10 @@ impl Fleet {
     fn launch(&mut self, common: &Common, at: usize, env: &BTreeMap<String, String>) {
         let running = &mut self.boots[at];
         let Some(start) = &running.start else { return };
-        let secret = start.sealed_env.as_ref().and_then(|sealed| {
-            SecretEnv::open(running.keys, &start.machine, &start.boot, sealed).ok()
-        });
+        let secret = start
+            .sealed_env
+            .as_ref()
+            .and_then(|sealed| SecretEnv::open(running.keys, &start.machine, &start.boot, sealed).ok());
         let token = secret.as_ref().and_then(|s| s.variables().get("TOKEN")).map(|s| s.expose_secret().to_owned());
         let mut checker = lock(&common.checker);
         if self.secrets && token.as_deref() != Some(SECRET_VALUE) {
@@ -263,7 +270,8 @@ impl Fleet {
         let alive = running.zombie_until.is_none();
         checker.program_started(job, start.attempt, from.map_or(0, |(step, _)| step), alive);
         drop(checker);
-        common.note(|| format!("machine {}: program of attempt {} starts from {from:?}", running.machine, start.attempt));
+        common
+            .note(|| format!("machine {}: program of attempt {} starts from {from:?}", running.machine, start.attempt));
         running.program = Some(Program::new(recipe, start.attempt, from, common.now()));
     }
 
@@ -338,10 +346,10 @@ impl Fleet {
         let running = &mut self.boots[at];
         let machine = running.machine;
         Some(match action {
-            Action::FetchControl { ticket, etag } => Input::Control(fetch(common, &ticket, etag.as_deref(), Control::decode)),
-            Action::FetchOwnReport { ticket } => {
-                Input::OwnReport(fetch(common, &ticket, None, Report::decode_any))
+            Action::FetchControl { ticket, etag } => {
+                Input::Control(fetch(common, &ticket, etag.as_deref(), Control::decode))
             }
+            Action::FetchOwnReport { ticket } => Input::OwnReport(fetch(common, &ticket, None, Report::decode_any)),
             Action::FetchStart { ticket } => {
                 let fetched = fetch(common, &ticket, None, Start::decode_any);
                 if let Fetched::Found { value, .. } = &fetched {
@@ -355,7 +363,9 @@ impl Fleet {
             Action::WriteReport { ticket, report } => {
                 let sequence = report.sequence;
                 let failure = match report.encode() {
-                    Ok(bytes) => common.server.redeem_put(&ticket.url, bytes.into(), false).err().map(|e| e.to_string()),
+                    Ok(bytes) => {
+                        common.server.redeem_put(&ticket.url, bytes.into(), false).err().map(|e| e.to_string())
+                    }
                     Err(invalid) => {
                         lock(&common.checker).fail(format!("machine {machine}: its report is invalid: {invalid}"));
                         Some(invalid.to_string())
@@ -398,12 +408,15 @@ impl Fleet {
                 let outcome = self.upload(common, machine, save, &piece, &ticket);
                 Input::ChunkDone { save, slot, outcome }
             }
-            Action::StartProgram(_) | Action::Signal(_) | Action::DropStaging { .. } | Action::Leave { .. } => return None,
+            Action::StartProgram(_) | Action::Signal(_) | Action::DropStaging { .. } | Action::Leave { .. } => {
+                return None;
+            }
         })
     }
 
     fn upload(&mut self, common: &Common, machine: u64, save: SaveId, piece: &Piece, ticket: &Ticket) -> ChunkOutcome {
-        let bytes = self.disks.get(&machine).and_then(|disk| disk.links.get(&save)).and_then(|files| files.get(&piece.path));
+        let bytes =
+            self.disks.get(&machine).and_then(|disk| disk.links.get(&save)).and_then(|files| files.get(&piece.path));
         let Some(bytes) = bytes else { return ChunkOutcome::Unreadable("its links are gone".to_owned()) };
         match common.server.redeem_put(&ticket.url, bytes.clone(), true) {
             Ok(PutOutcome::Written) => ChunkOutcome::Stored,
@@ -422,7 +435,7 @@ impl Fleet {
                 };
                 match common.server.redeem_get(&ticket.url, None) {
                     Ok(Stored::Changed { bytes, .. }) => {
-                        let good = hex(&bytes) == chunk.sha256 && bytes.len() as u64 == chunk.size_bytes;
+                        let good = sha256_hex(&bytes) == chunk.sha256 && bytes.len() as u64 == chunk.size_bytes;
                         if !good && !common.has(Mutant::RestoreUnverified) {
                             return Restore::Bad("a chunk is not what the manifest says".to_owned());
                         }
@@ -444,9 +457,8 @@ impl Fleet {
     fn report_stored(&self, common: &Common, at: usize, report: &Report) {
         let running = &self.boots[at];
         let (Some(offer), None) = (&report.offer, running.zombie_until) else { return };
-        let runs = common.with_market(|market, _| {
-            market.machine(running.machine).is_some_and(|m| m.state == State::Running)
-        });
+        let runs =
+            common.with_market(|market, _| market.machine(running.machine).is_some_and(|m| m.state == State::Running));
         if runs && report.boot == running.id {
             lock(&common.checker).offered(&report.machine, offer.manifest.attempt, offer.manifest.step);
         }
@@ -454,7 +466,11 @@ impl Fleet {
 
     /// Uids of RentedMachines whose agents run.
     pub fn report_keys(&self) -> Vec<String> {
-        self.boots.iter().filter_map(|b| b.start.as_ref()).map(|s| format!("tw/machines/{}/report.json", s.machine)).collect()
+        self.boots
+            .iter()
+            .filter_map(|b| b.start.as_ref())
+            .map(|s| format!("tw/machines/{}/report.json", s.machine))
+            .collect()
     }
 
     /// What runs, for the last words of a world that does not end.
@@ -462,7 +478,15 @@ impl Fleet {
         let lines: Vec<String> = self
             .boots
             .iter()
-            .map(|b| format!("{} {:?} zombie until {:?}, program {}", b.machine, b.logic.phase(), b.zombie_until, b.program.is_some()))
+            .map(|b| {
+                format!(
+                    "{} {:?} zombie until {:?}, program {}",
+                    b.machine,
+                    b.logic.phase(),
+                    b.zombie_until,
+                    b.program.is_some()
+                )
+            })
             .collect();
         format!("machines: {lines:?}")
     }
@@ -494,12 +518,8 @@ fn moment(common: &Common) -> Now {
     Now { wall: common.clock.now(), monotonic: common.now() }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn staged((path, bytes): (&String, &Bytes)) -> StagedFile {
-    let piece = StagedPiece { size_bytes: bytes.len() as u64, sha256: hex(bytes), md5: "md5".to_owned() };
+    let piece = StagedPiece { size_bytes: bytes.len() as u64, sha256: sha256_hex(bytes), md5: "md5".to_owned() };
     StagedFile { path: path.clone(), size_bytes: bytes.len() as u64, mode: 0o644, pieces: vec![piece] }
 }
 

@@ -34,7 +34,7 @@ pub fn run(options: &Options) -> Outcome {
 
 /// What a failed world tells.
 pub fn report(options: &Options, outcome: &Outcome) -> String {
-    let cut = options.cut.map(|cut| format!(", {:?} at call {}", cut.verdict, cut.call)).unwrap_or_default();
+    let cut = options.cut.map(|cut| format!(", {:?} at call {}", cut.way, cut.call)).unwrap_or_default();
     format!(
         "seed {} ({:?}{cut}, mutant {:?}) after {:?}:\n  {}\ntrace:\n{}",
         options.seed,

@@ -256,9 +256,7 @@ impl Process {
 
     fn begin(&mut self, work: &Work) {
         self.queue.take_this(work);
-        let Some(reconciler) = self.reconcilers.get(work.0).cloned() else {
-            panic!("nobody reconciles {work:?}");
-        };
+        let reconciler = Arc::clone(self.reconcilers.get(work.0).expect("every controller in the queue is here"));
         let key = work.1.clone();
         let future: BoxFuture<'static, _> = Box::pin(async move { reconciler.reconcile(&key).await });
         self.tasks.push(Task { work: work.clone(), future, flag: Arc::new(Flag(AtomicBool::new(true))) });
@@ -321,14 +319,16 @@ impl Process {
             return;
         };
         // Some of the news, in order; now and then the last one is told twice.
-        let count = if self.chance.one_in(3) { 1 + self.chance.below(changes.changes.len()) } else { changes.changes.len() };
+        let count =
+            if self.chance.one_in(3) { 1 + self.chance.below(changes.changes.len()) } else { changes.changes.len() };
         let told = &changes.changes[..count.min(changes.changes.len())];
         let again = if self.chance.one_in(10) { told.last() } else { None };
         for change in told.iter().chain(again) {
             let work = self.feed(kind, &change.object, change.gone);
             self.ask(work);
         }
-        self.watched[at].since = told.last().filter(|_| count < changes.changes.len()).map_or(changes.next, |c| c.index);
+        self.watched[at].since =
+            told.last().filter(|_| count < changes.changes.len()).map_or(changes.next, |c| c.index);
     }
 
     fn tell_list(&mut self, at: usize) {
@@ -381,7 +381,8 @@ impl Process {
     /// What waits, for the last words of a world that does not end.
     pub fn describe(&self) -> String {
         let now = self.now();
-        let due: Vec<String> = self.queue.ready(now + Duration::from_secs(3600)).iter().map(|(c, k)| format!("{c} {k}")).collect();
+        let due: Vec<String> =
+            self.queue.ready(now + Duration::from_hours(1)).iter().map(|(c, k)| format!("{c} {k}")).collect();
         let tasks: Vec<String> = self.tasks.iter().map(|t| format!("{} {}", t.work.0, t.work.1)).collect();
         format!("p{}: within the hour {due:?}, under way {tasks:?}", self.wire.process)
     }

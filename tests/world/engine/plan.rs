@@ -51,13 +51,18 @@ pub enum Story {
     Deleted,
     /// The Pod is lost while the program runs and made again on the same machine.
     PodLost,
-    /// Fails once, the newest checkpoint is damaged, falls back to the one before.
+    /// The newest checkpoint is damaged and the machine lost: the next one falls back to the one before.
     Damaged,
+    /// A rent call's answer is lost, and the market is away for longer than an order may stay unknown.
+    Blackout,
+    /// Two jobs, and money for one machine at a time.
+    TwoJobs,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Outbid, Self::Unknown, Self::Deleted, Self::PodLost, Self::Damaged];
+    pub const ALL: [Self; 7] =
+        [Self::Outbid, Self::Unknown, Self::Deleted, Self::PodLost, Self::Damaged, Self::Blackout, Self::TwoJobs];
 }
 
 /// One call that goes wrong: the `call`-th of all operators, from 0.
@@ -66,7 +71,18 @@ pub struct Cut {
     /// Which.
     pub call: u64,
     /// How.
-    pub verdict: Verdict,
+    pub way: Way,
+}
+
+/// How one call goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// The gate's verdict.
+    Call(Verdict),
+    /// Before it the process freezes; another takes over, and then this one goes on for a moment with what it knew.
+    Freeze,
+    /// Before it the user deletes the job.
+    Delete,
 }
 
 /// A deliberate bug, put between operator and world.
@@ -273,8 +289,8 @@ impl Plan {
             in_cluster: if chance.one_in(4) { "Prefer" } else { "Never" },
             room_at: chance.one_in(8).then(|| chance.millis(0, 300_000)),
             keep: u32::try_from(chance.between(1, 3)).unwrap_or(1),
-            // Room for one machine of the cheapest two kinds, or for two of any.
-            per_hour: if jobs == 2 && chance.one_in(2) { "0.6".to_owned() } else { "3".to_owned() },
+            // Room for one machine, or for several.
+            per_hour: if jobs == 2 && chance.one_in(2) { "0.45".to_owned() } else { "3".to_owned() },
             secrets: chance.one_in(6),
             odds: Odds {
                 crash: rough(chance, 3_000),
@@ -294,6 +310,8 @@ impl Plan {
         let happenings = match story {
             Story::Outbid => vec![(at(62), Happening::Outbid)],
             Story::Unknown => vec![(at(0), Happening::RentFault)],
+            Story::Blackout => vec![(at(0), Happening::RentFault), (Duration::from_millis(1), Happening::MarketAway)],
+            Story::TwoJobs => Vec::new(),
             Story::Deleted => vec![(at(60), Happening::JobDeleted)],
             Story::PodLost => vec![(at(45), Happening::PodDeleted)],
             Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],
@@ -307,16 +325,20 @@ impl Plan {
             fails: None,
         };
         Self {
-            jobs: vec![recipe],
+            jobs: if story == Story::TwoJobs {
+                vec![Recipe { salt: 8, ..recipe.clone() }, recipe]
+            } else {
+                vec![recipe]
+            },
             in_cluster: if story == Story::PodLost { "Prefer" } else { "Never" },
             room_at: None,
             keep: 2,
-            per_hour: "3".to_owned(),
+            per_hour: if story == Story::TwoJobs { "0.3" } else { "3" }.to_owned(),
             secrets: false,
             odds: Odds::default(),
             watch_lag: Duration::from_millis(60),
             happenings,
-            calm_at: at(70),
+            calm_at: if story == Story::Blackout { at(260) } else { at(70) },
         }
     }
 }

@@ -12,19 +12,22 @@ use tradewind::accounts::OpenAccount;
 use tradewind_api::provider::ProviderKind;
 use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::{RentedMachine, TrainingJob};
-use tradewind_checkpoints::{Answer as StoreAnswer, Fetched, ObjectInfo, PutOutcome, Store, StoreCredentials, StoreError, Stores};
+use tradewind_checkpoints::{
+    Answer as StoreAnswer, Fetched, ObjectInfo, PutOutcome, Store, StoreCredentials, StoreError, Stores,
+};
 use tradewind_checkpoints::{Gated as GatedStore, Location};
+use tradewind_cluster::object::{own, typed_ref};
 use tradewind_cluster::{
     Access, Answer, Cluster, Gated as GatedCluster, Guard, Key, Kind, MetadataPatch, Object, Removal, Review, Selector,
     StatusPatch, Typed,
 };
-use tradewind_cluster::object::{own, typed_ref};
 use tradewind_core::{Clock, Offer, SecretString};
 use tradewind_protocol::{LogEntry, Ticket};
 use tradewind_providers::{
     Account, Capabilities, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest,
 };
 use tradewind_sim::in_process::MarketProvider;
+use tradewind_sim::market::State;
 
 use super::plan::Mutant;
 use super::wire::{Common, Wire, lock};
@@ -61,7 +64,11 @@ impl WorldCluster {
             let there = common.memory.peek::<RentedMachine>(&key);
             let orders = |m: &RentedMachine| m.status.as_ref().map_or(0, |s| s.orders.len());
             let is_new = orders(machine) > there.as_deref().map_or(0, orders)
-                && machine.status.as_ref().and_then(|s| s.orders.last()).is_some_and(|o| o.outcome == OrderOutcome::Open);
+                && machine
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.orders.last())
+                    .is_some_and(|o| o.outcome == OrderOutcome::Open);
             if common.has(Mutant::RentWithoutOrder) && is_new {
                 return None;
             }
@@ -91,7 +98,7 @@ impl Cluster for WorldCluster {
         namespace: Option<&'a str>,
         labels: &'a Selector,
     ) -> Answer<'a, Vec<Arc<dyn Object>>> {
-        if self.wire.common.has(Mutant::BlindLedger) && kind == RentedMachine::KIND {
+        if self.wire.common.has(Mutant::BlindLedger) && kind == RentedMachine::KIND && labels.query().is_none() {
             return Box::pin(async { Ok(Vec::new()) });
         }
         self.pass(false, self.inner.list(kind, namespace, labels))
@@ -166,7 +173,7 @@ struct WorldStore {
     bucket: String,
     prefix: String,
     wire: Arc<Wire>,
-    /// Reports as first read, for the bug that never reads the last one.
+    /// Reports as last read, for the bug that never reads the last one.
     reports: Mutex<BTreeMap<String, Fetched>>,
 }
 
@@ -177,6 +184,18 @@ impl WorldStore {
                 lock(&self.wire.common.checker).store_changes();
             }
             self.wire.around(writes, call).await
+        })
+    }
+
+    /// True if the machine whose report this is runs at the market.
+    fn runs(&self, key: &str) -> bool {
+        let uid = key.split('/').nth(1).unwrap_or_default();
+        let checker = lock(&self.wire.common.checker);
+        let status = checker.rentals.get(uid).and_then(|r| r.object.status.as_ref());
+        let id: Option<u64> = status.and_then(|s| s.machine_id.as_ref()).and_then(|id| id.parse().ok());
+        drop(checker);
+        id.is_some_and(|id| {
+            self.wire.common.with_market(|m, _| m.machine(id).is_some_and(|m| m.state == State::Running))
         })
     }
 
@@ -194,11 +213,16 @@ impl WorldStore {
             }
             LogEntry::AttemptStarted { .. } if common.has(Mutant::CommitAcrossFence) => {
                 let before = objects.iter().rev().find(|(name, bytes)| {
-                    name.starts_with(&full("log/")) && matches!(LogEntry::decode(bytes), Ok(LogEntry::Checkpoint { .. }))
+                    name.starts_with(&full("log/"))
+                        && matches!(LogEntry::decode(bytes), Ok(LogEntry::Checkpoint { .. }))
                 });
                 let number: u64 = key.trim_start_matches("log/").trim_end_matches(".json").parse().unwrap_or(0);
                 if let Some((_, old)) = before {
-                    common.server.tamper(&self.bucket, &full(&format!("log/{:010}.json", number + 1)), Some(old.clone()));
+                    common.server.tamper(
+                        &self.bucket,
+                        &full(&format!("log/{:010}.json", number + 1)),
+                        Some(old.clone()),
+                    );
                 }
             }
             _ => return,
@@ -217,9 +241,9 @@ impl Store for WorldStore {
             return self.pass(false, self.inner.get_if_changed(key, etag, max_bytes));
         }
         Box::pin(async move {
-            let known = lock(&self.reports).get(key).cloned().filter(|_| etag.is_none());
+            let known = lock(&self.reports).get(key).cloned().filter(|_| !self.runs(key));
             if let Some(known) = known {
-                return Ok(known);
+                return Ok(if etag.is_some() { Fetched::Unchanged } else { known });
             }
             let fetched = self.pass(false, self.inner.get_if_changed(key, etag, max_bytes)).await?;
             if matches!(fetched, Fetched::Changed { .. }) {
@@ -305,7 +329,8 @@ pub struct WorldAccounts {
 impl OpenAccount for WorldAccounts {
     fn open(&self, name: &str, _kind: ProviderKind, _key: &SecretString) -> Result<Arc<dyn GpuProvider>, String> {
         let market = Arc::clone(&self.wire.common.market);
-        let inner = MarketProvider::new(market, ACCOUNT, name, Arc::clone(&self.clock)).with_gate(Arc::clone(&self.wire) as _);
+        let inner =
+            MarketProvider::new(market, ACCOUNT, name, Arc::clone(&self.clock)).with_gate(Arc::clone(&self.wire) as _);
         let inner = inner.with_leftovers();
         Ok(Arc::new(WorldProvider { inner, wire: Arc::clone(&self.wire) }))
     }
@@ -325,7 +350,9 @@ impl WorldProvider {
     fn pass<'a, T: Send + 'a>(&'a self, writes: bool, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let faults = std::mem::take(&mut *lock(&self.common().faults));
-            faults.into_iter().for_each(|fault| self.inner.faults().add(fault));
+            for fault in faults {
+                self.inner.faults().add(fault);
+            }
             self.wire.around(writes, call).await
         })
     }

@@ -1,9 +1,11 @@
 //! The program that machines run: its whole state follows from the step, so that every restore and every result can be checked.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::chance::mix;
 
@@ -44,6 +46,15 @@ pub fn save(salt: u64, step: u64, state: u64) -> Files {
         ("optimiser.bin".to_owned(), file(format!("epoch {} of {salt}", step / 12))),
         ("weights.bin".to_owned(), file(format!("{step} {state:016x}"))),
     ])
+}
+
+/// SHA-256 in lower-case hex.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Step and state in a save.
@@ -103,7 +114,8 @@ impl Program {
             return Deed::Ended(code);
         }
         if let Some(since) = self.saving.take() {
-            self.next_at = now + if self.step >= self.recipe.steps { Duration::from_millis(300) } else { self.recipe.step_time };
+            self.next_at =
+                now + if self.step >= self.recipe.steps { Duration::from_millis(300) } else { self.recipe.step_time };
             return Deed::Saved(since);
         }
         if self.step >= self.recipe.steps {

@@ -6,22 +6,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tradewind_core::gate::{Point, Verdict};
 
-use super::plan::{Cut, Mood, Options, Story};
+use super::plan::{Cut, Mood, Options, Story, Way};
 use super::wire::{lock, reads};
 use super::{report, run};
 
 /// Every way in which a call that changes something can go wrong.
-pub const WAYS: [Verdict; 5] = [
-    Verdict::CrashBefore,
-    Verdict::CrashAfterEffect,
-    Verdict::CrashAfterAnswer,
-    Verdict::LostAnswer,
-    Verdict::FailBefore,
+pub const WAYS: [Way; 7] = [
+    Way::Call(Verdict::CrashBefore),
+    Way::Call(Verdict::CrashAfterEffect),
+    Way::Call(Verdict::CrashAfterAnswer),
+    Way::Call(Verdict::LostAnswer),
+    Way::Call(Verdict::FailBefore),
+    Way::Freeze,
+    Way::Delete,
 ];
 
 /// Ways in which a call can go wrong: one that only reads has no effect, so that each way has the same outcome as one of these.
-pub fn ways(point: &Point) -> &'static [Verdict] {
-    if reads(point.verb) { &[Verdict::CrashBefore, Verdict::FailBefore] } else { &WAYS }
+pub fn ways(point: &Point) -> &'static [Way] {
+    const READS: [Way; 3] = [Way::Call(Verdict::CrashBefore), Way::Call(Verdict::FailBefore), Way::Delete];
+    if reads(point.verb) { &READS } else { &WAYS }
 }
 
 /// Kinds of calls by port, verb and what they are about, with the numbers of the calls of each kind.
@@ -53,9 +56,9 @@ pub fn kind_of(point: &Point) -> String {
     format!("{} {} {about}", point.port, point.verb)
 }
 
-/// The kinds of calls of a story, and how many calls there are.
-pub fn kinds(story: Story, seed: u64) -> Result<(Kinds, u64), String> {
-    let options = Options { record: true, ..Options::new(seed, Mood::Story(story)) };
+/// The kinds of calls in a world, and how many calls there are.
+pub fn kinds(world: &Options) -> Result<(Kinds, u64), String> {
+    let options = Options { record: true, ..world.clone() };
     let outcome = run(&options);
     if !outcome.violations.is_empty() {
         return Err(report(&options, &outcome));
@@ -67,24 +70,30 @@ pub fn kinds(story: Story, seed: u64) -> Result<(Kinds, u64), String> {
     Ok((kinds, outcome.calls))
 }
 
-/// How much of the stories is swept.
+/// The worlds that are swept: all stories, then rough worlds, which make calls that no story makes.
+pub fn references() -> Vec<Options> {
+    let stories = Story::ALL.map(|story| Options::new(11, Mood::Story(story)));
+    stories.into_iter().chain((0..12).map(|seed| Options::new(seed, Mood::Rough))).collect()
+}
+
+/// How much of the reference worlds is swept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Each crash point once, in the first story that has it.
+    /// Each crash point once, in the first world that has it.
     Once,
-    /// So many calls of each kind in every story, spread evenly.
+    /// So many calls of each kind in every world, spread evenly.
     Calls(usize),
-    /// Every call of every story.
+    /// Every call of every world.
     All,
 }
 
-/// Sweeps the stories on all cores.
-pub fn sweep(stories: &[Story], seed: u64, depth: Depth) -> Swept {
+/// Sweeps worlds on all cores.
+pub fn sweep(worlds: &[Options], depth: Depth) -> Swept {
     let mut swept = Swept::default();
-    let mut points: BTreeSet<(String, Verdict)> = BTreeSet::new();
+    let mut points: BTreeSet<(String, Way)> = BTreeSet::new();
     let mut cuts = Vec::new();
-    for story in stories {
-        let (kinds, calls) = match kinds(*story, seed) {
+    for world in worlds {
+        let (kinds, calls) = match kinds(world) {
             Ok(found) => found,
             Err(text) => {
                 swept.failures.push(text);
@@ -93,8 +102,8 @@ pub fn sweep(stories: &[Story], seed: u64, depth: Depth) -> Swept {
         };
         swept.calls += calls;
         for (kind, (point, numbers)) in kinds {
-            for verdict in ways(&point) {
-                let is_new = points.insert((kind.clone(), *verdict));
+            for way in ways(&point) {
+                let is_new = points.insert((kind.clone(), *way));
                 let picked = match depth {
                     Depth::Once if !is_new => Vec::new(),
                     // Not the first of many: it is mostly one from before anything was at stake.
@@ -102,7 +111,7 @@ pub fn sweep(stories: &[Story], seed: u64, depth: Depth) -> Swept {
                     Depth::Calls(count) => spread(&numbers, count),
                     Depth::All => numbers.clone(),
                 };
-                let cut = |call| Options { cut: Some(Cut { call, verdict: *verdict }), ..Options::new(seed, Mood::Story(*story)) };
+                let cut = |call| Options { cut: Some(Cut { call, way: *way }), ..world.clone() };
                 cuts.extend(picked.into_iter().map(cut));
             }
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tradewind_api::TrainingJob;
 use tradewind_checkpoints::MemoryStore;
 use tradewind_cluster::Memory;
 use tradewind_core::gate::{Gate, Point, Verdict};
@@ -17,7 +18,8 @@ use tradewind_sim::market::{Market, SimTime};
 
 use super::chance::Chance;
 use super::checker::Checker;
-use super::plan::{Cut, Mutant, Odds};
+use super::cluster::{delete, job_key};
+use super::plan::{Cut, Mutant, Odds, Way};
 
 /// Lines of the trace that are kept.
 const KEPT: usize = 600;
@@ -56,8 +58,12 @@ pub struct Calls {
     pub count: u64,
     /// Every call, if they are recorded.
     pub record: Option<Vec<Point>>,
-    /// Ports that do not answer, until then.
+    /// Ports, or single verbs of them, that do not answer, until then.
     pub away: Vec<(&'static str, Duration)>,
+    /// A process that freezes now.
+    pub frozen: Option<usize>,
+    /// When a call last went wrong.
+    pub last_trouble: Duration,
 }
 
 /// Locks, whoever panicked before.
@@ -227,8 +233,35 @@ impl Wire {
         self.park(time).await;
     }
 
+    /// What was chosen to happen before the call that comes next. True if the process freezes there.
+    fn cut_before(&self) -> bool {
+        let way = {
+            let mut calls = lock(&self.common.calls);
+            let next = calls.count;
+            let taken = calls.cut.take_if(|cut| cut.call == next && !matches!(cut.way, Way::Call(_)));
+            if taken.is_some() {
+                calls.last_trouble = self.common.now();
+            }
+            taken.map(|cut| cut.way)
+        };
+        match way {
+            Some(Way::Freeze) => {
+                lock(&self.common.calls).frozen = Some(self.process);
+                true
+            }
+            Some(Way::Delete) => {
+                delete::<TrainingJob>(&self.common, &job_key(0));
+                false
+            }
+            _ => false,
+        }
+    }
+
     /// One call with all that may happen around it.
     pub async fn around<T>(&self, writes: bool, call: impl Future<Output = T>) -> T {
+        if self.cut_before() {
+            self.park(Duration::from_millis(1)).await;
+        }
         self.pause().await;
         let answer = call.await;
         if writes {
@@ -245,6 +278,11 @@ pub fn reads(verb: &str) -> bool {
     known.contains(&verb) || verb == "create_dry_run_strict" || verb == "access_review"
 }
 
+/// True if a call is one of those that a port away, or one verb of it, does not answer.
+fn is_away(what: &str, point: &Point) -> bool {
+    what.split_once(' ').map_or(what == point.port, |(port, verb)| port == point.port && verb == point.verb)
+}
+
 impl Gate for Wire {
     fn before(&self, point: &Point) -> Verdict {
         if self.is_dead() {
@@ -259,9 +297,10 @@ impl Gate for Wire {
                 record.push(point.clone());
             }
             let odds = calls.odds;
-            if let Some(cut) = calls.cut.filter(|cut| cut.call == number) {
-                cut.verdict
-            } else if calls.away.iter().any(|(port, until)| *port == point.port && *until > now) {
+            let cut = calls.cut.filter(|cut| cut.call == number).map(|cut| cut.way);
+            let verdict = if let Some(Way::Call(verdict)) = cut {
+                verdict
+            } else if calls.away.iter().any(|(what, until)| is_away(what, point) && *until > now) {
                 Verdict::FailBefore
             } else if calls.dice.ppm(odds.crash) {
                 calls.dice.pick(&[Verdict::CrashBefore, Verdict::CrashAfterEffect, Verdict::CrashAfterAnswer])
@@ -271,7 +310,11 @@ impl Gate for Wire {
                 Verdict::FailBefore
             } else {
                 Verdict::Pass
+            };
+            if verdict != Verdict::Pass {
+                calls.last_trouble = now;
             }
+            verdict
         };
         let is_lease = point.key.starts_with("leases/");
         if verdict == Verdict::Pass && (reads(point.verb) || is_lease) {

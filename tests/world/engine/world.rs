@@ -12,7 +12,7 @@ use tradewind_cluster::Memory;
 use tradewind_core::gate::Point;
 use tradewind_core::{Clock, ManualClock};
 use tradewind_sim::file::parse_market;
-use tradewind_sim::market::Market;
+use tradewind_sim::market::{Market, SimTime};
 
 use super::chance::Chance;
 use super::cluster::{ControlPlane, apply};
@@ -23,9 +23,9 @@ use super::ports::{ACCOUNT, BUCKET, MAILBOX};
 use super::wire::{Calls, Common, lock};
 
 /// How long after the calm everything must be over, at most.
-const PATIENCE: Duration = Duration::from_secs(4 * 3600);
+const PATIENCE: Duration = Duration::from_hours(4);
 /// Quiet time at the end in which nothing may be written.
-const REST: Duration = Duration::from_secs(300);
+const REST: Duration = Duration::from_mins(5);
 /// Time for the last words of controllers before that.
 const SETTLE: Duration = Duration::from_secs(90);
 /// Things that may happen in one world.
@@ -61,6 +61,9 @@ pub struct World {
     /// Troubles that pass, and when.
     pub(super) passing: Vec<(Duration, super::happenings::Passing)>,
     pub(super) rough: bool,
+    /// Prices at the start: offer, on demand, lowest bid.
+    pub(super) prices: Vec<(String, u64, Option<u64>)>,
+    mood: Mood,
     seed: u64,
     started: usize,
     next_happening: usize,
@@ -88,6 +91,8 @@ impl World {
             count: 0,
             record: options.record.then(Vec::new),
             away: Vec::new(),
+            last_trouble: Duration::ZERO,
+            frozen: None,
         };
         let common =
             Arc::new(Common::new(clock, Arc::clone(&memory), market, server, calls, options.mutant, options.verbose));
@@ -105,6 +110,11 @@ impl World {
             successor_at: Some(Duration::ZERO),
             passing: Vec::new(),
             rough: true,
+            prices: common.with_market(|market, _| {
+                let offers = market.account(ACCOUNT).into_iter().flat_map(|a| &a.offers);
+                offers.map(|o| (o.id.clone(), o.on_demand_micros_per_hour, o.bid_micros_per_hour)).collect()
+            }),
+            mood: options.mood,
             seed: options.seed,
             started: 0,
             next_happening: 0,
@@ -125,7 +135,7 @@ impl World {
             }
             if self.is_over() {
                 let since = *over_since.get_or_insert_with(|| self.common.now());
-                if self.common.now() < since + SETTLE {
+                if self.common.now() < since + SETTLE || lock(&self.common.calls).last_trouble > since {
                     writes = self.writes();
                 }
                 if self.common.now() >= since + SETTLE + REST {
@@ -159,6 +169,11 @@ impl World {
         }
     }
 
+    /// True in a world where chance decides.
+    pub(super) fn is_rough(&self) -> bool {
+        self.mood == Mood::Rough
+    }
+
     fn is_good(&self) -> bool {
         lock(&self.common.checker).violations.is_empty()
     }
@@ -169,7 +184,12 @@ impl World {
         let mut checker = lock(&self.common.checker);
         for job in &checker.jobs {
             let status = job.object.as_ref().and_then(|j| j.status.as_ref());
-            lines.push(format!("job: deleted {}, {:?}: {}", job.deleted, status.map(|s| s.phase), status.map_or("", |s| &s.message)));
+            lines.push(format!(
+                "job: deleted {}, {:?}: {}",
+                job.deleted,
+                status.map(|s| s.phase),
+                status.map_or("", |s| &s.message)
+            ));
         }
         for rental in checker.rentals.values().filter(|r| !r.gone) {
             let status = rental.object.status.clone().unwrap_or_default();
@@ -207,6 +227,7 @@ impl World {
                 _ => self.step_control_plane(),
             };
             if done {
+                self.freeze_at_call();
                 self.effects();
                 return true;
             }
@@ -258,7 +279,9 @@ impl World {
 
     fn is_over(&self) -> bool {
         let jobs_over = lock(&self.common.checker).jobs_over();
+        let leads = self.processes.len() == 1 && self.processes[0].ends_at.is_none() && self.successor_at.is_none();
         !self.rough
+            && leads
             && self.passing.is_empty()
             && self.next_happening >= self.plan.happenings.len()
             && jobs_over
@@ -281,7 +304,7 @@ impl World {
         if writes > writes_before {
             checker.fail(format!("{} writes although nothing changes any more", writes - writes_before));
         }
-        checker.at_the_end(&self.common, &failures);
+        checker.at_the_end(&self.common, &failures, self.plan.room_at.is_none());
     }
 
     /// Moves the clock to the next thing that is due.
@@ -290,7 +313,7 @@ impl World {
         for process in &mut self.processes {
             process.plan_news();
         }
-        let epoch_due = self.common.with_market(|market, _| market.next_due()).map(|at| at.as_duration());
+        let epoch_due = self.common.with_market(|market, _| market.next_due()).map(SimTime::as_duration);
         let happening = self.plan.happenings.get(self.next_happening).map(|(at, _)| *at);
         let calm = self.rough.then_some(self.plan.calm_at);
         let passing = self.passing.iter().map(|(at, _)| *at).min();
@@ -307,8 +330,8 @@ impl World {
         ];
         // At least a microsecond, so that a due time that nobody serves cannot stop the clock; at most an hour.
         let next = dues.into_iter().flatten().min().unwrap_or(now).max(now + Duration::from_micros(1));
-        let next = next.min(now + Duration::from_secs(3600));
-        self.common.clock.advance(next - now);
+        let next = next.min(now + Duration::from_hours(1));
+        self.common.clock.advance(next.saturating_sub(now));
         self.common.with_market(|_, _| ());
     }
 }

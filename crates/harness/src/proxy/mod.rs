@@ -140,8 +140,8 @@ impl Proxy {
     /// All that was recorded until now; nothing without [`ProxyOptions::record`].
     pub fn recorded(&self) -> Result<Vec<Recorded>> {
         if let (Some(recorder), Some(path)) = (&self.shared.recorder, &self.record) {
-            recorder.flush()?;
-            return read_recording(path);
+            let length = recorder.flush()?;
+            return record::read_beginning(path, length);
         }
         Ok(Vec::new())
     }

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader, BufWriter, Read, Write},
+    io::{BufRead, BufReader, BufWriter, Read, Seek, Write},
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -69,8 +69,10 @@ impl Recorder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn flush(&self) -> Result<()> {
-        self.lock().flush().map_err(Error::io("writing the recording"))
+    /// Writes out what is recorded until now; returns its length in bytes.
+    pub fn flush(&self) -> Result<u64> {
+        let mut file = self.lock();
+        file.flush().and_then(|()| file.get_mut().stream_position()).map_err(Error::io("writing the recording"))
     }
 }
 
@@ -88,8 +90,14 @@ fn head_bytes(line: String, headers: &HeaderMap) -> Vec<u8> {
 
 /// Reads a proxy's recording, in the order in which the exchanges began. Fails if it is cut off or is no recording.
 pub fn read_recording(path: &Path) -> Result<Vec<Recorded>> {
+    read_beginning(path, u64::MAX)
+}
+
+/// The first `length` bytes of a recording that may still be written to.
+pub(super) fn read_beginning(path: &Path, length: u64) -> Result<Vec<Recorded>> {
     let what = || format!("the recording {}", path.display());
-    let mut file = BufReader::new(File::open(path).map_err(Error::io(format!("opening {}", what())))?);
+    let file = File::open(path).map_err(Error::io(format!("opening {}", what())))?;
+    let mut file = BufReader::new(file.take(length));
     let mut exchanges = BTreeMap::<u64, Recorded>::new();
     let mut line = String::new();
     loop {

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tradewind_protocol::LogEntry;
 
+use super::super::cluster::{job_name, job_prefix};
+use super::super::ports::BUCKET;
+use super::super::program::{Files, save, sha256_hex, state_at};
+use super::super::wire::Common;
 use super::Checker;
-use crate::engine::cluster::{job_name, job_prefix};
-use crate::engine::ports::BUCKET;
-use crate::engine::program::{Files, save, state_at};
-use crate::engine::wire::Common;
 
 /// What was read from the bucket so far.
 #[derive(Default)]
@@ -82,7 +81,10 @@ impl Checker {
             }
             LogEntry::Checkpoint { manifest, .. } => {
                 self.ensure(fence == Some(manifest.attempt), || {
-                    format!("{name}: attempt {} committed step {} behind the fence of attempt {fence:?}", manifest.attempt, manifest.step)
+                    format!(
+                        "{name}: attempt {} committed step {} behind the fence of attempt {fence:?}",
+                        manifest.attempt, manifest.step
+                    )
                 });
             }
             LogEntry::Collected { .. } => {}
@@ -120,9 +122,11 @@ impl Checker {
                     return;
                 };
                 if self.books.verified.insert((key.clone(), chunk.sha256.clone())) {
-                    let hash: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+                    let hash = sha256_hex(bytes);
                     let good = hash == chunk.sha256 && bytes.len() as u64 == chunk.size_bytes;
-                    self.ensure(good, || format!("{name}: checkpoint {seq} (step {}): {key} has other content", manifest.step));
+                    self.ensure(good, || {
+                        format!("{name}: checkpoint {seq} (step {}): {key} has other content", manifest.step)
+                    });
                 }
             }
         }
@@ -167,13 +171,16 @@ impl Checker {
         };
         let salt = self.recipes[n].0;
         let expected = save(salt, step, state_at(salt, step));
-        self.ensure(*files == expected, || format!("{}: what was restored of step {step} is not what was saved", job_name(n)));
+        self.ensure(*files == expected, || {
+            format!("{}: what was restored of step {step} is not what was saved", job_name(n))
+        });
     }
 
     /// A program ended with success: its result is that of an uninterrupted run.
     pub fn finished(&mut self, salt: u64, step: u64, state: u64) {
         let steps = self.recipes.iter().find(|(known, _)| *known == salt).map(|(_, steps)| *steps);
         let expected = state_at(salt, step);
+        self.results.insert(salt);
         self.ensure(steps == Some(step) && state == expected, || {
             format!("a program ended at step {step} of {steps:?} with another result than an uninterrupted run")
         });

@@ -5,7 +5,7 @@ mod checkpoints;
 mod money;
 mod renting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -66,6 +66,10 @@ pub struct Checker {
     pub per_hour: Money,
     /// Work may be lost to more than preemptions in this world: a checkpoint was damaged, or a store was away.
     pub losses_excused: bool,
+    /// How long a machine's state was not to be seen, by its id.
+    pub hidden: BTreeMap<u64, Duration>,
+    /// Programs that ended with the right result, by their salt.
+    pub results: BTreeSet<u64>,
     /// Objects in the bucket that were damaged on purpose.
     pub damaged: Vec<String>,
     jobs_seen: u64,
@@ -127,7 +131,9 @@ impl Checker {
         self.ensure(!old.phase.is_terminal() || new.phase == old.phase, || {
             format!("{name}: {:?} became {:?}", old.phase, new.phase)
         });
-        self.ensure(new.attempt >= old.attempt, || format!("{name}: attempt {:?} became {:?}", old.attempt, new.attempt));
+        self.ensure(new.attempt >= old.attempt, || {
+            format!("{name}: attempt {:?} became {:?}", old.attempt, new.attempt)
+        });
         self.ensure(new.run_id == old.run_id || old.run_id.is_none(), || format!("{name}: the run's id changed"));
         self.ensure(new.cost.settled >= old.cost.settled, || {
             format!("{name}: settled cost {} became {}", old.cost.settled, new.cost.settled)
@@ -165,15 +171,21 @@ impl Checker {
     }
 
     /// The world has come to rest: what must hold at the end.
-    pub fn at_the_end(&mut self, common: &Common, failures: &[Option<(u32, u64)>]) {
+    pub fn at_the_end(&mut self, common: &Common, failures: &[Option<(u32, u64)>], only_rented: bool) {
         self.nothing_is_left(common);
         self.books_agree(common);
         for (n, fails) in failures.iter().enumerate() {
             let job = self.jobs[n].clone();
-            let Some(status) = job.object.as_ref().and_then(|j| j.status.clone()).filter(|_| !job.deleted) else { continue };
+            let Some(status) = job.object.as_ref().and_then(|j| j.status.clone()).filter(|_| !job.deleted) else {
+                continue;
+            };
             let name = job_name(n);
             self.ensure(status.phase == tradewind_api::training_job::JobPhase::Complete, || {
                 format!("{name} ended as {:?}: {}", status.phase, status.message)
+            });
+            let salt = self.recipes[n].0;
+            self.ensure(!only_rented || self.results.contains(&salt), || {
+                format!("{name} is complete, but no machine has its result")
             });
             let most = i64::from(fails.is_some());
             self.ensure(status.restarts <= most, || {

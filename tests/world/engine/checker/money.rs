@@ -6,9 +6,9 @@ use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::{RentedMachineStatus, TrainingJobStatus};
 use tradewind_core::{Money, OrderKey};
 
+use super::super::cluster::job_name;
+use super::super::wire::Common;
 use super::{Checker, apart};
-use crate::engine::cluster::job_name;
-use crate::engine::wire::Common;
 
 impl Checker {
     /// A complete list of the account arrived.
@@ -55,7 +55,12 @@ impl Checker {
             let costs = self.final_costs(n);
             let sum: Money = costs.iter().map(|(_, cost)| *cost).sum();
             self.ensure(status.cost.settled == sum && status.cost.total == sum, || {
-                format!("{}: settled {} of {}, its machines cost {costs:?}", job_name(n), status.cost.settled, status.cost.total)
+                format!(
+                    "{}: settled {} of {}, its machines cost {costs:?}",
+                    job_name(n),
+                    status.cost.settled,
+                    status.cost.total
+                )
             });
         }
         let bills = common.with_market(|market, now| {
@@ -66,7 +71,8 @@ impl Checker {
                     let ended = m.ended_at.unwrap_or(now).as_duration();
                     let rate = m.compute_micros_per_hour() + m.disk_micros_per_hour();
                     // Invisible at first, and for half a minute "offline" may only be a short break.
-                    let lost = market.events().after(0).any(|e| e.kind == "reclaimed" && e.machine == Some(m.id.to_string()));
+                    let lost =
+                        market.events().after(0).any(|e| e.kind == "reclaimed" && e.machine == Some(m.id.to_string()));
                     let lag = m.visible_at.as_duration().saturating_sub(m.created_at.as_duration());
                     let hidden = lag + if lost { Duration::from_secs(45) } else { Duration::ZERO };
                     (m.id, label, (m.created_at.as_duration(), ended), hidden, rate, m.cost_micros(now))
@@ -75,13 +81,17 @@ impl Checker {
         });
         for (id, label, (created, ended), hidden, rate, bill) in bills {
             let Some(rental) = label.parse::<OrderKey>().ok().and_then(|key| self.rental_of(&key)) else { continue };
-            let Some(status) = rental.object.status.clone().filter(|s| s.machine_id == Some(id.to_string())) else { continue };
+            let Some(status) = rental.object.status.clone().filter(|s| s.machine_id == Some(id.to_string())) else {
+                continue;
+            };
             let cost = status.cost.map_or(0, Money::micros);
             let blind = self.longest_gap(created, ended);
+            let hidden = hidden + self.hidden.get(&id).copied().unwrap_or_default();
             // Two transitions, each known to within a gap between two lists; and the second that the market rounds down.
             let seconds = blind.as_secs_f64() * 2.0 + hidden.as_secs_f64() + 3.0;
             #[expect(clippy::cast_precision_loss, reason = "money of one small world")]
-            let (tolerance, difference) = (seconds * rate as f64 / 3600.0 + 10.0, (cost - i64::try_from(bill).unwrap_or(0)).abs() as f64);
+            let (tolerance, difference) =
+                (seconds * rate as f64 / 3600.0 + 10.0, (cost - i64::try_from(bill).unwrap_or(0)).abs() as f64);
             self.ensure(difference <= tolerance, || {
                 format!("machine {id}: our cost {cost}, the market's bill {bill} micro-dollars, {tolerance:.0} may be unknown")
             });
@@ -95,7 +105,7 @@ impl Checker {
 
     /// The longest time without a complete list while a machine lived, its edges included.
     fn longest_gap(&self, from: Duration, to: Duration) -> Duration {
-        let margin = Duration::from_secs(60);
+        let margin = Duration::from_mins(1);
         let begin = from.saturating_sub(margin);
         let mut last = begin;
         let mut longest = Duration::ZERO;

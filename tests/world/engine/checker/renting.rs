@@ -8,9 +8,9 @@ use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::{RentedMachine, TrainingJob, names};
 use tradewind_core::OrderKey;
 
+use super::super::cluster::job_name;
+use super::super::wire::Common;
 use super::{Checker, Rental};
-use crate::engine::cluster::job_name;
-use crate::engine::wire::Common;
 
 /// From an order's write to the rent call at most.
 const CALL_WITHIN: Duration = Duration::from_secs(5);
@@ -35,13 +35,16 @@ impl Checker {
         let status = machine.status.clone().unwrap_or_default();
         let before = old.as_ref().and_then(|o| o.object.status.as_ref()).map(|s| s.orders.clone()).unwrap_or_default();
         let kept = before.iter().zip(&status.orders).all(|(a, b)| a.key == b.key && a.at == b.at && a.offer == b.offer);
-        self.ensure(kept && before.len() <= status.orders.len(), || format!("{name}: an order was forgotten or rewritten"));
+        self.ensure(kept && before.len() <= status.orders.len(), || {
+            format!("{name}: an order was forgotten or rewritten")
+        });
         let opened = status.orders.iter().skip(before.len()).collect::<Vec<_>>();
         self.ensure(opened.len() <= 1, || format!("{name}: two orders in one write"));
         if let Some(order) = opened.first() {
             let finaliser = machine.metadata.finalizers.iter().flatten().any(|f| f == names::MACHINE_FINALIZER);
             self.ensure(finaliser, || format!("{name}: an order without a finaliser"));
-            let earlier_open = status.orders.iter().take(before.len()).any(|o| o.outcome != OrderOutcome::Refused || o.leftover);
+            let earlier_open =
+                status.orders.iter().take(before.len()).any(|o| o.outcome != OrderOutcome::Refused || o.leftover);
             self.ensure(!earlier_open, || format!("{name}: an order while an earlier one may have bought something"));
             let known = self.rentals.values().any(|r| r.orders.contains_key(&order.key));
             self.ensure(!known, || format!("{name}: order key {} is used twice", order.key));
@@ -56,7 +59,12 @@ impl Checker {
             rental.gone = true;
             let part = OrderKey::machine_part(&uid);
             let left: Vec<u64> = common.with_market(|market, _| {
-                market.machines().iter().filter(|m| !m.has_ended() && owner(m).as_ref() == Some(&part)).map(|m| m.id).collect()
+                market
+                    .machines()
+                    .iter()
+                    .filter(|m| !m.has_ended() && owner(m).as_ref() == Some(&part))
+                    .map(|m| m.id)
+                    .collect()
             });
             self.ensure(left.is_empty(), || format!("{name} is gone, but {left:?} live on at the market"));
             common.note(|| format!("{name} is gone; cost {:?}", status.cost));
@@ -88,7 +96,8 @@ impl Checker {
     pub(super) fn look_at_market(&mut self, common: &Common) {
         let machines = common.with_market(|market, _| {
             let new = market.machines().iter().skip(self.bought);
-            let new: Vec<_> = new.map(|m| (m.id, m.label.clone(), m.created_at.as_duration(), m.compute_micros_per_hour())).collect();
+            let new: Vec<_> =
+                new.map(|m| (m.id, m.label.clone(), m.created_at.as_duration(), m.compute_micros_per_hour())).collect();
             let live: Vec<_> = market
                 .machines()
                 .iter()
@@ -106,7 +115,9 @@ impl Checker {
         let mut wanted: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         for (id, part, _, _) in &live {
             let Some(part) = part else { continue };
-            let Some(rental) = self.rentals.values().find(|r| OrderKey::machine_part(&r.uid) == *part) else { continue };
+            let Some(rental) = self.rentals.values().find(|r| OrderKey::machine_part(&r.uid) == *part) else {
+                continue;
+            };
             per_attempt.entry((rental.job, rental.attempt)).or_default().push(*id);
             if rental.ended_at.is_none() {
                 wanted.entry(rental.job).or_default().push(*id);
@@ -116,7 +127,9 @@ impl Checker {
             self.ensure(ids.len() <= 1, || format!("{}: attempt {attempt} pays for {ids:?} at once", job_name(job)));
         }
         for (job, ids) in wanted {
-            self.ensure(ids.len() <= 1, || format!("{}: {ids:?} live at once and none of them is being ended", job_name(job)));
+            self.ensure(ids.len() <= 1, || {
+                format!("{}: {ids:?} live at once and none of them is being ended", job_name(job))
+            });
         }
         self.spending(live.iter().map(|(_, _, price, _)| *price).sum());
     }
@@ -155,7 +168,9 @@ impl Checker {
         self.ensure(left.is_empty(), || format!("at the end RentedMachines {left:?} are left"));
         for pod in common.memory.peek_all::<Pod>() {
             let name = pod.metadata.name.clone().unwrap_or_default();
-            self.ensure(pod.metadata.deletion_timestamp.is_none(), || format!("at the end Pod {name} hangs in its deletion"));
+            self.ensure(pod.metadata.deletion_timestamp.is_none(), || {
+                format!("at the end Pod {name} hangs in its deletion")
+            });
             let held = pod.metadata.finalizers.iter().flatten().any(|f| f == names::POD_FINALIZER);
             self.ensure(!held, || format!("at the end Pod {name} still has our finaliser"));
         }
