@@ -36,7 +36,8 @@ fn reports_that_are_no_reports() {
             serde_json::to_vec(&other)?,
         ];
         // The agent is silent meanwhile, so that each of them is read.
-        let silent = world.stack.s3.proxy.rule(Match::method("PUT").target(&format!("{key}.*X-Amz-Signature=")), Action::Drop);
+        let silent =
+            world.stack.s3.proxy.rule(Match::method("PUT").target(&format!("{key}.*X-Amz-Signature=")), Action::Drop);
         for document in hostile {
             let reads = Match::method("GET").target(&key).header("authorization", ".");
             mailbox.put(&key, document.into()).await?;

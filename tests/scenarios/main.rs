@@ -11,6 +11,7 @@ mod world;
 mod crash;
 mod deletion;
 mod hostile;
+mod lost;
 mod placement;
 mod preemption;
 mod refusals;

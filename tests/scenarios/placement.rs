@@ -53,7 +53,8 @@ fn without_a_free_gpu_a_machine_is_rented_after_burst_after() {
     scenario(async |world| {
         let namespace = world.namespace("full").await?;
         let full = homely(Job::new(&namespace, "blocker", 10, 5, "0.05"), "1h");
-        let full = full.with(json!({ "template": { "metadata": { "annotations": { "fake.tradewind.dev/exit-code": null } } } }));
+        let full = full
+            .with(json!({ "template": { "metadata": { "annotations": { "fake.tradewind.dev/exit-code": null } } } }));
         with_node(world, "full", 1, async || {
             full.apply(world).await?;
             full.phase(world, JobPhase::Running, SOON).await?;
@@ -85,7 +86,12 @@ fn the_scheduler_wins_the_race_and_nothing_is_spent() {
         // At this very moment there is room.
         with_node(world, "sudden", 1, async || {
             let look = || async {
-                let pod = world.stack.kubectl().get_json(["pod", "run-0", "-n", &namespace]).await.map_err(|e| e.to_string())?;
+                let pod = world
+                    .stack
+                    .kubectl()
+                    .get_json(["pod", "run-0", "-n", &namespace])
+                    .await
+                    .map_err(|e| e.to_string())?;
                 let node = pod["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
                 if node == "sudden" { Ok(()) } else { Err(format!("bound to {node:?}")) }
             };
@@ -144,7 +150,8 @@ fn offers_that_cannot_be_had_are_passed_over_and_remembered() {
         let namespace = world.namespace("offers").await?;
         let job = Job::new(&namespace, "run", 20, 5, "0.05");
         // The cheapest is gone by the time it is ordered.
-        let order = world.api.hold(Side::After, |call| call.is("PUT", "/rentedmachines/") && has_open_order(&call.body));
+        let order =
+            world.api.hold(Side::After, |call| call.is("PUT", "/rentedmachines/") && has_open_order(&call.body));
         job.apply(world).await?;
         order.met(SOON).await?;
         world.stack.sim.patch_offer(VAST, "1001", &json!({ "stock": 0 })).await?;
@@ -159,7 +166,9 @@ fn offers_that_cannot_be_had_are_passed_over_and_remembered() {
         job.phase(world, JobPhase::Complete, SOON).await?;
         let events = job.events(world).await?;
         let told = |offer: &str, word: &str| {
-            events.iter().any(|(r, n)| r == "OrderRefused" && n.contains(&format!("offer {offer} ")) && n.contains(word))
+            events
+                .iter()
+                .any(|(r, n)| r == "OrderRefused" && n.contains(&format!("offer {offer} ")) && n.contains(word))
         };
         ensure!(told("1001", "OutOfStock"), "{events:#?}");
         ensure!(events.iter().any(|(r, n)| r == "OrderRefused" && n.contains("does not like you")), "{events:#?}");
@@ -188,7 +197,11 @@ fn a_machine_that_cannot_boot_is_replaced_and_the_reason_kept() {
         job.apply(world).await?;
         let machine = world.rented(1).await?.remove(0);
         ensure!(machine.offer.to_string().contains("1000"), "{machine:#?}");
-        world.stack.sim.act(VAST, &machine.id, "fail", &json!({ "message": "Error response: manifest unknown" })).await?;
+        world
+            .stack
+            .sim
+            .act(VAST, &machine.id, "fail", &json!({ "message": "Error response: manifest unknown" }))
+            .await?;
         let done = job.phase(world, JobPhase::Complete, SOON).await?;
         let status = done.status.context("a status")?;
         let first = status.history.first().context("a record of the first attempt")?;

@@ -147,7 +147,12 @@ fn an_account_key_that_the_provider_refuses() {
     scenario(async |world| {
         let key = world.stack.sim.provider(VAST)?.api_key.clone();
         world.stack.sim.patch_provider(VAST, &json!({ "apiKey": "another-key-than-ours" })).await?;
-        let wait = ["wait", "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=KeyRefused", "twp/vast", "--timeout=30s"];
+        let wait = [
+            "wait",
+            "--for=jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}=KeyRefused",
+            "twp/vast",
+            "--timeout=30s",
+        ];
         world.stack.kubectl().run(wait).await?;
         let namespace = world.namespace("refused").await?;
         let job = short(&namespace, "account");

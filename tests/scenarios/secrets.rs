@@ -19,7 +19,12 @@ const PASSWORD: &str = "correct horse battery staple";
 fn secrets(world: &World) -> Result<Secrets> {
     let key = &world.stack.sim.provider(VAST)?.api_key;
     let store = &world.stack.s3.secret_key;
-    Ok(Secrets::new([("token", TOKEN), ("password", PASSWORD), ("account key", key.as_str()), ("store key", store.as_str())]))
+    Ok(Secrets::new([
+        ("token", TOKEN),
+        ("password", PASSWORD),
+        ("account key", key.as_str()),
+        ("store key", store.as_str()),
+    ]))
 }
 
 /// The key travels to its own market in this one header.
@@ -40,7 +45,10 @@ async fn search(world: &World) -> Result<Vec<Leak>> {
     leaks.extend(secrets.find_in_exchanges("market", &market));
     // The agent itself is searched once, in the bucket.
     let mut store = world.stack.s3.proxy.recorded()?;
-    store.iter_mut().filter(|e| e.request.starts_with(b"GET /mailbox/tradewind/agent/")).for_each(|e| e.response.clear());
+    store
+        .iter_mut()
+        .filter(|e| e.request.starts_with(b"GET /mailbox/tradewind/agent/"))
+        .for_each(|e| e.response.clear());
     let control = b"/control.json";
     let is_recorded = store.iter().any(|e| e.request.windows(control.len()).any(|w| w == control));
     ensure!(is_recorded, "the mailbox was recorded");

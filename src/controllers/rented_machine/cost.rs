@@ -10,17 +10,24 @@ use tradewind_core::{Money, Offer};
 pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: Timestamp) -> Money {
     let Some(rented) = status.rented_at.as_ref().map(|t| t.0) else { return Money::ZERO };
     let gone = status.gone_at.as_ref().map_or(now, |t| t.0);
-    let disk = disk_per_hour(offer, disk_gib).for_seconds(seconds(rented, gone));
+    let disk_rate = disk_per_hour(offer, disk_gib);
+    let rate = status.price_per_hour.map_or(offer.price_per_hour, |price| price - disk_rate);
+    let disk = disk_rate.for_seconds(seconds(rented, gone));
     let compute = status.running_since.as_ref().map_or(Money::ZERO, |since| {
         let until = status.running_until.as_ref().map_or(gone, |t| t.0.min(gone));
-        offer.price_per_hour.for_seconds(seconds(since.0, until))
+        rate.for_seconds(seconds(since.0, until))
     });
     disk + compute
 }
 
 /// Dollars an hour with disk.
 pub fn per_hour(offer: &Offer, disk_gib: i64) -> Money {
-    offer.price_per_hour + disk_per_hour(offer, disk_gib)
+    with_disk(offer.price_per_hour, offer, disk_gib)
+}
+
+/// Dollars an hour with disk, when compute costs `price` an hour.
+pub fn with_disk(price: Money, offer: &Offer, disk_gib: i64) -> Money {
+    price + disk_per_hour(offer, disk_gib)
 }
 
 fn disk_per_hour(offer: &Offer, disk_gib: i64) -> Money {

@@ -87,7 +87,7 @@ pub enum JobView {
     Alive {
         /// Complete or Failed.
         terminal: bool,
-        /// Our uid is in its settled list.
+        /// Our uid is in its settled list, and the job has gone on to another attempt or is over; or nothing was rented.
         settled: bool,
     },
 }
@@ -214,6 +214,12 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
     let listed = account.listed_at.unwrap_or(observed.now);
     let before = account.listed_before.unwrap_or(listed);
     let rented = status.rented_at.as_ref().map_or(before, |t| t.0);
+    if let (Some(price), Some(offer), Capacity::OnDemand) =
+        (machine.price_per_hour, rented_offer(observed, status), machine.capacity)
+    {
+        // What it costs is what the provider says now, not what it said when it was an offer.
+        status.price_per_hour = Some(cost::with_disk(price, offer, observed.spec.workload.disk_gib));
+    }
     match machine.state {
         MachineState::Running if status.running_since.is_none() => {
             // The first list of a process has none before it: then the machine may have begun to run at any time since its rental.
@@ -383,13 +389,24 @@ fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option
             MachineState::BootFailed { message } => {
                 Some((Reason::BootFailed, format!("the machine could not start the image: {message}")))
             }
-            MachineState::Starting | MachineState::Running | MachineState::Unknown { .. } => None,
+            MachineState::Starting | MachineState::Running | MachineState::Unknown { .. } => {
+                too_dear(observed, status, machine)
+            }
         }
     } else {
         let since = status.missing_since.as_ref()?.0;
         let twice = account.listed_before.is_some_and(|before| before > since);
         twice.then(|| (Reason::Preempted, "the machine is no longer on the account".to_owned()))
     }
+}
+
+/// The price of an on-demand machine may have risen between the list of offers and the rent call. A bid is our own.
+fn too_dear(observed: &Observed, status: &RentedMachineStatus, machine: &Machine) -> Option<(Reason, String)> {
+    let price = machine.price_per_hour.filter(|_| machine.capacity == Capacity::OnDemand)?;
+    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
+    let cap = observed.spec.offers.get(usize::try_from(order.offer).ok()?)?.price_cap;
+    (price > cap)
+        .then(|| (Reason::LimitReached, format!("the machine costs ${price} an hour, its price cap is ${cap}")))
 }
 
 fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
@@ -470,11 +487,7 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     if status.machine_id.is_some() {
         let booted = status.boot.is_some();
         status.phase = if booted { MachinePhase::Ready } else { MachinePhase::Booting };
-        status.message = if booted {
-            "the agent reports".to_owned()
-        } else {
-            BOOTING.to_owned()
-        };
+        status.message = if booted { "the agent reports".to_owned() } else { BOOTING.to_owned() };
         return end_or_rest(leftovers);
     }
     if let Some(order) = status.orders.last().filter(|o| o.outcome == OrderOutcome::Open) {

@@ -103,10 +103,11 @@ async fn job_view(ctx: &Context, machine: &RentedMachine) -> Result<JobView, Fai
     let uid = machine.metadata.uid.as_deref().unwrap_or_default();
     let status = job.status.as_ref();
     let nothing_rented = machine.status.as_ref().is_none_or(|s| s.rented_at.is_none());
-    Ok(JobView::Alive {
-        terminal: status.is_some_and(|s| s.phase.is_terminal()),
-        settled: nothing_rented || status.is_some_and(|s| s.cost.settled_machines.iter().any(|u| u == uid)),
-    })
+    let terminal = status.is_some_and(|s| s.phase.is_terminal());
+    let in_account = status.is_some_and(|s| s.cost.settled_machines.iter().any(|u| u == uid));
+    // An object that goes before the job has seen how it ended would leave its attempt number to a second machine.
+    let moved_on = terminal || status.is_some_and(|s| s.attempt > Some(machine.spec.attempt));
+    Ok(JobView::Alive { terminal, settled: nothing_rented || (in_account && moved_on) })
 }
 
 fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {

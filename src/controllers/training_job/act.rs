@@ -30,7 +30,6 @@ pub(super) async fn carry_out(
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
         Step::RemovePod(name) => remove_pod(ctx, job, name).await,
         Step::DropMachine(name) => drop_machine(ctx, name).await,
-        Step::DropPod(name) => drop_pod(ctx, job, name).await,
     }
 }
 
@@ -147,8 +146,9 @@ async fn remove_pod(ctx: &Context, job: &TrainingJob, name: &str) -> Result<bool
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let key = Key::namespaced(namespace, name);
     let Some(pod) = ctx.caches.pods.get(&key) else { return Ok(false) };
-    match ctx.cluster.remove::<Pod>(&key, &Removal::guarded(Guard::same(&*pod))).await {
-        Ok(()) | Err(ClusterError::NotFound) => Ok(true),
+    match ctx.cluster.remove::<Pod>(&key, &Removal::guarded(Guard::exact(&*pod))).await {
+        // The watch tells when the deletion has begun; asking again before that would only repeat the request.
+        Ok(()) | Err(ClusterError::NotFound) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -161,15 +161,6 @@ async fn drop_machine(ctx: &Context, name: &str) -> Result<bool, Failure> {
     }
     match ctx.cluster.remove::<RentedMachine>(&key, &Removal::guarded(Guard::same(&*machine))).await {
         // The watch tells when the deletion has begun; asking again before that would only repeat the request.
-        Ok(()) | Err(ClusterError::NotFound) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn drop_pod(ctx: &Context, job: &TrainingJob, name: &str) -> Result<bool, Failure> {
-    let key = Key::namespaced(job.metadata.namespace.as_deref().unwrap_or_default(), name);
-    let Some(pod) = ctx.caches.pods.get(&key) else { return Ok(false) };
-    match ctx.cluster.remove::<Pod>(&key, &Removal::guarded(Guard::exact(&*pod))).await {
         Ok(()) | Err(ClusterError::NotFound) => Ok(false),
         Err(error) => Err(error.into()),
     }

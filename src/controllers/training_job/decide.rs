@@ -104,8 +104,6 @@ pub enum Step {
     RemovePod(String),
     /// Delete this RentedMachine: the job no longer wants it.
     DropMachine(String),
-    /// Delete this Pod, in exactly the version that was seen: nothing will ever run in it.
-    DropPod(String),
 }
 
 /// What comes out.
@@ -191,7 +189,7 @@ fn in_the_way(o: &Observed, attempt: i64) -> bool {
 
 fn finished(o: &Observed, r: Report) -> Decision {
     let machine = o.machines.iter().find(|m| lives(m)).and_then(|m| m.metadata.name.clone());
-    let step = machine.map(Step::DropMachine).or_else(|| left_pod(o, None).map(Step::DropPod));
+    let step = machine.map(Step::DropMachine).or_else(|| left_pod(o, None).map(Step::RemovePod));
     r.decide(step.unwrap_or(Step::Rest), Wake::OnChange)
 }
 
@@ -305,7 +303,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         return r.rest(Wake::OnChange);
     }
     if let Some(pod) = left_pod(o, Some(attempt)) {
-        return r.decide(Step::DropPod(pod), Wake::OnChange);
+        return r.decide(Step::RemovePod(pod), Wake::OnChange);
     }
     let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {

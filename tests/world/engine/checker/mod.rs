@@ -74,6 +74,8 @@ pub struct Checker {
     pub damaged: Vec<String>,
     jobs_seen: u64,
     rentals_seen: u64,
+    /// Caps of machines that turned out dearer, in micro-dollars an hour.
+    too_dear: BTreeMap<u64, u64>,
     /// Machines of the market that were looked at when they were new.
     bought: usize,
     /// Times of complete lists of the account.

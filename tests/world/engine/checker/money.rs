@@ -95,6 +95,13 @@ impl Checker {
             self.ensure(difference <= tolerance, || {
                 format!("machine {id}: our cost {cost}, the market's bill {bill} micro-dollars, {tolerance:.0} may be unknown")
             });
+            let lived = ended.saturating_sub(created).as_secs_f64();
+            let bound = seconds * 2.0 + 120.0;
+            self.ensure(lived <= bound || !self.too_dear.contains_key(&id), || {
+                format!(
+                    "machine {id} was dearer than its cap and lived for {lived} s, {bound} s may be needed to end it"
+                )
+            });
             if let Some(rented) = &status.rented_at {
                 let moment = common.with_market(|market, _| market.machine(id).map(|m| market.timestamp(m.created_at)));
                 let off = moment.map_or(0.0, |moment| apart(moment, rented.0));

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::{RentedMachine, TrainingJob, names};
 use tradewind_core::OrderKey;
+use tradewind_sim::market::Machine;
 
 use super::super::cluster::job_name;
 use super::super::wire::Common;
@@ -96,20 +97,19 @@ impl Checker {
     pub(super) fn look_at_market(&mut self, common: &Common) {
         let machines = common.with_market(|market, _| {
             let new = market.machines().iter().skip(self.bought);
-            let new: Vec<_> =
-                new.map(|m| (m.id, m.label.clone(), m.created_at.as_duration(), m.compute_micros_per_hour())).collect();
+            let new: Vec<_> = new.cloned().collect();
             let live: Vec<_> = market
                 .machines()
                 .iter()
                 .filter(|m| !m.has_ended() && m.is_paid())
-                .map(|m| (m.id, owner(m), m.compute_micros_per_hour() + m.disk_micros_per_hour(), m.holds_gpu()))
+                .map(|m| (m.id, owner(m), m.compute_micros_per_hour(), m.disk_micros_per_hour()))
                 .collect();
             (new, live)
         });
         let (new, live) = machines;
         self.bought += new.len();
-        for (id, label, created, price) in new {
-            self.machine_bought(id, label.as_deref().unwrap_or(""), created, price);
+        for machine in new {
+            self.machine_bought(&machine);
         }
         let mut per_attempt: BTreeMap<(usize, i64), Vec<u64>> = BTreeMap::new();
         let mut wanted: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
@@ -131,10 +131,15 @@ impl Checker {
                 format!("{}: {ids:?} live at once and none of them is being ended", job_name(job))
             });
         }
-        self.spending(live.iter().map(|(_, _, price, _)| *price).sum());
+        // A machine that turned out dearer than its cap is ended; until then it is not the ledger's fault.
+        let capped = |id, price: u64| self.too_dear.get(id).map_or(price, |cap| price.min(*cap));
+        let spent = live.iter().map(|(id, _, compute, disk)| capped(id, *compute) + disk).sum();
+        self.spending(spent);
     }
 
-    fn machine_bought(&mut self, id: u64, label: &str, created: Duration, price: u64) {
+    fn machine_bought(&mut self, machine: &Machine) {
+        let (id, created) = (machine.id, machine.created_at.as_duration());
+        let (label, price) = (machine.label.as_deref().unwrap_or(""), machine.compute_micros_per_hour());
         let Ok(key) = label.parse::<OrderKey>() else {
             self.fail(format!("machine {id} was rented under the label {label:?}"));
             return;
@@ -153,9 +158,14 @@ impl Checker {
         let orders = rental.object.status.as_ref().map(|s| s.orders.clone()).unwrap_or_default();
         let offer = orders.iter().find(|o| o.key == label).and_then(|o| usize::try_from(o.offer).ok());
         let cap = offer.and_then(|i| rental.object.spec.offers.get(i)).map(|o| o.price_cap.micros());
-        self.ensure(cap.is_some_and(|cap| i64::try_from(price).is_ok_and(|price| price <= cap)), || {
-            format!("machine {id} costs {price} micro-dollars an hour, its cap is {cap:?}")
+        let cap = cap.and_then(|cap| u64::try_from(cap).ok()).unwrap_or(0);
+        // The price of an offer may rise between list and call; a bid cannot.
+        self.ensure(price <= cap || !machine.is_spot(), || {
+            format!("machine {id} costs {price} micro-dollars an hour, its cap is {cap}")
         });
+        if price > cap {
+            self.too_dear.insert(id, cap);
+        }
     }
 
     /// Nothing of ours is left: no machine, no object, no finaliser.
@@ -183,6 +193,6 @@ impl Checker {
     }
 }
 
-fn owner(machine: &tradewind_sim::market::Machine) -> Option<String> {
+fn owner(machine: &Machine) -> Option<String> {
     machine.label.as_deref()?.parse::<OrderKey>().ok().map(|key| key.machine)
 }
