@@ -35,22 +35,26 @@ impl Unusable {
 /// Catalogues that are open: building one builds an HTTP client, and it remembers what it has read.
 #[derive(Default)]
 pub struct OpenCatalogues {
-    open: Mutex<BTreeMap<String, Arc<Catalogue>>>,
+    /// By place and Secret, with the version of the Secret that opened it.
+    open: Mutex<BTreeMap<String, (String, Arc<Catalogue>)>>,
 }
 
 impl OpenCatalogues {
     const MAX: usize = 512;
 
-    fn find(&self, key: &str) -> Option<Arc<Catalogue>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    /// The one at this place, opened with this version of the Secret, or with whatever version was known last.
+    fn find(&self, place: &str, version: Option<&str>) -> Option<Arc<Catalogue>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, catalogue) = open.get(place)?;
+        version.is_none_or(|version| version == known).then(|| Arc::clone(catalogue))
     }
 
-    fn keep(&self, key: String, catalogue: &Arc<Catalogue>) {
+    fn keep(&self, place: String, version: String, catalogue: &Arc<Catalogue>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= Self::MAX {
             open.clear();
         }
-        open.insert(key, Arc::clone(catalogue));
+        open.insert(place, (version, Arc::clone(catalogue)));
     }
 }
 
@@ -93,11 +97,19 @@ impl Context {
             reason: Reason::InvalidLocation,
             message: error.to_string(),
         })?;
-        let object = self.secret(namespace, secret).await?;
+        let place = format!("{namespace} {secret} {to}");
+        let object = match self.secret(namespace, secret).await {
+            Ok(object) => object,
+            // An API server that does not answer has not taken a right away: checkpoints go on being committed.
+            Err(unusable) if unusable.reason == Reason::StorageUnavailable => {
+                return self.catalogues.find(&place, None).ok_or(unusable);
+            }
+            Err(unusable) => return Err(unusable),
+        };
         let version = object.metadata.resource_version.as_deref().unwrap_or_default();
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        let key = format!("{to} {uid} {version}");
-        if let Some(open) = self.catalogues.find(&key) {
+        let version = format!("{uid} {version}");
+        if let Some(open) = self.catalogues.find(&place, Some(&version)) {
             return Ok(open);
         }
         let entry = |name: &str| object.data.as_ref().and_then(|d| d.get(name)).map(|v| v.0.clone());
@@ -111,7 +123,7 @@ impl Context {
         })?;
         let store = self.stores.open(&location, &credentials).map_err(|error| Unusable::from_store(to, &error))?;
         let catalogue = Arc::new(Catalogue::open(store, Arc::clone(&self.clock)));
-        self.catalogues.keep(key, &catalogue);
+        self.catalogues.keep(place, version, &catalogue);
         Ok(catalogue)
     }
 }

@@ -24,7 +24,7 @@ pub enum Full {
     },
     /// The account's daily limit, with what runs now running on for the rest of the 24 hours.
     #[error(
-        "limits.perDay of Provider {provider} is ${limit}, ${spent} were spent in the last 24 hours, and one more hour of all machines would cost ${next_hour}"
+        "limits.perDay of Provider {provider} is ${limit}, ${spent} were spent by machines that still have an object, and one more hour of all machines would cost ${next_hour}"
     )]
     PerDay {
         /// Provider.

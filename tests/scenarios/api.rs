@@ -72,7 +72,9 @@ impl Hold {
     }
 
     /// Lets everything go on.
-    pub fn release(self) {}
+    pub fn release(self) {
+        drop(self);
+    }
 }
 
 impl Drop for Hold {
@@ -119,7 +121,7 @@ impl ApiProxy {
         let (met, seen) = watch::channel(Vec::new());
         let (open, closed) = watch::channel(false);
         let rule = Rule { picks: Box::new(picks), side, met, open: closed };
-        let mut rules = self.shared.rules.lock().unwrap();
+        let mut rules = self.shared.rules.lock().expect("no holder panics");
         rules.retain(|rule| !*rule.open.borrow() && rule.open.has_changed().is_ok());
         rules.push(Arc::new(rule));
         Hold { met: seen, open }
@@ -145,7 +147,7 @@ async fn pass(shared: &Shared, request: Request) -> Result<Response> {
         path: parts.uri.path().to_owned(),
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
-    let rules: Vec<Arc<Rule>> = shared.rules.lock().unwrap().clone();
+    let rules: Vec<Arc<Rule>> = shared.rules.lock().expect("no holder panics").clone();
     let rule = rules.into_iter().find(|rule| !*rule.open.borrow() && (rule.picks)(&call));
     if let Some(rule) = rule.as_ref().filter(|rule| rule.side == Side::Before) {
         wait(rule, &call).await;

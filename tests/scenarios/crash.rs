@@ -4,11 +4,13 @@
 //! certain. One job goes through all ten places, from the claim to the end of its machine's object.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+use tokio::time::Instant;
 use tradewind_api::training_job::JobPhase;
 use tradewind_harness::proxy::{Action, Match, Rule};
 use tradewind_harness::stack::NAMESPACE;
@@ -20,7 +22,7 @@ use crate::placement::has_open_order;
 use crate::world::{VAST, World, scenario};
 
 /// Longer than anything between two places.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// The ten places, in the order in which a job comes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +141,8 @@ async fn crash(world: &mut World, trap: Trap) -> Result<Duration> {
     trap.open();
     // The dead leader's Lease would only make the successor wait.
     let leases: Api<Lease> = Api::namespaced(world.stack.client(), NAMESPACE);
-    for lease in leases.list(&Default::default()).await? {
-        leases.delete(&lease.metadata.name.context("a name")?, &Default::default()).await?;
+    for lease in leases.list(&ListParams::default()).await? {
+        leases.delete(&lease.metadata.name.context("a name")?, &DeleteParams::default()).await?;
     }
     world.stack.operator.restart().await?;
     Ok(began.elapsed())
@@ -153,18 +155,17 @@ fn killed_at_every_place(side: Side) {
         let mut trap = PLACES[0].set(world, &job, side)?;
         let mut outages = Duration::ZERO;
         job.apply(world).await?;
-        for (n, place) in PLACES.iter().enumerate() {
+        let mut places = PLACES.iter().peekable();
+        while let Some(place) = places.next() {
             trap.met(world, side).await.with_context(|| format!("{side:?} {place:?}"))?;
-            // The next trap is set before the operator lives again, so that it cannot slip through.
-            let held = match PLACES.get(n + 1) {
-                Some(next) => std::mem::replace(&mut trap, next.set(world, &job, side)?),
-                None => {
-                    outages += crash(world, trap).await?;
-                    break;
-                }
-            };
             println!("killed {side:?} {place:?}");
-            outages += crash(world, held).await?;
+            // The next trap is set before the operator lives again, so that it cannot slip through.
+            let next = places.peek().map(|next| next.set(world, &job, side)).transpose()?;
+            let Some(next) = next else {
+                outages += crash(world, trap).await?;
+                break;
+            };
+            outages += crash(world, std::mem::replace(&mut trap, next)).await?;
         }
         job.phase(world, JobPhase::Complete, LIMIT).await?;
         let machines = world.machines().await?;

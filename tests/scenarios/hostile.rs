@@ -45,7 +45,7 @@ fn reports_that_are_no_reports() {
             world.stack.s3.proxy.wait_exchanges(&reads, seen + 2, SOON).await?;
         }
         silent.remove();
-        let done = job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let status = done.status.context("a status")?;
         ensure!(status.attempt == Some(0) && status.preemptions == 0, "{status:?}");
         ensure!(world.machines().await?.len() == 1);
@@ -77,7 +77,7 @@ fn manifests_that_are_no_manifests() {
         store.put("data/stranger", b"?".to_vec().into()).await?;
         let machine = world.running_machine(None).await?;
         world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
-        job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         ensure!(store.head("data/stranger").await?.is_some() && store.head("log/whatever.txt").await?.is_some());
         finished_right(world, &job).await?;
         Ok(())
@@ -108,7 +108,7 @@ fn answers_of_the_market_that_are_cut_in_half() {
             world.stack.eventually("three such answers", SOON, look).await?;
         }
         world.stack.sim.add_fault(&json!({ "op": "terminate", "when": "garbled", "times": 2 })).await?;
-        let done = job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let status = done.status.context("a status")?;
         ensure!(status.attempt == Some(0) && status.preemptions == 0, "{status:?}");
         ensure!(world.machines().await?.len() == 1, "{:#?}", world.machines().await?);

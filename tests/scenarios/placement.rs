@@ -9,7 +9,7 @@ use tradewind_api::training_job::JobPhase;
 use crate::api::Side;
 use crate::checks::finished_right;
 use crate::job::Job;
-use crate::world::{SOON, VAST, World, scenario};
+use crate::world::{OFFERS_MAX_AGE, SOON, VAST, World, scenario};
 
 /// Would rather run in the cluster; there its Pod ends with exit code 0 after a moment.
 fn homely(job: Job, burst_after: &str) -> Job {
@@ -149,20 +149,24 @@ fn offers_that_cannot_be_had_are_passed_over_and_remembered() {
     scenario(async |world| {
         let namespace = world.namespace("offers").await?;
         let job = Job::new(&namespace, "run", 20, 5, "0.05");
-        // The cheapest is gone by the time it is ordered.
+        // The cheapest is gone by the time it is ordered, the next one refuses, the third is slow.
         let order =
             world.api.hold(Side::After, |call| call.is("PUT", "/rentedmachines/") && has_open_order(&call.body));
         job.apply(world).await?;
-        order.met(SOON).await?;
-        world.stack.sim.patch_offer(VAST, "1001", &json!({ "stock": 0 })).await?;
+        let machine = order.met(SOON).await?.body;
+        let cheapest = machine["spec"]["offers"][0]["id"].as_str().context("an offer")?.to_owned();
+        world.stack.sim.patch_offer(VAST, &cheapest, &json!({ "stock": 0 })).await?;
+        let second = world.api.hold(Side::After, |call| {
+            let orders = call.body["status"]["orders"].as_array().map_or(0, Vec::len);
+            call.is("PUT", "/rentedmachines/") && orders == 2 && has_open_order(&call.body)
+        });
         order.release();
-        // The next one is refused as soon as it is asked for; the third is slow.
+        second.met(SOON).await?;
         let refused = json!({ "op": "rent", "status": 400, "message": "this host does not like you" });
         let slow = json!({ "op": "rent", "when": "hang", "seconds": 1 });
-        let first = world.stack.provider_proxy(VAST)?.wait_exchanges(&rent(), 1, SOON).await;
-        first?;
         world.stack.sim.add_fault(&refused).await?;
         world.stack.sim.add_fault(&slow).await?;
+        second.release();
         job.phase(world, JobPhase::Complete, SOON).await?;
         let events = job.events(world).await?;
         let told = |offer: &str, word: &str| {
@@ -170,15 +174,11 @@ fn offers_that_cannot_be_had_are_passed_over_and_remembered() {
                 .iter()
                 .any(|(r, n)| r == "OrderRefused" && n.contains(&format!("offer {offer} ")) && n.contains(word))
         };
-        ensure!(told("1001", "OutOfStock"), "{events:#?}");
+        ensure!(told(&cheapest, "OutOfStock"), "{events:#?}");
         ensure!(events.iter().any(|(r, n)| r == "OrderRefused" && n.contains("does not like you")), "{events:#?}");
         finished_right(world, &job).await?;
         Ok(())
     });
-}
-
-fn rent() -> tradewind_harness::proxy::Match {
-    tradewind_harness::proxy::Match::method("PUT").target("/asks/")
 }
 
 /// A RentedMachine whose newest order is written and not known to have an outcome.
@@ -193,6 +193,7 @@ fn a_machine_that_cannot_boot_is_replaced_and_the_reason_kept() {
         let namespace = world.namespace("offers").await?;
         // It takes its time to boot, so that it can be caught at it.
         world.stack.sim.patch_offer(VAST, "1000", &json!({ "stock": 1 })).await?;
+        tokio::time::sleep(OFFERS_MAX_AGE).await;
         let job = Job::new(&namespace, "run", 20, 5, "0.05");
         job.apply(world).await?;
         let machine = world.rented(1).await?.remove(0);
@@ -219,7 +220,7 @@ fn an_order_whose_answer_is_lost_is_found_by_its_key() {
         world.stack.sim.add_fault(&json!({ "op": "rent", "when": "lost" })).await?;
         let job = Job::new(&namespace, "run", 20, 5, "0.05");
         job.apply(world).await?;
-        job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let machines = world.machines().await?;
         ensure!(machines.len() == 1, "{machines:#?}");
         finished_right(world, &job).await?;

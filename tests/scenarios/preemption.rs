@@ -26,7 +26,7 @@ fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
         reached.await?;
         let first = world.running_machine(None).await?;
         world.stack.sim.act(VAST, &first.id, "outbid", &json!({})).await?;
-        let done = job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let status = done.status.context("a status")?;
         ensure!(status.preemptions == 1 && status.restarts == 0 && status.attempt == Some(1), "{status:?}");
         let machines = world.machines().await?;

@@ -53,7 +53,7 @@ fn a_damaged_newest_checkpoint_gives_way_to_the_one_before() {
         let steps = interrupted(world, &job).await?;
         damage(world, &job, 1).await?;
         world.stack.sim.clear_faults().await?;
-        job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let events = job.events(world).await?;
         let corrupt = format!("(step {})", steps[0]);
         ensure!(events.iter().any(|(r, n)| r == "CheckpointCorrupt" && n.contains(&corrupt)), "{events:#?}");
@@ -72,7 +72,7 @@ fn without_any_good_checkpoint_it_starts_from_zero_and_says_so() {
         let steps = interrupted(world, &job).await?;
         damage(world, &job, steps.len()).await?;
         world.stack.sim.clear_faults().await?;
-        job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let events = job.events(world).await?;
         ensure!(events.iter().filter(|(r, _)| r == "CheckpointCorrupt").count() == steps.len(), "{events:#?}");
         ensure!(events.iter().any(|(r, n)| r == "NoUsableCheckpoint" && n.contains("starts from zero")), "{events:#?}");

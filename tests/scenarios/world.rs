@@ -3,13 +3,14 @@
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tradewind_harness::{
     Binaries, Stack, StackOptions, Tools, or_skip, project_root, sim::SimMachine, stack::NAMESPACE,
 };
@@ -18,6 +19,9 @@ use crate::api::ApiProxy;
 
 /// Nothing here takes longer unless something is wrong.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// What was read of the market before is not believed for longer.
+pub const OFFERS_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The account of the market.
 pub const VAST: &str = "vast";
@@ -71,9 +75,10 @@ pub fn market() -> Value {
 pub fn options(label: &str) -> StackOptions {
     let mut options = StackOptions::new(label, market())
         .operator_flag("refusal-memory", "3s")
+        .operator_flag("offers-max-age", &format!("{}ms", OFFERS_MAX_AGE.as_millis()))
         .operator_flag("account-health", "500ms")
         .operator_flag("orphan-age", "5s")
-        .operator_flag("log", "info,tradewind=debug,tradewind_providers=debug");
+        .operator_flag("log", "info,tradewind=debug");
     options.plane.kwok = true;
     options.provider_proxies = true;
     options
@@ -85,6 +90,7 @@ pub fn scenario(test: impl AsyncFnOnce(&mut World) -> Result<()>) {
 }
 
 /// As [`scenario`], in a world of its own if there are options for it.
+#[expect(clippy::panic, reason = "this is how a test fails")]
 pub fn scenario_in(own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World) -> Result<()>) {
     if or_skip(Tools::locate()).is_none() || or_skip(Binaries::locate()).is_none() {
         return;
@@ -194,7 +200,8 @@ impl World {
     pub async fn bill_is_right(&self, ours_micros: i64, outages: Duration) -> Result<()> {
         let machines = self.machines().await?;
         let bill: i64 = machines.iter().map(|m| m.cost_micros).sum();
-        let second: i64 = machines.iter().map(|m| m.price_per_hour_micros / 3600 + 1).sum();
+        // Compute and disk are rounded up here and down there.
+        let second: i64 = machines.iter().map(|m| m.price_per_hour_micros / 3600 + 4).sum();
         let allowed = second + second * i64::try_from(outages.as_secs())?;
         let off = (bill - ours_micros).abs();
         ensure!(

@@ -73,12 +73,12 @@ fn a_zombie_cannot_commit_over_its_successor() {
         );
 
         world.stack.sim.clear_faults().await?;
-        let done = job.phase(world, JobPhase::Complete, Duration::from_secs(60)).await?;
+        let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
         let status = done.status.context("a status")?;
         ensure!(status.attempt == Some(1) && status.preemptions == 1, "{status:?}");
         ensure!(world.machines().await?.len() == 2 && successor.id != zombie.id);
         // The market billed what it called stopped.
-        finished_right_but_for(world, &job, Duration::from_secs(60)).await?;
+        finished_right_but_for(world, &job, Duration::from_mins(1)).await?;
         Ok(())
     });
 }

@@ -27,7 +27,7 @@ fn rough_worlds_keep_the_promises() {
         return one_world(seed);
     }
     let from = knob("WORLD_FROM").unwrap_or(0);
-    let runs = knob("WORLD_RUNS").unwrap_or(150);
+    let runs = knob("WORLD_RUNS").unwrap_or(100);
     let watch = stopwatch();
     let worlds: Vec<Options> = (from..from + runs).map(|seed| Options::new(seed, Mood::Rough)).collect();
     let failures = sweep::run_all(&worlds);

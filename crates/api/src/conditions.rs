@@ -65,8 +65,6 @@ reasons! {
     InvalidLocation,
     /// The operator has no mailbox, so it cannot rent.
     NoMailbox,
-    /// Not looked at yet.
-    NotYetKnown,
     /// The cluster may still have room.
     WaitingForCluster,
     /// The operator waits for fresh offers.
@@ -87,8 +85,6 @@ reasons! {
     Renting,
     /// The job runs on a rented machine.
     Rented,
-    /// The Pod waits to be started.
-    Starting,
     /// The program runs.
     Running,
     /// The machine was lost; the next attempt is prepared.
@@ -127,6 +123,14 @@ reasons! {
     ProviderUnavailable,
     /// The account has no credit.
     OutOfCredit,
+    /// `spec.paused` of the Provider is true.
+    Paused,
+    /// Another job keeps its checkpoints at the same location.
+    CheckpointLocationInUse,
+    /// The program cannot be started on a machine that is there.
+    NotStartable,
+    /// The agent tells of something a user should know.
+    AgentWarning,
     /// A kind of provider that this version does not have.
     KindNotSupported,
     /// A checkpoint counts.

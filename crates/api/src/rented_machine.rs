@@ -52,10 +52,6 @@ pub struct RentedMachineSpec {
     /// Checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<MachineCheckpoint>,
-    /// What the job may still spend, in dollars, when the machine was claimed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "crate::schema::optional_dollars")]
-    pub budget_left: Option<Money>,
     /// What the job may spend an hour, in dollars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::optional_dollars")]

@@ -7,10 +7,10 @@ use futures::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use tradewind_api::conditions::{READY, set_condition};
 use tradewind_api::rented_machine::MachinePhase;
-use tradewind_api::{Provider, ProviderStatus, Reason};
+use tradewind_api::{Provider, ProviderStatus, Reason, RentedMachine};
 use tradewind_cluster::Key;
 use tradewind_core::{ExposeSecret, Money};
-use tradewind_providers::ProviderError;
+use tradewind_providers::{GpuProvider, ProviderError};
 
 use crate::accounts::{Account, ledger};
 use crate::context::Context;
@@ -51,9 +51,12 @@ impl Providers {
                 (Some(account), health)
             }
             Err(unusable) => {
-                let health = Health { ready: false, reason: unusable.reason, message: unusable.message };
-                // The old handle stays: what runs must still be ended, if the old key allows it.
-                (ctx.accounts.get(&key.name), health)
+                // The old handle stays and goes on looking: what runs must be followed and ended, if the old key allows it.
+                let old = ctx.accounts.get(&key.name);
+                if let Some(account) = &old {
+                    self.health(account, &provider).await;
+                }
+                (old, Health { ready: false, reason: unusable.reason, message: unusable.message })
             }
         };
         if let Some(account) = &account {
@@ -90,9 +93,33 @@ impl Providers {
             .open_account
             .open(&name, provider.spec.kind, &secret)
             .map_err(|message| crate::storage::Unusable { reason: Reason::KindNotSupported, message })?;
+        self.same_owner(provider, &*handle).await?;
         let account = ctx.accounts.put(Account::new(&name, fingerprint, handle));
         ctx.ask(MarketReader::NAME, Key::cluster(name));
         Ok(account)
+    }
+
+    /// A key of another account would make every machine of ours look gone. It is not taken while machines of the old account live.
+    async fn same_owner(&self, provider: &Provider, handle: &dyn GpuProvider) -> Result<(), crate::storage::Unusable> {
+        let name = provider.metadata.name.as_deref().unwrap_or_default();
+        let Some(old) = provider.status.as_ref().and_then(|s| s.account.as_ref()) else { return Ok(()) };
+        let lives = |m: &RentedMachine| {
+            let status = m.status.as_ref();
+            m.spec.provider == name && status.is_some_and(|s| !s.orders.is_empty() && s.phase != MachinePhase::Gone)
+        };
+        if !self.ctx.caches.rented.all().iter().any(|m| lives(m)) {
+            return Ok(());
+        }
+        // A key that is refused says nothing about the owner; the looks that follow tell of it.
+        let Ok(info) = handle.account().await else { return Ok(()) };
+        if info.id == *old {
+            return Ok(());
+        }
+        let message = format!(
+            "the key belongs to account {}, but machines of account {old} are not gone yet; give its key back, or wait until they are",
+            info.id
+        );
+        Err(crate::storage::Unusable { reason: Reason::KeyRefused, message })
     }
 
     /// What is known of the account: from a look, if one is due, else from what the last one left. Changes of machines bring this
@@ -117,12 +144,11 @@ impl Providers {
             let message = "the account has no credit; nothing is rented until it has".to_owned();
             return Health { ready: false, reason: Reason::OutOfCredit, message };
         }
-        let paused = if provider.spec.paused { "; spec.paused: nothing new is rented" } else { "" };
-        Health {
-            ready: !provider.spec.paused,
-            reason: Reason::AccountReady,
-            message: format!("the account can be used{paused}"),
+        if provider.spec.paused {
+            let message = "spec.paused is true: nothing new is rented, what runs goes on".to_owned();
+            return Health { ready: false, reason: Reason::Paused, message };
         }
+        Health { ready: true, reason: Reason::AccountReady, message: "the account can be used".to_owned() }
     }
 
     /// One look: the complete list, and now and then identity and credit.

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus};
-use tradewind_api::{Provider, Reason, RentedMachine, names};
+use tradewind_api::{Provider, Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Selector, StatusPatch, Strategy};
 use tradewind_core::{Money, OrderKey};
 use tradewind_protocol::bootstrap::{self, variables};
@@ -130,9 +130,10 @@ impl Acting<'_> {
             format!("orders offer {} for at most ${} an hour", offer.id, chosen.map_or(Money::ZERO, |c| c.price_cap));
         let written = ctx.cluster.write_status(next).await?;
         ctx.caches.rented.own(&written);
-        drop(turn);
         let before = ctx.clock.now();
         let outcome = account.provider.rent(&request, written_at + CALL_WITHIN).await;
+        // One order of an account at a time, call included: the next one's five seconds begin when it can go out.
+        drop(turn);
         self.record(&written, outcome, before, &account).await
     }
 
@@ -177,6 +178,7 @@ impl Acting<'_> {
         if provider.spec.paused {
             return Err(Failure::benign("Paused", "the Provider is paused"));
         }
+        self.claim_holds().await?;
         let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
         let all = machines.iter().map(|m| &**m);
         let committed = ledger::committed(all.clone(), &account.name, &self.observed.uid);
@@ -184,6 +186,31 @@ impl Acting<'_> {
         let asked = self.machine.spec.offers.get(index).map_or(Money::MAX, |o| o.reserve_per_hour);
         let job = self.machine.spec.budget_per_hour;
         Ok(ledger::admit(&account.name, &provider.spec.limits, committed, spent, job, asked).err())
+    }
+
+    /// The claim as the API server knows it now: the caches of an operator that is about to lose its lead may be old, and whoever leads
+    /// then may have gone on to the next attempt.
+    async fn claim_holds(&self) -> Result<(), Failure> {
+        let (job, claim) = (&self.machine.spec.job, &self.machine.spec.claim);
+        let lapsed = |what: &str| Err(Failure::benign("ClaimLapsed", format!("{what}; nothing is rented")));
+        let key = Key::namespaced(job.namespace.as_str(), job.name.as_str());
+        let found = self.ctx.cluster.find::<TrainingJob>(&key).await?;
+        let attempt = Some(self.machine.spec.attempt);
+        let wants = found.is_some_and(|found| {
+            found.metadata.uid.as_ref() == Some(&job.uid)
+                && found.metadata.deletion_timestamp.is_none()
+                && found.status.as_ref().is_some_and(|s| s.attempt == attempt && !s.phase.is_terminal())
+        });
+        if !wants {
+            return lapsed("the job no longer wants this attempt");
+        }
+        let key = Key::namespaced(claim.pod_namespace.as_str(), claim.pod_name.as_str());
+        let bound = self.ctx.cluster.find::<Pod>(&key).await?.is_some_and(|pod| {
+            pod.metadata.uid.as_ref() == Some(&claim.pod_uid)
+                && pod.metadata.deletion_timestamp.is_none()
+                && pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.ctx.settings.node_name)
+        });
+        if bound { Ok(()) } else { lapsed("the Pod is gone or runs elsewhere") }
     }
 
     async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {
@@ -262,6 +289,10 @@ impl Acting<'_> {
     }
 
     fn remember_refusal(&self, account: &Account, offer: &str, why: Refusal, message: &str) {
+        if why == Refusal::RateLimited {
+            // Waits for its turn, as everybody does; neither the account nor the offer is to blame.
+            return;
+        }
         if why.is_about_the_account() {
             account.set_trouble(Some(message.to_owned()));
             self.ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
@@ -283,11 +314,15 @@ impl Acting<'_> {
         let now = ctx.clock.monotonic();
         let own = self.machine.status.as_ref().and_then(|s| s.machine_id.as_deref());
         let mut gone = false;
+        let mut failed = None;
         for id in ids {
             let is_own = own == Some(id.as_str());
             if memory.end_asked.get(id).is_none_or(|at| now.saturating_sub(*at) >= END_AGAIN) {
-                let asked = account.provider.terminate(id).await;
-                asked.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+                // One that cannot be ended now must not keep the others alive.
+                if let Err(error) = account.provider.terminate(id).await {
+                    failed.get_or_insert(Failure::new(error.reason(), error.to_string()));
+                    continue;
+                }
                 memory.end_asked.insert(id.clone(), now);
                 if is_own {
                     memory.end_accepted.get_or_insert(ctx.clock.now());
@@ -305,7 +340,7 @@ impl Acting<'_> {
                     memory.gone_looks = 0;
                 }
                 Ok(Some(_)) => {}
-                Err(error) => return Err(Failure::new(error.reason(), error.to_string())),
+                Err(error) => drop(failed.get_or_insert(Failure::new(error.reason(), error.to_string()))),
             }
         }
         if gone {
@@ -313,7 +348,10 @@ impl Acting<'_> {
             account.want_look();
             ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
         }
-        Ok(Done { again: true, after: Some(LOOK_AGAIN), released: false })
+        match failed {
+            Some(failure) => Err(failure),
+            None => Ok(Done { again: true, after: Some(LOOK_AGAIN), released: false }),
+        }
     }
 
     fn would_be_visible(&self, account: &Account, id: &str, memory: &MachineMemory) -> bool {
@@ -343,7 +381,10 @@ impl Acting<'_> {
         free_pod(self.ctx, self.machine).await?;
         self.tidy_finished_run().await;
         if let Some(mailbox) = &self.ctx.mailbox {
-            mailbox.forget(&self.observed.uid).await.map_err(|e| Failure::new("MailboxUnavailable", e.to_string()))?;
+            // What stays behind costs next to nothing; the object must not hang on it.
+            if let Err(error) = mailbox.forget(&self.observed.uid).await {
+                tracing::warn!(%error, reason = "MailboxUnavailable", "Leaving a finished machine's mailbox behind");
+            }
         }
         self.set_finalizer(false).await?;
         Ok(Done { released: true, ..Done::default() })

@@ -20,6 +20,8 @@ pub struct Observed {
     pub now: Timestamp,
     /// Uid of the RentedMachine.
     pub uid: String,
+    /// When it was made.
+    pub claimed_at: Option<Timestamp>,
     /// Generation of its spec.
     pub generation: i64,
     /// It has a deletionTimestamp.
@@ -59,8 +61,6 @@ pub struct Limits {
     pub poll: Duration,
     /// Silence after which an agent is given up.
     pub silent_after: Duration,
-    /// How long after the end the last report is tried for.
-    pub last_report_limit: Duration,
     /// From order write to rent call at most.
     pub call_within: Duration,
 }
@@ -87,6 +87,8 @@ pub enum JobView {
     Alive {
         /// Complete or Failed.
         terminal: bool,
+        /// It has gone on to a later attempt.
+        superseded: bool,
         /// Our uid is in its settled list, and the job has gone on to another attempt or is over; or nothing was rented.
         settled: bool,
     },
@@ -170,7 +172,8 @@ pub fn decide(observed: &Observed) -> Decision {
     if let Some(offer) = rented_offer(observed, &status) {
         status.cost = Some(cost::so_far(offer, observed.spec.workload.disk_gib, &status, observed.now));
     }
-    let wake = if status.phase == MachinePhase::Gone && step == Step::Rest { Wake::OnChange } else { poll };
+    let quiet = status.phase == MachinePhase::Gone && step == Step::Rest && status.last_report_read;
+    let wake = if quiet { Wake::OnChange } else { poll };
     Decision { status, step, wake }
 }
 
@@ -338,6 +341,9 @@ fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
         JobView::Alive { terminal: true, .. } if status.exit_code.is_none() => {
             return Some((Reason::Released, "the job is finished".to_owned()));
         }
+        JobView::Alive { superseded: true, .. } => {
+            return Some((Reason::Released, "a later attempt has started".to_owned()));
+        }
         JobView::Alive { .. } => {}
     }
     status.machine_id.as_ref()?;
@@ -358,6 +364,10 @@ fn agent_verdict(agent: &super::serve::AgentView, status: &RentedMachineStatus) 
     }
     // A host may restart the container after the end: a later boot carries the exit that its own last report shows.
     if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
+        if exit.told_to_stop {
+            // Nothing of ours asks for it: the host goes down, or the market takes it. Never the program's fault.
+            return Some((Reason::Preempted, "the machine was told to go down".to_owned()));
+        }
         return Some(match exit.code {
             0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
             code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
@@ -411,15 +421,26 @@ fn too_dear(observed: &Observed, status: &RentedMachineStatus, machine: &Machine
 
 fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
     let rented = status.rented_at.as_ref()?.0;
+    let served = observed.served.as_ref()?;
+    // A mailbox that cannot be read says nothing about the agent.
+    if !served.looked {
+        return None;
+    }
+    let limit = Duration::from_secs(u64::try_from(observed.spec.start_deadline_s).unwrap_or(u64::MAX));
     if status.boot.is_none() {
-        let limit = Duration::from_secs(u64::try_from(observed.spec.start_deadline_s).unwrap_or(u64::MAX));
         let late = observed.now > rented.checked_add(limit).unwrap_or(Timestamp::MAX);
         return late.then(|| {
             let seconds = observed.spec.start_deadline_s;
             (Reason::AgentNotStarted, format!("the machine did not start our agent within {seconds} s"))
         });
     }
-    let heard = observed.served.as_ref()?.heard_at?;
+    if status.agent.as_deref() == Some("Booted")
+        && let Some(trouble) = &served.trouble
+        && observed.now > rented.checked_add(limit * 2).unwrap_or(Timestamp::MAX)
+    {
+        return Some((Reason::NotStartable, format!("the program could not be started in time: {trouble}")));
+    }
+    let heard = served.heard_at?;
     let quiet = observed.now.duration_since(heard);
     let limit = jiff::SignedDuration::try_from(observed.limits.silent_after).unwrap_or(jiff::SignedDuration::MAX);
     (quiet > limit).then(|| (Reason::AgentSilent, format!("the agent has said nothing for {} s", quiet.as_secs())))
@@ -481,13 +502,21 @@ fn leftovers(status: &RentedMachineStatus) -> Vec<String> {
 /// What a machine's status says until its agent reports.
 pub const BOOTING: &str = "rented; waits for the agent's first report";
 
+/// How long a claim's offers are tried before the job plans again.
+const OFFERS_HOLD: Duration = Duration::from_mins(5);
+
 /// A machine that should be there.
 fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     let leftovers = leftovers(status);
     if status.machine_id.is_some() {
         let booted = status.boot.is_some();
         status.phase = if booted { MachinePhase::Ready } else { MachinePhase::Booting };
-        status.message = if booted { "the agent reports".to_owned() } else { BOOTING.to_owned() };
+        let trouble = observed.served.as_ref().and_then(|s| s.trouble.clone());
+        status.message = match (booted, trouble) {
+            (true, Some(trouble)) => format!("the agent reports, but it cannot be served now: {trouble}"),
+            (true, None) => "the agent reports".to_owned(),
+            (false, _) => BOOTING.to_owned(),
+        };
         return end_or_rest(leftovers);
     }
     if let Some(order) = status.orders.last().filter(|o| o.outcome == OrderOutcome::Open) {
@@ -524,6 +553,13 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     if account.listed_at.is_none() {
         "waits for the first complete list of the account".clone_into(&mut status.message);
         return Step::Rest;
+    }
+    let planned = observed.claimed_at.and_then(|at| at.checked_add(OFFERS_HOLD).ok());
+    if planned.is_some_and(|until| until < observed.now) {
+        // Prices and stock have moved on: what is waited for may never come, and something else may be there.
+        status.ended = Some(Reason::OffersRefused.as_str().to_owned());
+        status.ended_message = Some("its offers are too old by now; the job plans again".to_owned());
+        return ending(observed, status);
     }
     next_order(observed, account, status)
 }

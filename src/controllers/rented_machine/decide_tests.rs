@@ -94,13 +94,13 @@ fn claimed() -> Observed {
             .collect(),
         workload: Workload { disk_gib: 10, ..Workload::default() },
         checkpoint: None,
-        budget_left: None,
         budget_per_hour: None,
         start_deadline_s: 600,
     };
     Observed {
         now: at(1001),
         uid: UID.into(),
+        claimed_at: Some(at(990)),
         generation: 1,
         deleting: false,
         has_finalizer: true,
@@ -108,7 +108,7 @@ fn claimed() -> Observed {
         spec,
         status: RentedMachineStatus::default(),
         pod: PodView::Ours,
-        job: JobView::Alive { terminal: false, settled: false },
+        job: JobView::Alive { terminal: false, superseded: false, settled: false },
         account: Some(AccountView {
             trouble: None,
             listed_at: Some(at(1000)),
@@ -117,7 +117,7 @@ fn claimed() -> Observed {
             rent_limit: Duration::from_mins(1),
             visibility: Duration::from_secs(30),
         }),
-        served: Some(Served { prepared: true, heard_at: Some(at(1000)), ..Served::default() }),
+        served: Some(Served { prepared: true, looked: true, heard_at: Some(at(1000)), ..Served::default() }),
         gone_looks: 0,
         leftovers_gone: Vec::new(),
         end_accepted: None,
@@ -125,7 +125,6 @@ fn claimed() -> Observed {
         limits: Limits {
             poll: Duration::from_secs(10),
             silent_after: Duration::from_mins(10),
-            last_report_limit: Duration::from_mins(1),
             call_within: Duration::from_secs(5),
         },
     }
@@ -169,7 +168,7 @@ fn a_claim_that_nobody_needs_costs_nothing_and_goes() {
     for pod in [PodView::Absent, PodView::Elsewhere] {
         let mut o = claimed();
         o.pod = pod;
-        o.job = JobView::Alive { terminal: false, settled: true };
+        o.job = JobView::Alive { terminal: false, superseded: false, settled: true };
         let decision = decide(&o);
         assert_eq!(decision.step, Step::DeleteSelf, "{pod:?}");
         assert_eq!(decision.status.phase, MachinePhase::Gone);
@@ -327,7 +326,7 @@ fn the_finaliser_goes_only_when_gone_is_seen_twice_and_settled() {
         |o| {
             ended(o);
             o.gone_looks = 2;
-            o.job = JobView::Alive { terminal: false, settled: true };
+            o.job = JobView::Alive { terminal: false, superseded: false, settled: true };
         },
         rented,
         &Step::Release,

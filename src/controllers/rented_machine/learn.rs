@@ -20,6 +20,10 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
         let until = now + ctx.settings.offers_max_age;
         ctx.market.refuse(&offer.provider, &offer.id, until, "lost a moment ago".to_owned());
     }
+    if is(Reason::LimitReached) {
+        let until = now + ctx.settings.refusal_memory;
+        ctx.market.refuse(&offer.provider, &offer.id, until, "dearer than it was offered".to_owned());
+    }
     if is(Reason::AgentNotStarted) || is(Reason::BootFailed) || is(Reason::AgentFailed) {
         let until = now + ctx.settings.refusal_memory * 4;
         ctx.market.ban(&offer.provider, &offer.host, until, format!("its host was unfit lately ({ended})"));

@@ -27,6 +27,12 @@ pub struct MachineMemory {
     pub report: Option<Report>,
     /// When it last changed; counted from this process's first look, so that our own outage is never the agent's silence.
     pub heard_at: Option<Timestamp>,
+    /// The mailbox answered in the last pass.
+    pub looked: bool,
+    /// When this process first saw the object (monotonic).
+    pub first_seen: Option<Duration>,
+    /// Number of the newest batch of upload slots that was handed out.
+    pub slots_batch: Option<u64>,
     /// A malformed report was told of.
     pub told_malformed: bool,
     /// The newest checkpoint this machine brought in.
@@ -45,6 +51,8 @@ pub struct MachineMemory {
     pub end_asked: BTreeMap<String, Duration>,
     /// When this process first saw that the machine is to end (monotonic).
     pub ending_since: Option<Duration>,
+    /// When this process first saw the end written down (monotonic): from then on the last report holds up the job.
+    pub end_written: Option<Duration>,
     /// When the status was last written (monotonic).
     pub status_written: Option<Duration>,
     /// The last report was read after the end.

@@ -18,8 +18,9 @@ use crate::runtime::Failure;
 
 /// From the order's write to the rent call at most: promise 1.
 pub const CALL_WITHIN: Duration = Duration::from_secs(5);
-/// How long after the end the last report is tried for before the job goes on without it.
-const LAST_REPORT_LIMIT: Duration = Duration::from_mins(1);
+/// How long after the end the last report is tried for before the job goes on without it. Long, because without mailbox and bucket the
+/// next machine could not be started either.
+const LAST_REPORT_LIMIT: Duration = Duration::from_mins(15);
 
 /// Reads everything.
 pub async fn observe(
@@ -30,6 +31,7 @@ pub async fn observe(
     let spec = machine.spec.clone();
     let status = machine.status.clone().unwrap_or_default();
     let now = ctx.clock.now();
+    let first_seen = *memory.first_seen.get_or_insert(ctx.clock.monotonic());
     let job = job_view(ctx, machine).await?;
     let account = ctx.accounts.get(&spec.provider);
     if let (Some(id), Some(list)) = (&status.machine_id, account.as_ref().and_then(|a| a.sightings())) {
@@ -43,6 +45,9 @@ pub async fn observe(
         }
     }
     let ending = status.ended.is_some();
+    if ending {
+        memory.end_written.get_or_insert(ctx.clock.monotonic());
+    }
     let mut served = None;
     if !status.last_report_read {
         served = Some(serve::serve(ctx, machine, memory, ending).await);
@@ -51,6 +56,8 @@ pub async fn observe(
     Ok(Observed {
         now,
         uid: machine.metadata.uid.clone().unwrap_or_default(),
+        // By our own clock: the API server's may differ.
+        claimed_at: Some(wall_time(ctx, first_seen)),
         generation: machine.metadata.generation.unwrap_or(0),
         deleting: machine.metadata.deletion_timestamp.is_some(),
         has_finalizer: machine.metadata.finalizers.iter().flatten().any(|f| f == names::MACHINE_FINALIZER),
@@ -66,7 +73,6 @@ pub async fn observe(
         limits: Limits {
             poll: ctx.settings.account_poll,
             silent_after: ctx.settings.agent_silent_after,
-            last_report_limit: LAST_REPORT_LIMIT,
             call_within: CALL_WITHIN,
         },
         spec,
@@ -76,7 +82,7 @@ pub async fn observe(
 
 /// The work must go on even if the mailbox cannot be read: after a while the job resumes from what is committed.
 fn give_up_last_report(ctx: &Context, memory: &mut MachineMemory, served: Option<&mut serve::Served>) {
-    let since = memory.ending_since.map(|since| ctx.clock.monotonic().saturating_sub(since));
+    let since = memory.end_written.map(|since| ctx.clock.monotonic().saturating_sub(since));
     if since.is_some_and(|s| s > LAST_REPORT_LIMIT) && !memory.last_report_read {
         tracing::warn!(
             reason = "LastReportUnread",
@@ -106,8 +112,9 @@ async fn job_view(ctx: &Context, machine: &RentedMachine) -> Result<JobView, Fai
     let terminal = status.is_some_and(|s| s.phase.is_terminal());
     let in_account = status.is_some_and(|s| s.cost.settled_machines.iter().any(|u| u == uid));
     // An object that goes before the job has seen how it ended would leave its attempt number to a second machine.
-    let moved_on = terminal || status.is_some_and(|s| s.attempt > Some(machine.spec.attempt));
-    Ok(JobView::Alive { terminal, settled: nothing_rented || (in_account && moved_on) })
+    let superseded = status.is_some_and(|s| s.attempt > Some(machine.spec.attempt));
+    let settled = nothing_rented || (in_account && (terminal || superseded));
+    Ok(JobView::Alive { terminal, superseded, settled })
 }
 
 fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {
@@ -118,15 +125,11 @@ fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {
         return PodView::Absent;
     }
     match pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) {
+        Some(node) if !node.is_empty() && node != ctx.settings.node_name => PodView::Elsewhere,
+        // A Pod that is going is as good as gone: nothing is rented for it, and its claim is given up.
+        _ if pod.metadata.deletion_timestamp.is_some() => PodView::Absent,
         None | Some("") => PodView::Unbound,
-        Some(node) if node == ctx.settings.node_name => {
-            if pod.metadata.deletion_timestamp.is_some() {
-                PodView::Absent
-            } else {
-                PodView::Ours
-            }
-        }
-        Some(_) => PodView::Elsewhere,
+        Some(_) => PodView::Ours,
     }
 }
 

@@ -97,7 +97,7 @@ fn wanted(spec: &RentedMachineSpec, status: &RentedMachineStatus) -> Wanted {
         let reason = Reason::ALL.iter().find(|r| r.as_str() == ended).map_or("Lost", |r| r.as_str());
         let message = status.ended_message.clone().unwrap_or_default();
         let container = if status.boot.is_some() { Container::Terminated(137) } else { Container::Waiting };
-        if matches!(reason, "OffersRefused" | "LimitReached") || status.machine_id.is_none() {
+        if status.machine_id.is_none() {
             // Nothing ever ran: the Pod waits for the next machine.
             return Wanted { phase: "Pending", ready: "False", reason, message, container: Container::Waiting };
         }

@@ -33,6 +33,8 @@ pub const LOG_RING: u32 = 8;
 pub struct Served {
     /// The control document is in the mailbox.
     pub prepared: bool,
+    /// The mailbox answered in this pass, if only that there is no report.
+    pub looked: bool,
     /// What the agent says.
     pub agent: Option<AgentView>,
     /// When it last said something new.
@@ -92,12 +94,14 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     let attempt = u32::try_from(machine.spec.attempt).unwrap_or(0);
     let serving = Serving { ctx, mailbox, machine, uid, attempt };
     memory.trouble = None;
+    memory.looked = false;
     if let Err(trouble) = serving.pass(memory, ending).await {
         tracing::info!(reason = "ServeTrouble", error = trouble, "Serving the agent met an obstacle");
         memory.trouble = Some(trouble);
     }
     Served {
         prepared: memory.control.is_some(),
+        looked: memory.looked,
         agent: memory
             .report
             .as_ref()
@@ -147,6 +151,7 @@ impl Serving<'_> {
         let before = control.clone();
         if let Some(report) = memory.report.clone() {
             self.tell_restore(&report).await;
+            self.tell_warnings(&report).await;
             self.commit_offer(&report, &mut control, memory).await?;
             if ending {
                 memory.last_report_read = true;
@@ -154,7 +159,7 @@ impl Serving<'_> {
             }
             if !self.is_second_boot(&report) && !report.restarted && !memory.fenced {
                 self.start(&report, &mut control, memory).await?;
-                self.top_up_slots(&report, &mut control).await?;
+                self.top_up_slots(&report, &mut control, memory).await?;
             }
         } else if ending {
             memory.last_report_read = true;
@@ -204,7 +209,13 @@ impl Serving<'_> {
         let now = self.ctx.clock.now();
         memory.heard_at.get_or_insert(now);
         let etag = if ending { None } else { memory.report_etag.clone() };
-        match self.mailbox.read_report(self.uid, etag.as_deref()).await.map_err(|e| e.to_string())? {
+        let read = self.mailbox.read_report(self.uid, etag.as_deref()).await.map_err(|error| {
+            // Our own blindness is never the agent's silence.
+            memory.heard_at = Some(now);
+            error.to_string()
+        })?;
+        memory.looked = true;
+        match read {
             ReportRead::Absent | ReportRead::Unchanged => {}
             ReportRead::Changed { report, etag } => {
                 memory.report_etag = etag;
@@ -258,14 +269,19 @@ impl Serving<'_> {
 
     /// Keeps enough numbered places to upload to. The batch that follows from the report is always the same one, so that a repeated pass
     /// hands out nothing twice.
-    async fn top_up_slots(&self, report: &Report, control: &mut Control) -> Result<(), String> {
+    async fn top_up_slots(
+        &self,
+        report: &Report,
+        control: &mut Control,
+        memory: &mut MachineMemory,
+    ) -> Result<(), String> {
         let Some(settings) = &self.machine.spec.checkpoint else { return Ok(()) };
         if control.start.is_none() || report.slots_left >= SLOTS_LOW {
             return Ok(());
         }
         let first = (report.slots_used + report.slots_left).div_ceil(SLOTS_PER_BATCH) * SLOTS_PER_BATCH;
         let number = first / SLOTS_PER_BATCH;
-        if u64::try_from(control.slots.len()).unwrap_or(0) > number && report.control_seen < control.sequence {
+        if memory.slots_batch >= Some(number) && report.control_seen < control.sequence {
             // Handed out already; the agent has not looked yet.
             return Ok(());
         }
@@ -280,6 +296,7 @@ impl Serving<'_> {
         self.mailbox.write_slots(&batch).await.map_err(|e| e.to_string())?;
         let ticket = self.mailbox.slots_ticket(self.uid, self.attempt, first, life).await.map_err(|e| e.to_string())?;
         control.slots.push(ticket);
+        memory.slots_batch = Some(number);
         if control.slots.len() > 4 {
             control.slots.remove(0);
         }
@@ -321,6 +338,9 @@ impl Serving<'_> {
                     bytes: number(manifest.files.iter().map(|f| f.size_bytes).sum()),
                     at: Some(Time(self.ctx.clock.now())),
                 });
+                let note =
+                    format!("the checkpoint of step {} counts from now on (attempt {})", manifest.step, self.attempt);
+                self.tell(Severity::Normal, Reason::CheckpointCommitted, "Commit", note).await;
                 tracing::info!(
                     checkpoint.id = seq,
                     step = manifest.step,
@@ -368,6 +388,13 @@ impl Serving<'_> {
         }
     }
 
+    /// Each warning of the agent is told once.
+    async fn tell_warnings(&self, report: &Report) {
+        for warning in &report.warnings {
+            self.tell(Severity::Warning, Reason::AgentWarning, "Run", warning.clone()).await;
+        }
+    }
+
     async fn tell(&self, severity: Severity, reason: Reason, action: &str, note: String) {
         self.ctx.tell(&super::job_reference(self.machine), severity, reason, action, note).await;
     }
@@ -375,14 +402,14 @@ impl Serving<'_> {
     /// New tickets at half-life.
     async fn renew_tickets(&self, control: &mut Control) -> Result<(), String> {
         let life = self.ctx.settings.ticket_lifetime;
-        let half = jiff::SignedDuration::try_from(life / 2).unwrap_or(jiff::SignedDuration::MAX);
-        let soon = self.ctx.clock.now().checked_add(half).unwrap_or(Timestamp::MAX);
-        // Seven days is the longest that S3 honours, and the store cuts to it: what was just issued must not look stale.
-        if control.control_get.expires > soon {
+        let text = |e: tradewind_checkpoints::StoreError| e.to_string();
+        let fresh = self.mailbox.control_ticket(self.uid, life).await.map_err(text)?;
+        // Half of the life that the store really gives, which may be far less than was asked for.
+        let now = self.ctx.clock.now();
+        if control.control_get.expires.duration_since(now) * 2 > fresh.expires.duration_since(now) {
             return Ok(());
         }
-        let text = |e: tradewind_checkpoints::StoreError| e.to_string();
-        control.control_get = self.mailbox.control_ticket(self.uid, life).await.map_err(text)?;
+        control.control_get = fresh;
         control.report_put = self.mailbox.report_put_ticket(self.uid, life).await.map_err(text)?;
         control.report_get = self.mailbox.report_get_ticket(self.uid, life).await.map_err(text)?;
         control.logs = self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?;
@@ -393,7 +420,7 @@ impl Serving<'_> {
 /// Retention after a commit, and once the run has ended. What fails is done the next time.
 pub async fn tidy(catalogue: &Catalogue, settings: &MachineCheckpoint, pinned: BTreeSet<u64>, ended: bool) {
     let newest = usize::try_from(settings.keep).unwrap_or(1).max(1);
-    let keep = Keep { newest, pinned, ended, max_changes: 64 };
+    let keep = Keep { newest, pinned, ended, max_changes: if ended { 2048 } else { 64 } };
     let collected: BoxFuture<'_, _> = Box::pin(catalogue.collect(&keep));
     match collected.await {
         Ok(collected) if collected.blocked => {

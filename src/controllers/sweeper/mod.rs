@@ -100,6 +100,7 @@ impl Sweeper {
             self.tell(key, Severity::Warning, message).await;
             return Ok(Wake::OnChange);
         }
+        let mut failed = None;
         for id in &pass.orphans {
             if ctx.settings.sweep_report_only {
                 metrics().orphan(&key.name, "reported");
@@ -111,7 +112,10 @@ impl Sweeper {
                 .await;
                 continue;
             }
-            account.provider.terminate(id).await.map_err(|e| Failure::new(e.reason(), e.to_string()))?;
+            if let Err(error) = account.provider.terminate(id).await {
+                failed.get_or_insert(Failure::new(error.reason(), error.to_string()));
+                continue;
+            }
             metrics().orphan(&key.name, "terminated");
             tracing::warn!(
                 provider = key.name,
@@ -126,7 +130,7 @@ impl Sweeper {
             )
             .await;
         }
-        Ok(Wake::OnChange)
+        failed.map_or(Ok(Wake::OnChange), Err)
     }
 
     async fn tell(&self, key: &Key, severity: Severity, note: String) {

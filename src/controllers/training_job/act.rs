@@ -24,7 +24,7 @@ pub(super) async fn carry_out(
     match step {
         Step::Rest => Ok(false),
         Step::CreatePod { attempt, on_node } => create_pod(ctx, job, *attempt, *on_node).await,
-        Step::Claim { rent, attempt, n, claim } => write_claim(ctx, observed, job, rent, *attempt, *n, claim).await,
+        Step::Claim { rent, attempt, claim } => write_claim(ctx, observed, job, rent, *attempt, claim).await,
         Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,
         Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
@@ -55,6 +55,12 @@ async fn create_pod(ctx: &Context, job: &TrainingJob, attempt: i64, on_node: boo
         Err(ClusterError::AlreadyExists) => {
             Err(Failure::benign("PodExists", "a Pod of this name is still there; it is tried again"))
         }
+        Err(error @ ClusterError::Refused { .. }) => {
+            let note = format!("Pod {} cannot be made now: {error}; it is tried again", pod::name(job, attempt));
+            let about = reference(TrainingJob::KIND, job);
+            ctx.tell(&about, Severity::Warning, Reason::PodRefused, "CreatePod", note).await;
+            Err(error.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -65,11 +71,10 @@ async fn write_claim(
     job: &TrainingJob,
     rent: &Rent,
     attempt: i64,
-    n: usize,
     claim: &Claim,
 ) -> Result<bool, Failure> {
     let Ok(valid) = &observed.valid else { return Ok(false) };
-    let Some(machine) = placement::machine(ctx, job, valid, rent, attempt, n, claim.clone()) else { return Ok(false) };
+    let Some(machine) = placement::machine(ctx, job, valid, rent, attempt, claim.clone()) else { return Ok(false) };
     match ctx.cluster.add(machine).await {
         Ok(created) => {
             ctx.caches.rented.own(&created);

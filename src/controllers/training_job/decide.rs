@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tradewind_api::rented_machine::{Claim, MachinePhase};
+use tradewind_api::rented_machine::{Claim, MachinePhase, OrderOutcome};
 use tradewind_api::training_job::{AttemptRecord, InCluster, JobPhase, PlacementStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, conditions, names};
 use tradewind_core::Money;
@@ -77,8 +77,6 @@ pub enum Step {
         rent: Box<Rent>,
         /// Attempt.
         attempt: i64,
-        /// Number within the attempt.
-        n: usize,
         /// The Pod.
         claim: Claim,
     },
@@ -130,7 +128,7 @@ pub fn decide(o: &Observed) -> Decision {
     let valid = match &o.valid {
         Ok(valid) => valid,
         Err(refused) => {
-            let alive = r.status.attempt.and_then(|attempt| newest(o, attempt)).filter(|m| lives(m));
+            let alive = r.status.attempt.and_then(|attempt| machine_of(o, attempt)).filter(|m| lives(m));
             r.not_accepted(refused.reason, &refused.message, false);
             if let Some(machine) = alive {
                 // What was started under an earlier spec goes on.
@@ -154,7 +152,7 @@ pub fn decide(o: &Observed) -> Decision {
         r.accepted();
     }
     let Some(attempt) = r.status.attempt else { return first_attempt(o, r, valid) };
-    if let Some(machine) = newest(o, attempt)
+    if let Some(machine) = machine_of(o, attempt)
         && let Some(decision) = ended_machine(o, &mut r, valid, attempt, machine)
     {
         return decision;
@@ -163,14 +161,9 @@ pub fn decide(o: &Observed) -> Decision {
     running(o, r, valid, attempt)
 }
 
-/// The newest RentedMachine of an attempt.
-pub fn newest(o: &Observed, attempt: i64) -> Option<&Arc<RentedMachine>> {
-    o.machines.iter().filter(|m| m.spec.attempt == attempt).max_by_key(|m| number_of(m))
-}
-
-fn number_of(machine: &RentedMachine) -> usize {
-    let name = machine.metadata.name.as_deref().unwrap_or_default();
-    name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+/// The RentedMachine of an attempt: there is never more than one, because its name says which attempt it is for.
+pub fn machine_of(o: &Observed, attempt: i64) -> Option<&Arc<RentedMachine>> {
+    o.machines.iter().find(|m| m.spec.attempt == attempt)
 }
 
 /// A machine that neither ends nor is being deleted.
@@ -178,13 +171,9 @@ pub fn lives(machine: &RentedMachine) -> bool {
     machine.metadata.deletion_timestamp.is_none() && machine.status.as_ref().is_none_or(|s| s.ended.is_none())
 }
 
-/// A machine of this attempt that is going, but of which it is not certain yet that it bought nothing: never rent beside it.
+/// A machine of this attempt that is going: never rent beside it. Once nothing is left of it, the attempt may have another.
 fn in_the_way(o: &Observed, attempt: i64) -> bool {
-    o.machines.iter().filter(|m| m.spec.attempt == attempt && !lives(m)).any(|m| {
-        m.status
-            .as_ref()
-            .is_none_or(|s| s.rented_at.is_some() || (s.phase != MachinePhase::Gone && !s.orders.is_empty()))
-    })
+    machine_of(o, attempt).is_some_and(|m| !lives(m))
 }
 
 fn finished(o: &Observed, r: Report) -> Decision {
@@ -297,7 +286,7 @@ fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &
 }
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
-    let machine = newest(o, attempt).filter(|m| lives(m));
+    let machine = machine_of(o, attempt).filter(|m| lives(m));
     if in_the_way(o, attempt) {
         r.phase(r.status.phase, "the machine is being ended");
         return r.rest(Wake::OnChange);
@@ -308,7 +297,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {
         r.follow(machine);
-        if over_budget(valid, &r.status, machine) {
+        if over_budget(valid, &r.status, machine, o.now) {
             let name = machine.metadata.name.clone().unwrap_or_default();
             r.waiting(
                 Reason::BudgetExhausted,
@@ -318,11 +307,15 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         }
     }
     let Some(pod) = pod else {
+        if machine.is_some_and(|m| has_open_order(m)) {
+            // Whether a machine was bought decides where the Pod is made again.
+            r.phase(JobPhase::Renting, "its Pod is gone; it is made again once the order's outcome is known");
+            return r.rest(Wake::After(Duration::from_secs(2), "an order's outcome"));
+        }
         let on_node = machine.is_some_and(|m| rented(m));
-        if let Some(machine) = machine.filter(|_| !on_node) {
+        if machine.is_some() && !on_node {
             // A claim for a Pod that is gone: rented_machine gives it up by itself.
             r.phase(JobPhase::Waiting, "its Pod is gone; it is made again");
-            let _ = machine;
         }
         return r.decide(Step::CreatePod { attempt, on_node }, Wake::OnChange);
     };
@@ -345,12 +338,12 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         return r.decide(step, Wake::OnChange);
     }
     if !bound.is_empty() && bound != o.node {
-        return in_cluster(o, r, valid, attempt, pod, machine);
+        return in_cluster(r, valid, attempt, pod, machine);
     }
     if let Some(machine) = machine {
         let name = machine.metadata.name.clone().unwrap_or_default();
         if machine.spec.claim.pod_uid != uid {
-            return if rented(machine) && bound == o.node {
+            return if rented(machine) {
                 r.decide(Step::Reclaim { machine: name, claim }, Wake::OnChange)
             } else {
                 r.decide(Step::Rest, Wake::After(Duration::from_secs(2), "an old claim is given up"))
@@ -369,15 +362,23 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     place(o, r, valid, attempt, pod, claim, bound)
 }
 
-/// An order was ever written.
+fn has_open_order(machine: &RentedMachine) -> bool {
+    machine.status.as_ref().is_some_and(|s| s.orders.iter().any(|o| o.outcome == OrderOutcome::Open))
+}
+
+/// A machine was bought.
 fn rented(machine: &RentedMachine) -> bool {
     machine.status.as_ref().is_some_and(|s| s.machine_id.is_some())
 }
 
-fn over_budget(valid: &Valid, status: &TrainingJobStatus, machine: &RentedMachine) -> bool {
-    // A minute of the machine's price is kept in reserve for its end.
-    let reserve = machine.status.as_ref().and_then(|s| s.price_per_hour).unwrap_or(Money::ZERO).for_seconds(60);
-    rented(machine) && valid.budget_total.is_some_and(|total| status.cost.total + reserve >= total)
+fn over_budget(valid: &Valid, status: &TrainingJobStatus, machine: &RentedMachine, now: Timestamp) -> bool {
+    let Some(total) = valid.budget_total.filter(|_| rented(machine)) else { return false };
+    let m = machine.status.as_ref();
+    let price = m.and_then(|s| s.price_per_hour).unwrap_or(Money::ZERO);
+    // The cost in the machine's status may be minutes old: it is counted from the clock, and a minute is kept in reserve for the end.
+    let since = m.and_then(|s| s.rented_at.as_ref()).map_or(now, |t| t.0);
+    let seconds = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
+    status.cost.settled + price.for_seconds(seconds + 60) >= total
 }
 
 /// Neither bound elsewhere nor claimed: wait for the cluster, or rent.
@@ -403,8 +404,7 @@ fn place(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, cl
         }
         Some(Choice::Rent(rent)) => {
             r.chosen(rent);
-            let n = newest(o, attempt).map_or(0, |m| number_of(m) + 1);
-            r.decide(Step::Claim { rent: rent.clone(), attempt, n, claim }, Wake::OnChange)
+            r.decide(Step::Claim { rent: rent.clone(), attempt, claim }, Wake::OnChange)
         }
     }
 }
@@ -447,7 +447,7 @@ pub fn wants_plan(o: &Observed) -> bool {
     if status.phase.is_terminal() || valid.rental.is_err() || valid.in_cluster == InCluster::Only {
         return false;
     }
-    if newest(o, attempt).is_some_and(|m| lives(m)) || in_the_way(o, attempt) {
+    if machine_of(o, attempt).is_some_and(|m| lives(m)) || in_the_way(o, attempt) {
         return false;
     }
     let Some(pod) = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string())) else {
@@ -461,14 +461,7 @@ pub fn wants_plan(o: &Observed) -> bool {
     }
 }
 
-fn in_cluster(
-    o: &Observed,
-    mut r: Report,
-    valid: &Valid,
-    attempt: i64,
-    pod: &Pod,
-    machine: Option<&Arc<RentedMachine>>,
-) -> Decision {
+fn in_cluster(mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, machine: Option<&Arc<RentedMachine>>) -> Decision {
     let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
     r.status.placement = Some(PlacementStatus {
         summary: "cluster".to_owned(),
@@ -508,7 +501,6 @@ fn in_cluster(
             r.placed(Reason::InCluster, &format!("placed on node {node} of the cluster"));
             r.phase(JobPhase::Starting, &format!("starts on node {node}"));
             r.status.workers = Some(WorkersStatus { ready: 0, total: 1, summary: "0/1".to_owned() });
-            let _ = o;
             r.rest(Wake::OnChange)
         }
     }

@@ -16,10 +16,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use tradewind_api::{TrainingJob, TrainingJobStatus};
-use tradewind_cluster::Key;
+use tradewind_api::training_job::JobPhase;
+use tradewind_api::{Reason, TrainingJob, TrainingJobStatus, conditions};
+use tradewind_cluster::{Key, Typed};
 
 use crate::context::Context;
+use crate::events::{Severity, reference};
 use crate::runtime::{Failure, Reconciler, Wake};
 use decide::{Decision, Step};
 
@@ -71,9 +73,27 @@ impl TrainingJobs {
         let ctx = &self.ctx;
         let observed = observe::observe(ctx, &job, memory).await?;
         let Decision { status, step, wake } = decide::decide(&observed);
+        let was_open = job.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
         let job = self.write_status(job, status, &step, memory).await?;
+        if was_open {
+            self.tell_end(&job).await;
+        }
         let acted = act::carry_out(ctx, &observed, &job, &step).await?;
         Ok(if acted { Wake::After(Duration::ZERO, "the next step") } else { wake })
+    }
+
+    /// An Event for the end of the job.
+    async fn tell_end(&self, job: &TrainingJob) {
+        let Some(status) = &job.status else { return };
+        let (severity, type_) = match status.phase {
+            JobPhase::Complete => (Severity::Normal, conditions::COMPLETE),
+            JobPhase::Failed => (Severity::Warning, conditions::FAILED),
+            _ => return,
+        };
+        let reason = conditions::condition(&status.conditions, type_).map(|c| c.reason.as_str());
+        let reason = Reason::ALL.iter().copied().find(|r| Some(r.as_str()) == reason).unwrap_or(Reason::Finished);
+        let note = format!("{}; cost so far {}", status.message, status.cost.summary);
+        self.ctx.tell(&reference(TrainingJob::KIND, job), severity, reason, "Finish", note).await;
     }
 
     /// Writes the status if it says something new; progress and cost wait for their turn.

@@ -108,6 +108,9 @@ async fn admission(
     if job.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
         return Ok(fine);
     }
+    if fresh && let Some(other) = shares_location(ctx, job, valid) {
+        return Ok(other);
+    }
     if memory.pod_accepted != Some(generation) && fresh {
         if let Some(refused) = dry_run(ctx, job).await? {
             return Ok(refused);
@@ -120,6 +123,28 @@ async fn admission(
     storage(ctx, job, valid, memory).await
 }
 
+/// Two runs in one place would restore each other's weights. The older job has the place.
+fn shares_location(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Option<Admission> {
+    let place = |to: &str| to.trim_end_matches('/').to_owned();
+    let to = place(&valid.checkpoint.as_ref()?.to);
+    let age = |j: &TrainingJob| (j.metadata.creation_timestamp.as_ref().map(|t| t.0), j.metadata.uid.clone());
+    let other = ctx.caches.jobs.all().into_iter().find(|other| {
+        other.metadata.uid != job.metadata.uid
+            && other.spec.checkpoint.as_ref().is_some_and(|c| place(&c.to) == to)
+            && other.status.as_ref().is_none_or(|s| !s.phase.is_terminal())
+            && age(other) < age(job)
+    })?;
+    let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
+    let name = other.metadata.name.as_deref().unwrap_or_default();
+    Some(Admission::Refused {
+        reason: Reason::CheckpointLocationInUse,
+        message: format!(
+            "checkpoint.to is where TrainingJob {namespace}/{name} keeps its checkpoints; choose another place"
+        ),
+        passing: true,
+    })
+}
+
 async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, Failure> {
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let value = pod::build(job, 0, None);
@@ -129,7 +154,7 @@ async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, 
         Err(ClusterError::Refused { message, .. }) => Ok(Some(Admission::Refused {
             reason: Reason::PodRefused,
             message: format!("the API server would refuse the Pod: {message}"),
-            passing: false,
+            passing: true,
         })),
         Err(error) => Err(error.into()),
     }

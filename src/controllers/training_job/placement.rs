@@ -117,6 +117,25 @@ fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore
         Vec::new(),
         "the planner's own checker finds its plan clean"
     );
+    // What may cost more an hour than the account's limit could never be rented, however long it is waited for.
+    let limits: BTreeMap<String, Money> = ctx
+        .caches
+        .providers
+        .all()
+        .iter()
+        .filter_map(|p| Some((p.metadata.name.clone()?, p.spec.limits.per_hour)))
+        .collect();
+    let within = |c: &planner::Candidate| limits.get(&c.offer.provider).is_none_or(|limit| c.hourly <= *limit);
+    if let Some(dear) = plan.ranked.first().filter(|_| !plan.ranked.iter().any(within)) {
+        let provider = &dear.offer.provider;
+        let limit = limits.get(provider).copied().unwrap_or_default();
+        let message = format!(
+            "every offer that fits may cost more an hour than limits.perHour of its Provider: the best one ${}, with ${limit} for {provider}",
+            dear.hourly
+        );
+        return Choice::None { reason: Reason::LimitReached, message };
+    }
+    let plan = Plan { ranked: plan.ranked.iter().filter(|c| within(c)).cloned().collect(), ..plan };
     into_choice(&needs, &plan)
 }
 
@@ -160,7 +179,6 @@ pub fn machine(
     valid: &Valid,
     rent: &Rent,
     attempt: i64,
-    n: usize,
     claim: Claim,
 ) -> Option<RentedMachine> {
     let workload = valid.rental.as_ref().ok()?.clone();
@@ -173,11 +191,11 @@ pub fn machine(
         (names::ATTEMPT.to_owned(), attempt.to_string()),
     ]);
     let status = job.status.as_ref();
-    let spent = status.map_or(Money::ZERO, |s| s.cost.total);
     let budget = job.spec.budget.as_ref();
     Some(RentedMachine {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{short}-{attempt}-{n}", meta.name.as_deref().unwrap_or_default())),
+            // One name per attempt: the API server lets only one of several creators have it, whatever their caches say.
+            name: Some(format!("{}-{short}-{attempt}", meta.name.as_deref().unwrap_or_default())),
             labels: Some(labels),
             ..ObjectMeta::default()
         },
@@ -195,7 +213,6 @@ pub fn machine(
             start_deadline_s: start_deadline(ctx, &rent.first),
             workload,
             checkpoint: valid.checkpoint.clone(),
-            budget_left: valid.budget_total.map(|total| total - spent),
             budget_per_hour: budget.and_then(|b| b.per_hour),
         },
         status: None,

@@ -262,7 +262,10 @@ impl Report {
 
 /// The machine's cost is final and belongs into the job's account.
 pub fn settles(machine: &RentedMachine) -> bool {
-    machine.status.as_ref().is_some_and(|s| s.phase == MachinePhase::Gone && s.rented_at.is_some())
+    machine
+        .status
+        .as_ref()
+        .is_some_and(|s| s.phase == MachinePhase::Gone && s.rented_at.is_some() && s.last_report_read)
 }
 
 /// `Spot` and `OnDemand` for people.

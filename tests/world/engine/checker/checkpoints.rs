@@ -139,7 +139,12 @@ impl Checker {
 
     /// A machine's report with an offer is in the mailbox, while the market says that the machine runs.
     pub fn offered(&mut self, machine: &str, attempt: u32, step: u64) {
-        let Some(n) = self.job_of_uid(machine) else { return };
+        let Some(rental) = self.rentals.get(machine) else { return };
+        // What it does after it was given up (deleted by hand, say) is not promised to anybody.
+        if rental.ended_at.is_some() {
+            return;
+        }
+        let n = rental.job;
         let fenced = self.jobs[n].starts.iter().any(|(newer, _)| *newer > attempt);
         let best = self.jobs[n].offered.entry(attempt).or_insert(0);
         if !fenced {

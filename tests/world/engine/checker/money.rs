@@ -74,7 +74,9 @@ impl Checker {
                     let lost =
                         market.events().after(0).any(|e| e.kind == "reclaimed" && e.machine == Some(m.id.to_string()));
                     let lag = m.visible_at.as_duration().saturating_sub(m.created_at.as_duration());
-                    let hidden = lag + if lost { Duration::from_secs(45) } else { Duration::ZERO };
+                    // One that lost its GPU and won it back paid nothing for it in between.
+                    let again = Duration::from_mins(1) * m.boots.saturating_sub(1);
+                    let hidden = lag + again + if lost { Duration::from_secs(45) } else { Duration::ZERO };
                     (m.id, label, (m.created_at.as_duration(), ended), hidden, rate, m.cost_micros(now))
                 })
                 .collect::<Vec<_>>()
