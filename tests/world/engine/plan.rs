@@ -57,12 +57,22 @@ pub enum Story {
     Blackout,
     /// Two jobs, and money for one machine at a time.
     TwoJobs,
+    /// Outbid in the moment in which the machine has reported a checkpoint that the operator has not read.
+    LastWord,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Outbid, Self::Unknown, Self::Deleted, Self::PodLost, Self::Damaged, Self::Blackout, Self::TwoJobs];
+    pub const ALL: [Self; 8] = [
+        Self::Outbid,
+        Self::Unknown,
+        Self::Deleted,
+        Self::PodLost,
+        Self::Damaged,
+        Self::Blackout,
+        Self::TwoJobs,
+        Self::LastWord,
+    ];
 }
 
 /// One call that goes wrong: the `call`-th of all operators, from 0.
@@ -311,7 +321,7 @@ impl Plan {
             Story::Outbid => vec![(at(62), Happening::Outbid)],
             Story::Unknown => vec![(at(0), Happening::RentFault)],
             Story::Blackout => vec![(at(0), Happening::RentFault), (Duration::from_millis(1), Happening::MarketAway)],
-            Story::TwoJobs => Vec::new(),
+            Story::TwoJobs | Story::LastWord => Vec::new(),
             Story::Deleted => vec![(at(60), Happening::JobDeleted)],
             Story::PodLost => vec![(at(45), Happening::PodDeleted)],
             Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],

@@ -18,7 +18,7 @@ use super::chance::Chance;
 use super::cluster::{ControlPlane, apply};
 use super::machines::Fleet;
 use super::operator::{Process, is_over};
-use super::plan::{Mood, Options, Plan};
+use super::plan::{Happening, Mood, Options, Plan, Story};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
 use super::wire::{Calls, Common, lock};
 
@@ -209,6 +209,10 @@ impl World {
             self.happen(happening);
             self.common.look();
             return true;
+        }
+        if self.mood == Mood::Story(Story::LastWord) && self.rough && lock(&self.common.checker).offers == 3 {
+            self.happen(Happening::Outbid);
+            lock(&self.common.checker).offers += 1;
         }
         if self.rough && now >= self.plan.calm_at {
             self.calm_down();

@@ -147,8 +147,9 @@ impl Checker {
         let n = rental.job;
         let fenced = self.jobs[n].starts.iter().any(|(newer, _)| *newer > attempt);
         let best = self.jobs[n].offered.entry(attempt).or_insert(0);
-        if !fenced {
-            *best = (*best).max(step);
+        if !fenced && step > *best {
+            *best = step;
+            self.offers += 1;
         }
     }
 

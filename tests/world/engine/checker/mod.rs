@@ -70,6 +70,8 @@ pub struct Checker {
     pub hidden: BTreeMap<u64, Duration>,
     /// Programs that ended with the right result, by their salt.
     pub results: BTreeSet<u64>,
+    /// Checkpoints that machines have offered.
+    pub offers: usize,
     /// Objects in the bucket that were damaged on purpose.
     pub damaged: Vec<String>,
     jobs_seen: u64,
