@@ -1,5 +1,6 @@
 //! The operator as a process on a real API server, with the rights of `deploy/operator/rbac.yaml` and nothing else: start before the
 //! CRDs, warm standby, handover, a frozen leader, silence while idle.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap fails the test")]
 
 use std::path::Path;
 use std::time::Duration;

@@ -239,7 +239,7 @@ mod tests {
     fn conditions_change_their_time_only_with_their_status() {
         let at = |s| Timestamp::from_second(s).unwrap();
         let mut conditions = Vec::new();
-        assert!(set_condition(&mut conditions, at(1), 1, READY, None, Reason::NotYetKnown, "not looked at yet"));
+        assert!(set_condition(&mut conditions, at(1), 1, READY, None, Reason::Valid, "not looked at yet"));
         assert!(set_condition(&mut conditions, at(2), 1, READY, Some(true), Reason::Running, "runs"));
         assert!(
             !set_condition(&mut conditions, at(3), 1, READY, Some(true), Reason::Running, "runs"),
