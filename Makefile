@@ -10,7 +10,7 @@ MACHINE := $(shell uname -m)
 AGENT_TRIPLE := $(MACHINE)-unknown-linux-musl
 export CARGO_TARGET_DIR := $(TARGET)
 export TRADEWIND_BIN := $(TARGET)/release
-export TRADEWIND_AGENT := $(TARGET)/$(AGENT_TRIPLE)/agent/tradewind-agent
+export TRADEWIND_AGENT_BIN := $(TARGET)/$(AGENT_TRIPLE)/agent/tradewind-agent
 
 # ring has a little C in it, and expects a cross compiler's name for musl; the machine's own compiler does.
 agent_env := CC_$(subst -,_,$(AGENT_TRIPLE))=cc

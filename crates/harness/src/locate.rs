@@ -128,14 +128,14 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// `TRADEWIND_BIN` names the directory of operator and simulator, `TRADEWIND_AGENT` the agent, as `make` sets them;
+    /// `TRADEWIND_BIN` names the directory of operator and simulator, `TRADEWIND_AGENT_BIN` the agent, as `make` sets them;
     /// without them they are taken from the target directory that the running program lies in, first of the same build.
     pub fn locate() -> Result<Self> {
         let target = target_directory();
         let operator = Self::find("tradewind-operator", env::var_os("TRADEWIND_BIN").map(PathBuf::from), &target)?;
         let sim = Self::find("tradewind-sim", env::var_os("TRADEWIND_BIN").map(PathBuf::from), &target)?;
         let static_build = target.join(format!("{}-unknown-linux-musl/agent/tradewind-agent", env::consts::ARCH));
-        let agent = env::var_os("TRADEWIND_AGENT").map_or(static_build, PathBuf::from);
+        let agent = env::var_os("TRADEWIND_AGENT_BIN").map_or(static_build, PathBuf::from);
         if !agent.exists() {
             return Err(not_built("tradewind-agent", "make agent"));
         }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tradewind_api::training_job::CheckpointStatus;
 use tradewind_protocol::{Control, Report};
 
@@ -43,6 +44,8 @@ pub struct MachineMemory {
     pub seen: bool,
     /// When the provider first accepted the end.
     pub end_accepted: Option<Timestamp>,
+    /// When compute began and ended, as found out first: a status that cannot be written now must not make it a later moment.
+    pub running: (Option<MicroTime>, Option<MicroTime>),
     /// When the newest list that shows the machine running was asked for.
     pub ran_at: Option<Timestamp>,
     /// Leftovers that are gone.

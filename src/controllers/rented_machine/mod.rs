@@ -73,6 +73,7 @@ impl RentedMachines {
         let ctx = &self.ctx;
         let observed = observe::observe(ctx, &machine, memory).await?;
         let Decision { status, step, wake } = decide::decide(&observed);
+        memory.running = (status.running_since.clone(), status.running_until.clone());
         if status.ended.is_some() && memory.ending_since.is_none() {
             memory.ending_since = Some(ctx.clock.monotonic());
             learn::from_end(ctx, &observed, &status);

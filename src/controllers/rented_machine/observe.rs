@@ -29,7 +29,9 @@ pub async fn observe(
     memory: &mut MachineMemory,
 ) -> Result<Observed, Failure> {
     let spec = machine.spec.clone();
-    let status = machine.status.clone().unwrap_or_default();
+    let mut status = machine.status.clone().unwrap_or_default();
+    status.running_since = status.running_since.or_else(|| memory.running.0.clone());
+    status.running_until = status.running_until.or_else(|| memory.running.1.clone());
     let now = ctx.clock.now();
     let first_seen = *memory.first_seen.get_or_insert(ctx.clock.monotonic());
     let job = job_view(ctx, machine).await?;
