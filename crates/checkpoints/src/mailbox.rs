@@ -4,7 +4,6 @@
 //! `sealed/<boot>-<attempt>.json` (the start document, written once), `tickets/<attempt>-<first slot>.json` (written once), `logs/<slot>`
 //! (a ring). `agent/<sha256>` is the agent's binary.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,11 +228,7 @@ impl Mailbox {
     /// Puts the agent's binary into the mailbox under its SHA-256, unless it is there.
     pub async fn publish_agent(&self, binary: Bytes) -> Result<AgentBinary, StoreError> {
         let size_bytes = binary.len() as u64;
-        let mut sha256 = String::with_capacity(64);
-        for byte in Sha256::digest(&binary) {
-            // Writing to a String cannot fail.
-            let _ = write!(sha256, "{byte:02x}");
-        }
+        let sha256 = tradewind_core::hex(&Sha256::digest(&binary));
         let key = agent_key(&sha256);
         let there = self.store.head(&key).await?;
         if there.is_none_or(|there| there.size_bytes != size_bytes) {

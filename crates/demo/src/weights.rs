@@ -20,12 +20,8 @@ pub struct Weights {
 impl Weights {
     /// Twelve digits of the content's SHA-256.
     pub fn digest(&self) -> String {
-        hex(&Sha256::digest(&self.bytes))[..12].to_owned()
+        tradewind_core::hex(&Sha256::digest(&self.bytes))[..12].to_owned()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// The newest checkpoint at a location.
@@ -39,7 +35,11 @@ pub async fn newest(stack: &Stack, location: &str) -> Result<Weights> {
     for chunk in manifest.chunks() {
         let piece = catalogue.store().get(&chunk.key, chunk.size_bytes).await?;
         let piece = piece.with_context(|| format!("{} is named by a checkpoint, but is not there", chunk.key))?;
-        ensure!(hex(&Sha256::digest(&piece)) == chunk.sha256, "{} is not what its manifest says", chunk.key);
+        ensure!(
+            tradewind_core::hex(&Sha256::digest(&piece)) == chunk.sha256,
+            "{} is not what its manifest says",
+            chunk.key
+        );
         bytes.extend_from_slice(&piece);
     }
     Ok(Weights { step: manifest.step, bytes })

@@ -11,6 +11,7 @@ use tradewind_providers::{Machine, MachineState};
 
 use super::cost;
 use super::serve::Served;
+use super::verdict;
 use crate::runtime::Wake;
 
 /// Everything that was read.
@@ -163,7 +164,7 @@ pub fn decide(observed: &Observed) -> Decision {
         take_report(observed, &mut status);
     }
     if status.ended.is_none()
-        && let Some((reason, message)) = why_end(observed, &status)
+        && let Some((reason, message)) = verdict::why_end(observed, &status)
     {
         status.ended = Some(reason.as_str().to_owned());
         status.ended_message = Some(message);
@@ -324,126 +325,6 @@ fn runs_since_list(observed: &Observed, status: &RentedMachineStatus) -> Option<
     });
     let earliest = listed.unwrap_or(rented).max(rented).min(observed.now);
     Some(MicroTime(cost::between(earliest, observed.now)))
-}
-
-/// Why the machine must be ended now, if it must.
-fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
-    if observed.deleting {
-        return Some(match observed.job {
-            JobView::Alive { terminal: false, .. } => {
-                (Reason::Deleted, "the object was deleted; the job goes on elsewhere".to_owned())
-            }
-            _ => (Reason::Released, "nobody needs the machine any more".to_owned()),
-        });
-    }
-    match observed.job {
-        JobView::Gone => return Some((Reason::Released, "the job is gone".to_owned())),
-        JobView::Alive { terminal: true, .. } if status.exit_code.is_none() => {
-            return Some((Reason::Released, "the job is finished".to_owned()));
-        }
-        JobView::Alive { superseded: true, .. } => {
-            return Some((Reason::Released, "a later attempt has started".to_owned()));
-        }
-        JobView::Alive { .. } => {}
-    }
-    status.machine_id.as_ref()?;
-    if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref())
-        && let Some(found) = agent_verdict(agent, status)
-    {
-        return Some(found);
-    }
-    if let Some(found) = provider_verdict(observed, status) {
-        return Some(found);
-    }
-    silence(observed, status)
-}
-
-fn agent_verdict(agent: &super::serve::AgentView, status: &RentedMachineStatus) -> Option<(Reason, String)> {
-    if agent.fenced {
-        return Some((Reason::Released, "a later attempt has started".to_owned()));
-    }
-    // A host may restart the container after the end: a later boot carries the exit that its own last report shows.
-    if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
-        if exit.told_to_stop {
-            // Nothing of ours asks for it: the host goes down, or the market takes it. Never the program's fault.
-            return Some((Reason::Preempted, "the machine was told to go down".to_owned()));
-        }
-        return Some(match exit.code {
-            0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
-            code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
-        });
-    }
-    if agent.restarted || status.boot.as_ref().is_some_and(|boot| *boot != agent.boot) {
-        return Some((
-            Reason::MachineRestarted,
-            "the machine booted a second time; its program cannot be trusted to go on".to_owned(),
-        ));
-    }
-    if agent.failed {
-        let why = agent.warnings.last().cloned().unwrap_or_else(|| "no reason was given".to_owned());
-        return Some((Reason::AgentFailed, format!("the agent cannot go on: {why}")));
-    }
-    None
-}
-
-fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
-    let account = observed.account.as_ref()?;
-    let id = status.machine_id.as_ref()?;
-    if let Some(machine) = account.machines.iter().find(|m| m.id == *id) {
-        match &machine.state {
-            MachineState::TakenAway => {
-                let how =
-                    if machine.capacity == Capacity::Spot { "was outbid or taken back" } else { "was taken back" };
-                Some((Reason::Preempted, format!("the machine {how} by the market")))
-            }
-            MachineState::BootFailed { message } => {
-                Some((Reason::BootFailed, format!("the machine could not start the image: {message}")))
-            }
-            MachineState::Starting | MachineState::Running | MachineState::Unknown { .. } => {
-                too_dear(observed, status, machine)
-            }
-        }
-    } else {
-        let since = status.missing_since.as_ref()?.0;
-        let twice = account.listed_before.is_some_and(|before| before > since);
-        twice.then(|| (Reason::Preempted, "the machine is no longer on the account".to_owned()))
-    }
-}
-
-/// The price of an on-demand machine may have risen between the list of offers and the rent call. A bid is our own.
-fn too_dear(observed: &Observed, status: &RentedMachineStatus, machine: &Machine) -> Option<(Reason, String)> {
-    let price = machine.price_per_hour.filter(|_| machine.capacity == Capacity::OnDemand)?;
-    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
-    let cap = observed.spec.offers.get(usize::try_from(order.offer).ok()?)?.price_cap;
-    (price > cap)
-        .then(|| (Reason::LimitReached, format!("the machine costs ${price} an hour, its price cap is ${cap}")))
-}
-
-fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
-    let rented = status.rented_at.as_ref()?.0;
-    let served = observed.served.as_ref()?;
-    // A mailbox that cannot be read says nothing about the agent.
-    if !served.looked {
-        return None;
-    }
-    let limit = Duration::from_secs(u64::try_from(observed.spec.start_deadline_s).unwrap_or(u64::MAX));
-    if status.boot.is_none() {
-        let late = observed.now > rented.checked_add(limit).unwrap_or(Timestamp::MAX);
-        return late.then(|| {
-            let seconds = observed.spec.start_deadline_s;
-            (Reason::AgentNotStarted, format!("the machine did not start our agent within {seconds} s"))
-        });
-    }
-    if status.agent.as_deref() == Some("Booted")
-        && let Some(trouble) = &served.trouble
-        && observed.now > rented.checked_add(limit * 2).unwrap_or(Timestamp::MAX)
-    {
-        return Some((Reason::NotStartable, format!("the program could not be started in time: {trouble}")));
-    }
-    let heard = served.heard_at?;
-    let quiet = observed.now.duration_since(heard);
-    let limit = jiff::SignedDuration::try_from(observed.limits.silent_after).unwrap_or(jiff::SignedDuration::MAX);
-    (quiet > limit).then(|| (Reason::AgentSilent, format!("the agent has said nothing for {} s", quiet.as_secs())))
 }
 
 /// A machine that should go.

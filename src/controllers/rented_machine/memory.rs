@@ -80,9 +80,4 @@ impl Memory {
     pub fn put(&self, uid: &str, memory: MachineMemory) {
         self.lock().insert(uid.to_owned(), memory);
     }
-
-    /// Forgets a machine that no longer exists.
-    pub fn forget(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
 }

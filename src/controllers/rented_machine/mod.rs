@@ -16,6 +16,7 @@ mod observe;
 pub mod project;
 pub mod serve;
 mod start;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -149,7 +149,7 @@ impl Shell {
         let clock = SystemClock::default();
         let keys = BootKeys::generate();
         // The key is random, so what follows from it is; and it ties the id to the key.
-        let boot = stage::hex(&Sha256::digest(keys.public())[..8]);
+        let boot = tradewind_core::hex(&Sha256::digest(keys.public())[..8]);
         let here = std::env::current_dir()
             .map_err(|source| ShellError::System { what: "tell the working directory", source })?;
         let control = config.control();

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use futures::{TryStreamExt, stream};
 use sha2::{Digest, Sha256};
+use tradewind_core::hex;
 use tradewind_protocol::{Chunk, EntryKind, ManifestFile, RestoreCandidate, Ticket};
 
 use super::files::{below, own_directory, remove};
 use super::http::{Http, ReadError};
-use super::stage::hex;
 use crate::logic::Restore;
 
 const PARALLEL: usize = 4;

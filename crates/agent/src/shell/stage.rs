@@ -198,15 +198,10 @@ fn hash_piece(reader: &mut File, size_bytes: u64, buffer: &mut [u8]) -> Result<S
         md5.update(&buffer[..read]);
         left -= read as u64;
     }
-    Ok(StagedPiece { size_bytes, sha256: hex(&sha256.finalize()), md5: STANDARD.encode(md5.finalize()) })
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        use std::fmt::Write;
-        let _ = write!(text, "{byte:02x}");
-        text
+    Ok(StagedPiece {
+        size_bytes,
+        sha256: tradewind_core::hex(&sha256.finalize()),
+        md5: STANDARD.encode(md5.finalize()),
     })
 }
 
