@@ -2,7 +2,7 @@
 # Builds, once, what demo and tests start besides our own programs: etcd, the Kubernetes control plane, kubectl, kwok,
 # versitygw and Python environments. They land in the user's cache under a hash of what decides their content.
 #
-# usage: build-tools.sh [--test]     --test: also the environment with the provider's own client
+# usage: build-tools.sh [--test]     --test: also what only tests need: the provider's own client, a second S3 server
 #
 # Prints one line on stdout: a directory with a link to each of them (the value of TRADEWIND_TOOLS). Progress goes to
 # stderr; with everything in place it says nothing and takes a moment. What KUBEBUILDER_ASSETS holds is taken from there.
@@ -12,10 +12,14 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/tradewind/tools"
 kubernetes_version=$(awk '$1 == "k8s.io/kubernetes" && $2 ~ /^v[0-9.]+$/ { print substr($2, 2) }' "$here/kubernetes/go.mod")
 [ -n "$kubernetes_version" ] || { echo "error: kubernetes/go.mod does not require k8s.io/kubernetes at a release" >&2; exit 1; }
 
+# A second S3 server, from crates.io with the lock file that it was published with.
+s3s_fs_version=0.14.1
+
 environments=(demo)
+crates=()
 case "${1:-}" in
   '') ;;
-  --test) environments+=(test) ;;
+  --test) environments+=(test) crates+=("s3s-fs $s3s_fs_version binary 1 min") ;;
   *) echo "usage: build-tools.sh [--test]" >&2; exit 2 ;;
 esac
 
@@ -47,6 +51,11 @@ module_directory() {
   echo "$cache/$1-$({ cat "$here/$1/go.mod" "$here/$1/go.sum"; ldflags_of "$1"; uname -m; } | short_hash)"
 }
 
+# Where a program from crates.io belongs.
+crate_directory() {
+  echo "$cache/$1-$({ echo "$*"; uname -m; } | short_hash)"
+}
+
 environment_requirements() {
   if [ "$1" = demo ]; then echo "$here/python/requirements.txt"; else echo "$here/python/requirements-$1.txt"; fi
 }
@@ -68,6 +77,11 @@ plan() {
       [ -x "${links[$name]}" ] || complete=1
     fi
   done
+  for line in "${crates[@]}"; do
+    read -r name module _ <<<"$line"
+    links[$name]="$(crate_directory "$name" "$module")/bin/$name"
+    [ -x "${links[$name]}" ] || complete=1
+  done
   for name in "${environments[@]}"; do
     directory=$(environment_directory "$name")
     links[python-$name]=$directory
@@ -81,7 +95,7 @@ failed() {
   tail -n 15 "$2" >&2
   if grep -q 'no space left on device' "$2"; then
     say "error: The disk is full; $1 could not be built."
-  elif grep -qE 'dial tcp|i/o timeout|no such host|TLS handshake|Could not find a version|Max retries exceeded' "$2"; then
+  elif grep -qE 'dial tcp|i/o timeout|no such host|TLS handshake|Could not find a version|Max retries exceeded|failed to download|spurious network error' "$2"; then
     say "error: $1 could not be downloaded; is the network there, and the proxy set? The whole log is $2."
   else
     say "error: $1 could not be built; the whole log is $2."
@@ -100,6 +114,20 @@ build_tool() {
     go build -mod=readonly -trimpath -buildvcs=false -ldflags "$(ldflags_of "$module")" -o "$partial" "$package") \
     >"$log" 2>&1 9>&- || failed "$name" "$log"
   mv "$partial" "$out"
+  say "built $name in $((SECONDS - start)) s"
+}
+
+# Unoptimised: it is asked a few hundred questions.
+build_crate() {
+  local name=$1 version=$2 features=$3 takes=$4 out=${links[$1]} log="$cache/log/$1.log" start=$SECONDS
+  [ -x "$out" ] && return
+  say "building $name $version (once, about $takes) ..."
+  partial="$(crate_directory "$name" "$version").partial"
+  (cd "$here" && CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=true \
+    cargo install --quiet --locked --debug "$name" --version "=$version" --features "$features" \
+    --root "$partial" --target-dir "$partial/target") >"$log" 2>&1 9>&- || failed "$name" "$log"
+  rm -rf "$partial/target" "${out%/bin/*}"
+  mv "$partial" "${out%/bin/*}"
   say "built $name in $((SECONDS - start)) s"
 }
 
@@ -153,6 +181,10 @@ if ! plan || [ ! -d "$(link_directory)" ]; then
   for line in "${tools[@]}"; do
     read -r name module package takes <<<"$line"
     build_tool "$name" "$module" "$package" "$takes"
+  done
+  for line in "${crates[@]}"; do
+    read -r name module package takes <<<"$line"
+    build_crate "$name" "$module" "$package" "$takes"
   done
   for name in "${environments[@]}"; do build_environment "$name"; done
   link_all

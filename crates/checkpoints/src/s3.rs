@@ -173,7 +173,9 @@ impl S3Store {
                 StoreError::Unsupported { verb, detail: detail() }
             }
             // A wrong key id is 403 at AWS and 400 or 404 elsewhere.
-            _ if code.as_deref().is_some_and(|code| CREDENTIAL_CODES.contains(&code)) => {
+            _ if matches!(status, Some(401 | 403))
+                || code.as_deref().is_some_and(|code| CREDENTIAL_CODES.contains(&code)) =>
+            {
                 StoreError::Denied { verb, key, detail: detail() }
             }
             _ if status == Some(501) => StoreError::Unsupported { verb, detail: detail() },

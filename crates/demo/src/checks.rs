@@ -87,8 +87,11 @@ fn outbid_as_planned(seen: &Evidence<'_>) -> Check {
         return check(false, "the machine was never outbid");
     };
     let planned = seen.plan.step();
-    let ended = seen.machines.get(&misfortune.machine).and_then(|f| f.ended.as_deref()).unwrap_or("?");
     let status = seen.job(MAIN).and_then(|j| j.status.as_ref());
+    // The job's own record: the machine's object may be gone before anybody looked at it again.
+    let attempt = seen.machines.get(&misfortune.machine).map(|facts| facts.attempt);
+    let record = status.and_then(|s| s.history.iter().find(|record| Some(record.attempt) == attempt));
+    let ended = record.map_or("?", |record| record.ended.as_str());
     let (preemptions, restarts) = status.map_or((0, 0), |s| (s.preemptions, s.restarts));
     let upload = misfortune.upload.map_or_else(|| "no upload".to_owned(), |upload| format!("an upload ({upload})"));
     let holds = misfortune.upload.is_some() && preemptions == 1 && restarts == 0 && ended == "Preempted";

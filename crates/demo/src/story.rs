@@ -48,8 +48,6 @@ pub struct Facts {
     pub price_per_hour: Money,
     /// Step that it went on from.
     pub restored_step: Option<i64>,
-    /// Why it was ended.
-    pub ended: Option<String>,
 }
 
 /// One job's state as it was told last.
@@ -207,7 +205,6 @@ impl<'a> Story<'a> {
             });
             facts.price_per_hour = status.price_per_hour.unwrap_or(facts.price_per_hour);
             facts.restored_step = status.restored_step.or(facts.restored_step);
-            facts.ended = status.ended.clone().or_else(|| facts.ended.clone());
         }
     }
 

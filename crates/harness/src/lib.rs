@@ -24,7 +24,7 @@ pub use plane::{Plane, PlaneOptions};
 pub use process::{Launch, Process};
 pub use proxy::{Proxy, ProxyOptions};
 pub use run_dir::RunDir;
-pub use s3::S3;
+pub use s3::{S3, S3Server};
 pub use sim::{Sim, SimOptions};
 pub use stack::{Stack, StackOptions};
 pub use wait::eventually;

@@ -87,7 +87,7 @@ impl Tools {
         Ok(Self { directory: String::from_utf8_lossy(&output.stdout).trim().into() })
     }
 
-    /// The program of that name: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, versitygw.
+    /// The program of that name: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, kwok, versitygw, s3s-fs.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         self.existing(Path::new(name))
     }

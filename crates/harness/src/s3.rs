@@ -1,4 +1,4 @@
-//! An S3 server (versitygw on a directory) behind a recording proxy.
+//! An S3 server on a directory behind a recording proxy: versitygw, or s3s-fs as a second opinion on what S3 is.
 
 use std::{
     fs,
@@ -28,34 +28,61 @@ pub struct S3 {
     buckets: PathBuf,
 }
 
+/// Who plays S3. Neither makes put-if-absent atomic by itself; the proxy in front does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum S3Server {
+    /// Used everywhere: the closest to AWS.
+    Versitygw,
+    /// Others' reading of the same documents. Ignores `If-None-Match` on GET, and a PUT makes a bucket that is missing.
+    S3sFs,
+}
+
+impl S3Server {
+    /// The program's name among the tools.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Versitygw => "versitygw",
+            Self::S3sFs => "s3s-fs",
+        }
+    }
+}
+
 impl S3 {
     /// The region that signatures are made for.
     pub const REGION: &'static str = "us-east-1";
 
-    /// Starts it with its files in `directory`; every byte between it and its clients goes to `s3.recording` there.
+    /// Starts versitygw with its files in `directory`; every byte between it and its clients goes to `s3.recording` there.
     pub async fn start(tools: &Tools, directory: &Path) -> Result<Self> {
-        Self::start_with(tools, directory, true).await
+        Self::start_with(tools, directory, S3Server::Versitygw, true).await
     }
 
-    /// As [`S3::start`], with or without the recording.
-    pub async fn start_with(tools: &Tools, directory: &Path, record: bool) -> Result<Self> {
+    /// As [`S3::start`], by the server of one's choice, with or without the recording.
+    pub async fn start_with(tools: &Tools, directory: &Path, kind: S3Server, record: bool) -> Result<Self> {
         let (buckets, meta) = (directory.join("buckets"), directory.join("metadata-of-s3"));
         for path in [&buckets, &meta] {
             fs::create_dir_all(path).map_err(Error::io(format!("making {}", path.display())))?;
         }
         let access_key = format!("TW{:016X}", rand::rng().random::<u64>());
         let secret_key = format!("{:032x}{:08x}", rand::rng().random::<u128>(), rand::rng().random::<u32>());
-        let program = tools.program("versitygw")?;
+        let program = tools.program(kind.program())?;
         let (server, upstream) = despite_taken_ports(async || {
-            let address = format!("127.0.0.1:{}", free_port()?);
-            // The sidecar keeps metadata in files: extended attributes are not to be had on every tmpfs.
-            let launch = Launch::new("versitygw", &program, directory)
-                .env("ROOT_ACCESS_KEY", &access_key)
-                .env("ROOT_SECRET_KEY", &secret_key)
-                .args(["--port", &address, "--region", Self::REGION, "--keep-alive", "--quiet", "posix", "--sidecar"])
-                .args([&meta, &buckets]);
+            let port = free_port()?;
+            let launch = Launch::new(kind.program(), &program, directory);
+            let launch = match kind {
+                // The sidecar keeps metadata in files: extended attributes are not to be had on every tmpfs.
+                S3Server::Versitygw => launch
+                    .env("ROOT_ACCESS_KEY", &access_key)
+                    .env("ROOT_SECRET_KEY", &secret_key)
+                    .args(["--port", &format!("127.0.0.1:{port}"), "--region", Self::REGION, "--keep-alive", "--quiet"])
+                    .args(["posix", "--sidecar"])
+                    .args([&meta, &buckets]),
+                S3Server::S3sFs => launch
+                    .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+                    .args(["--access-key", &access_key, "--secret-key", &secret_key])
+                    .args([&buckets]),
+            };
             let mut server = Process::start(launch)?;
-            let url = format!("http://{address}");
+            let url = format!("http://127.0.0.1:{port}");
             // Without credentials it refuses; that it answers is enough.
             let probe =
                 || async { http_json::call(Method::GET, &url, None).await.map(drop).map_err(|e| e.to_string()) };

@@ -27,7 +27,8 @@ pub use self::{
     watch::{summary, summary_of_machine},
 };
 use crate::{
-    Binaries, Error, Plane, Proxy, ProxyOptions, Result, RunDir, S3, Sim, SimOptions, Tools, eventually, plane::Kubectl,
+    Binaries, Error, Plane, Proxy, ProxyOptions, Result, RunDir, S3, S3Server, Sim, SimOptions, Tools, eventually,
+    plane::Kubectl,
 };
 
 /// The operator's namespace.
@@ -75,7 +76,7 @@ impl Stack {
         let sim_options = SimOptions { seed: options.seed, faults: options.faults.clone() };
         let (plane, s3, sim) = tokio::try_join!(
             Plane::start(&tools, directory, options.plane),
-            S3::start_with(&tools, directory, options.record_store),
+            S3::start_with(&tools, directory, S3Server::Versitygw, options.record_store),
             Sim::start(&binaries.sim, directory, &options.market, sim_options),
         )?;
         for bucket in ["mailbox", CHECKPOINT_BUCKET] {
