@@ -4,8 +4,8 @@
 //! is the only part that does I/O; the world simulation puts an object store in memory in its place.
 
 pub mod config;
-pub mod expand;
 pub mod logic;
+pub mod mask;
 pub mod pattern;
 pub mod progress;
 pub mod shell;

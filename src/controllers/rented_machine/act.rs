@@ -259,8 +259,10 @@ impl Acting<'_> {
                 order.message = Some(tradewind_api::conditions::bounded(message.clone(), 300));
                 order.leftover = leftover.is_some();
                 order.machine_id = leftover;
-                status.message =
-                    format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str());
+                status.message = match why {
+                    Refusal::RateLimited => format!("offer {offer_id} was not ordered yet ({message}); tried again"),
+                    _ => format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str()),
+                };
                 self.remember_refusal(account, &offer_id, why, &message);
             }
             RentOutcome::Unknown { message } => {

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Offer, OrderKey};
-use tradewind_providers::{Machine, MachineState};
+use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::cost;
 use super::serve::Served;
@@ -445,6 +445,11 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     next_order(observed, account, status)
 }
 
+/// Pause after an order that a rate limit held back, the market's or our own.
+const HELD_BACK: Duration = Duration::from_secs(10);
+/// Orders of one machine; after that, one that was held back uses its offer up as well.
+const MOST_ORDERS: usize = 20;
+
 fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMachineStatus) -> Step {
     // Something of ours that no order of this object knows (an older state was restored): never rent beside it, let the sweeper end it.
     let part = OrderKey::machine_part(&observed.uid);
@@ -454,7 +459,15 @@ fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMac
             format!("machine {} carries this object's key but no order knows it; waits until it is ended", machine.id);
         return Step::Rest;
     }
-    let tried: Vec<i64> = status.orders.iter().map(|o| o.offer).collect();
+    let held_back = |o: &OrderStatus| o.reason.as_deref() == Some(Refusal::RateLimited.as_str());
+    let pause = status.orders.last().filter(|o| held_back(o)).and_then(|o| o.at.0.checked_add(HELD_BACK).ok());
+    if pause.is_some_and(|until| observed.now < until) {
+        // The words that `record` wrote say why.
+        return Step::Rest;
+    }
+    // An order that was held back says nothing about its offer.
+    let spent = status.orders.iter().filter(|o| !held_back(o) || status.orders.len() >= MOST_ORDERS);
+    let tried: Vec<i64> = spent.map(|o| o.offer).collect();
     let next = (0..observed.spec.offers.len()).find(|i| {
         !tried.contains(&i64::try_from(*i).unwrap_or(i64::MAX)) && observed.offers.get(*i).is_some_and(Option::is_some)
     });

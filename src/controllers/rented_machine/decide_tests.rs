@@ -9,7 +9,7 @@ use tradewind_api::rented_machine::{
 };
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey, Trust};
-use tradewind_providers::{Machine, MachineState};
+use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
 use super::serve::Served;
@@ -249,6 +249,23 @@ fn every_offer_refused_ends_without_a_machine() {
     let decision = decide(&o);
     assert_eq!(decision.status.ended.as_deref(), Some(Reason::OffersRefused.as_str()));
     assert_eq!(decision.status.phase, MachinePhase::Gone);
+}
+
+#[test]
+fn an_order_that_a_rate_limit_held_back_uses_up_no_offer() {
+    let held_back = |number: u32, second: i64| OrderStatus {
+        at: MicroTime(at(second)),
+        offer: 0,
+        reason: Some(Refusal::RateLimited.as_str().into()),
+        ..order(number, OrderOutcome::Refused, None)
+    };
+    let now = claimed().now.as_second();
+    let soon = |o: &mut Observed| o.status.orders = vec![held_back(0, now - 3)];
+    check("it waits", soon, claimed, &Step::Rest);
+    let later = |o: &mut Observed| o.status.orders = vec![held_back(0, now - 30)];
+    check("then the same offer is ordered under another key", later, claimed, &Step::Order { offer: 0, number: 1 });
+    let often = |o: &mut Observed| o.status.orders = (0..20).map(|n| held_back(n, now - 30)).collect();
+    check("not for ever", often, claimed, &Step::Order { offer: 1, number: 20 });
 }
 
 #[test]

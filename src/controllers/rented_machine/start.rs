@@ -1,13 +1,14 @@
 //! The start document: what one boot of one machine runs, from which checkpoint, with which secrets.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use tradewind_api::rented_machine::MachineCheckpoint;
 use tradewind_checkpoints::FenceRefused;
-use tradewind_core::SecretString;
+use tradewind_core::{ExposeSecret, SecretString};
 use tradewind_protocol::manifest::data_prefix;
 use tradewind_protocol::seal::{Place, SecretEnv};
-use tradewind_protocol::{CheckpointSettings, Report, RestoreCandidate, Start, VERSION};
+use tradewind_protocol::{CheckpointSettings, Report, RestoreCandidate, Start, VERSION, expand};
 
 use super::serve::Serving;
 use crate::storage::text;
@@ -85,15 +86,25 @@ async fn begin(
     catalogue.candidates(&log, run_id, keep, life).await.map(Ok).map_err(|e| e.to_string())
 }
 
-/// The plain and the secret part of the environment.
+/// The plain and the secret part of the environment. A value may name variables before it, and is secret if one of them is.
 async fn environment(serving: &Serving<'_>) -> Result<(BTreeMap<String, String>, SecretEnv), String> {
     let namespace = &serving.machine.spec.job.namespace;
     let mut plain = BTreeMap::new();
     let mut secret: BTreeMap<String, SecretString> = BTreeMap::new();
     for entry in &serving.machine.spec.workload.env {
         let Some(name) = &entry.secret else {
-            secret.remove(&entry.name);
-            plain.insert(entry.name.clone(), entry.value.clone().unwrap_or_default());
+            let told = Cell::new(false);
+            let value = expand(entry.value.as_deref().unwrap_or_default(), |name| {
+                let hidden = secret.get(name).map(ExposeSecret::expose_secret);
+                told.set(told.get() || hidden.is_some());
+                hidden.or_else(|| plain.get(name).map(String::as_str))
+            });
+            (secret.remove(&entry.name), plain.remove(&entry.name));
+            if told.get() {
+                secret.insert(entry.name.clone(), SecretString::from(value));
+            } else {
+                plain.insert(entry.name.clone(), value);
+            }
             continue;
         };
         let object = match serving.ctx.secret(namespace, name).await {

@@ -10,11 +10,12 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::sync::mpsc::Sender;
 use tradewind_core::ExposeSecret;
+use tradewind_protocol::expand;
 use tradewind_protocol::seal::SecretEnv;
 
 use super::Event;
-use crate::expand::expand;
 use crate::logic::{Input, Launch};
+use crate::mask::Masker;
 
 /// Name of the hidden subcommand that becomes the program.
 pub const EXEC: &str = "exec-program";
@@ -56,28 +57,33 @@ pub fn start(
     let child = program.spawn()?;
     // The command holds the writing end of the pipe; the output would never end.
     drop(program);
-    std::thread::spawn(move || copy_output(reader, &events));
+    let masker = Masker::new(secrets.iter().flat_map(|secrets| secrets.variables().values()));
+    std::thread::spawn(move || copy_output(reader, masker, &events));
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| std::io::Error::other("the program has no process id"))
 }
 
-/// Copies output to our own stdout and to the logic, until nobody can write any more.
-fn copy_output(mut reader: impl Read, events: &Sender<Event>) {
+/// Copies output, without the values of Secrets, to our own stdout and to the logic, until nobody can write any more.
+fn copy_output(mut reader: impl Read, mut masker: Masker, events: &Sender<Event>) {
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => {
-                let mut stdout = std::io::stdout().lock();
-                // Nobody may be reading; the mailbox gets it all the same.
-                let _ = stdout.write_all(&buffer[..read]).and_then(|()| stdout.flush());
-                drop(stdout);
-                if events.blocking_send(Event::Input(Input::Output(buffer[..read].to_vec()))).is_err() {
-                    return;
-                }
+        let read = match reader.read(&mut buffer) {
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => 0,
+        };
+        let shown = if read == 0 { masker.finish() } else { masker.push(&buffer[..read]) };
+        if !shown.is_empty() {
+            let mut stdout = std::io::stdout().lock();
+            // Nobody may be reading; the mailbox gets it all the same.
+            let _ = stdout.write_all(&shown).and_then(|()| stdout.flush());
+            drop(stdout);
+            if events.blocking_send(Event::Input(Input::Output(shown))).is_err() {
+                return;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+        }
+        if read == 0 {
+            break;
         }
     }
     let _ = events.blocking_send(Event::OutputEnded);

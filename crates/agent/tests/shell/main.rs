@@ -23,7 +23,7 @@ fn a_job_runs_saves_commits_and_ends() {
         world.wait("first report", |report| report.phase == AgentPhase::Booted)
     };
     let mut start = World::start_of(
-        r#"echo "$GREETING $SECRET $PROVIDERS_OWN run $TRADEWIND_RUN_ID attempt $TRADEWIND_ATTEMPT every $TRADEWIND_CHECKPOINT_INTERVAL"
+        r#"echo "$GREETING $SECRET ${#SECRET} $PROVIDERS_OWN run $TRADEWIND_RUN_ID attempt $TRADEWIND_ATTEMPT every $TRADEWIND_CHECKPOINT_INTERVAL"
         echo "hidden: ${TRADEWIND_CONTROL_URL:-no} ${TRADEWIND_AGENT_URL:-no} ${TRADEWIND_RESUME_STEP:-no}"
         mkdir -p out/ckpt
         for step in 10 20; do
@@ -61,11 +61,12 @@ fn a_job_runs_saves_commits_and_ends() {
     assert_eq!(report.log_segments, 1);
     let log = LogSegment::decode(&world.store.get("mail/logs/0").unwrap()).unwrap();
     let text = String::from_utf8(log.text).unwrap();
-    assert!(text.contains("hello s3cr3t injected run run-1 attempt 1 every 30\n"), "{text}");
+    assert!(text.contains("hello *** 6 injected run run-1 attempt 1 every 30\n"), "{text}");
     assert!(text.contains("hidden: no no no\n"), "{text}");
     let whole = |printed: &String| printed.contains("step 20/20 loss 0.20") && printed.contains("tradewind: Exited");
     let printed = world.wait_for("words in the machine's log", || Some(world.read("stdout")).filter(whole));
     assert!(!printed.contains("signature") && !world.read("stderr").contains("signature"), "tickets do not print");
+    assert!(printed.contains("hello *** 6") && !printed.contains("s3cr3t"), "nor do secrets: {printed}");
     assert!(!world.path("out/.tradewind-staging").exists(), "nothing is left behind");
 }
 

@@ -76,24 +76,28 @@ impl RateGate {
     }
 
     /// Waits until `operation` may be called. `Err(wait)` at once if that would be later than `not_after` (monotonic).
+    ///
+    /// The seat comes last: who waits for a bucket holds no place that others could use.
     pub(super) async fn admit(
         &self,
         operation: &str,
         lane: Lane,
         not_after: Duration,
     ) -> Result<Option<SemaphorePermit<'_>>, Duration> {
-        let seat = match lane {
-            Lane::Ending => None,
-            Lane::Other => Some(self.seats.acquire().await.expect("the seats are never closed")),
-        };
-        let Some(bucket) = self.buckets.get(operation) else { return Ok(seat) };
-        loop {
-            let Some(wait) = bucket.wait(self.clock.monotonic()) else { return Ok(seat) };
-            if self.clock.monotonic() + wait > not_after {
-                return Err(wait);
+        if let Some(bucket) = self.buckets.get(operation) {
+            while let Some(wait) = bucket.wait(self.clock.monotonic()) {
+                if self.clock.monotonic() + wait > not_after {
+                    return Err(wait);
+                }
+                tokio::time::sleep(wait).await;
             }
-            tokio::time::sleep(wait).await;
         }
+        if lane == Lane::Ending {
+            return Ok(None);
+        }
+        let left = not_after.saturating_sub(self.clock.monotonic());
+        let seat = tokio::time::timeout(left, self.seats.acquire()).await.map_err(|_| Duration::ZERO)?;
+        Ok(Some(seat.expect("the seats are never closed")))
     }
 
     /// Keeps everybody away from `operation` for as long as the provider asks, or its penalty.

@@ -182,7 +182,7 @@ impl Clock for Jumps {
     fn monotonic(&self) -> Duration {
         let mut looks = self.0.lock().unwrap();
         *looks += 1;
-        // send_once looks first, then try_once for the elapsed time, then the body's guard.
+        // send_once looks first, then the gate, then try_once for the elapsed time, then the body's guard.
         Duration::from_secs(if *looks <= 2 { 1 } else { 100 })
     }
     fn entropy(&self) -> u64 {

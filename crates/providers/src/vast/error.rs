@@ -117,8 +117,7 @@ pub(super) fn rent_failure(failure: &CallFailure) -> RentOutcome {
     let refused = |why| RentOutcome::Refused { why, message: failure.to_string(), leftover: None };
     match failure {
         CallFailure::NotSent { .. } => refused(Refusal::Unreachable),
-        CallFailure::TooLate { wait: Some(_) } => refused(Refusal::RateLimited),
-        CallFailure::TooLate { wait: None } => refused(Refusal::Invalid),
+        CallFailure::TooLate { .. } => refused(Refusal::RateLimited),
         CallFailure::Unanswered { .. } | CallFailure::Unreadable { .. } => {
             RentOutcome::Unknown { message: failure.to_string() }
         }

@@ -230,7 +230,7 @@ async fn too_late_and_unreachable_are_refusals() {
     let late = vast(&server);
     tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     let outcome = late.rent(&request(Capacity::Spot), std::time::Duration::ZERO).await;
-    assert!(matches!(outcome, RentOutcome::Refused { why: Refusal::Invalid, leftover: None, .. }), "{outcome:?}");
+    assert!(matches!(outcome, RentOutcome::Refused { why: Refusal::RateLimited, leftover: None, .. }), "{outcome:?}");
     assert!(server.seen().is_empty());
     drop(server);
     let outcome = late.rent(&request(Capacity::Spot), LATER).await;

@@ -1,4 +1,4 @@
-//! `$(NAME)` in commands, by the rules of Kubernetes: unknown names stay as they are, `$$(NAME)` is the text `$(NAME)`.
+//! `$(NAME)` in commands and in values of the environment, by the rules of Kubernetes: unknown names stay as they are, `$$(NAME)` is the text `$(NAME)`.
 
 /// Replaces every `$(NAME)` whose name `lookup` knows.
 pub fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
