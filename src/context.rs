@@ -142,6 +142,12 @@ impl Context {
         }
     }
 
+    /// Whether somebody has cordoned our Node: nothing new is rented then.
+    pub fn cordoned(&self) -> bool {
+        let node = self.caches.nodes.get(&Key::cluster(self.settings.node_name.as_str()));
+        node.is_some_and(|node| node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)))
+    }
+
     /// Wants fresh offers for a while and wakes the readers.
     pub fn want_offers(&self) {
         let until = self.clock.monotonic() + self.settings.offers_max_age * 4;

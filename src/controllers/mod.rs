@@ -1,5 +1,6 @@
 //! The controllers. They talk to each other through objects only.
 
+pub mod deletion;
 pub mod node;
 pub mod provider;
 pub mod rented_machine;

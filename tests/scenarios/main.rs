@@ -17,5 +17,6 @@ mod preemption;
 mod refusals;
 mod restore;
 mod secrets;
+mod stopping;
 mod user;
 mod zombie;

@@ -96,7 +96,7 @@ fn no_secret_appears_anywhere_and_a_planted_one_is_found() {
         let log = std::fs::read_to_string(machine.dir.as_ref().expect("a directory").join("log"))?;
         let known = format!("knows a secret of {} characters", PASSWORD.len());
         ensure!(log.contains(&known), "the program has got its secret: {log}");
-        ensure!(log.contains("*** and ***"), "what it prints of them is masked: {log}");
+        ensure!(log.contains("told: ***\n"), "what it prints of them is masked: {log}");
         world.stack.sim.act(VAST, &machine.id, "outbid", &json!({})).await?;
         world.running_machine(Some(&machine.id)).await?;
         let leaks = search(world).await?;

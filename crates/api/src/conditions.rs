@@ -15,6 +15,8 @@ pub const READY: &str = "Ready";
 pub const RECONCILING: &str = "Reconciling";
 /// Nothing moves until somebody acts.
 pub const STALLED: &str = "Stalled";
+/// The job was stopped, with a checkpoint, and goes on when what stopped it is taken back.
+pub const SUSPENDED: &str = "Suspended";
 /// The job has finished with success.
 pub const COMPLETE: &str = "Complete";
 /// The job has failed for good.
@@ -31,6 +33,10 @@ macro_rules! reasons {
             /// The word in objects, Events and metrics.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name)),+ }
+            }
+            /// The reason with this word.
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
             }
         }
     };
@@ -79,6 +85,12 @@ reasons! {
     LimitReached,
     /// The job's budget is used up.
     BudgetExhausted,
+    /// `spec.suspend` is true.
+    Suspended,
+    /// A user or an eviction asked for the end of the Pod.
+    PodDeleted,
+    /// The rental Node is cordoned.
+    NodeCordoned,
     /// The job runs on the cluster's own node.
     InCluster,
     /// A machine is being rented.

@@ -58,6 +58,19 @@ pub struct RentedMachineSpec {
     pub budget_per_hour: Option<Money>,
     /// Seconds from the rent call to the agent's first report before the machine is given up.
     pub start_deadline_s: i64,
+    /// Set once the job wants the program to save its state and stop; then nothing is ordered any more and the machine is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopRequest>,
+}
+
+/// Why the program should save its state and stop.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StopRequest {
+    /// A condition's reason.
+    pub reason: String,
+    /// Sentence.
+    pub message: String,
 }
 
 /// The job a machine works for.
@@ -189,6 +202,8 @@ pub enum MachinePhase {
     Booting,
     /// The agent reports.
     Ready,
+    /// The program was told to save its state and to stop.
+    Draining,
     /// Being ended.
     Terminating,
     /// Gone, cost final.
@@ -197,8 +212,16 @@ pub enum MachinePhase {
 
 impl MachinePhase {
     /// All of them, for tests that say "in every phase".
-    pub const ALL: [Self; 7] =
-        [Self::Claimed, Self::Ordering, Self::Unknown, Self::Booting, Self::Ready, Self::Terminating, Self::Gone];
+    pub const ALL: [Self; 8] = [
+        Self::Claimed,
+        Self::Ordering,
+        Self::Unknown,
+        Self::Booting,
+        Self::Ready,
+        Self::Draining,
+        Self::Terminating,
+        Self::Gone,
+    ];
 }
 
 /// How an order ended.
@@ -313,6 +336,9 @@ pub struct RentedMachineStatus {
     /// Last lines of the program's output, when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_log: Option<String>,
+    /// Since when the program is asked to save its state and to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining_since: Option<Time>,
     /// Why the machine is being ended, a condition's reason; present from Terminating on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,

@@ -67,6 +67,9 @@ pub struct TrainingJobSpec {
     /// What a failing program leads to.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
+    /// Stop, after a checkpoint, and cost nothing; false again: go on from there.
+    #[serde(default)]
+    pub suspend: bool,
 }
 
 fn one() -> i32 {
@@ -300,8 +303,14 @@ pub enum JobPhase {
     Starting,
     /// The program runs.
     Running,
+    /// The program was told to save its state and to stop; it goes on elsewhere.
+    Checkpointing,
     /// The machine was lost; another is on its way.
     Resuming,
+    /// The program was told to save its state and to stop.
+    Suspending,
+    /// Stopped; nothing is rented.
+    Suspended,
     /// Finished with success.
     Complete,
     /// Failed for good.
@@ -310,13 +319,16 @@ pub enum JobPhase {
 
 impl JobPhase {
     /// All of them, for tests that say "in every phase".
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Pending,
         Self::Waiting,
         Self::Renting,
         Self::Starting,
         Self::Running,
+        Self::Checkpointing,
         Self::Resuming,
+        Self::Suspending,
+        Self::Suspended,
         Self::Complete,
         Self::Failed,
     ];
@@ -340,7 +352,7 @@ pub struct TrainingJobStatus {
     /// One sentence: what is going on and what happens next.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Accepted, Placed, Ready, Reconciling, Stalled, Complete, Failed.
+    /// Accepted, Placed, Ready, Reconciling, Stalled, Suspended, Complete, Failed.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]
@@ -501,6 +513,10 @@ pub struct CostStatus {
     #[serde(default)]
     #[schemars(schema_with = "crate::schema::dollars")]
     pub per_hour: Money,
+    /// The `budget.total` at which the job was stopped last: it goes on when there is a higher one, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars")]
+    pub exhausted: Option<Money>,
     /// Uids of RentedMachines whose cost is in `settled`; trimmed when the objects are gone.
     #[serde(default)]
     #[schemars(length(max = 64))]

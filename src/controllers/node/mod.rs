@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -28,12 +29,14 @@ const RENEW: Duration = Duration::from_secs(10);
 /// The controller.
 pub struct Nodes {
     ctx: Arc<Context>,
+    /// The Node was cordoned at the last look.
+    cordoned: AtomicBool,
 }
 
 impl Nodes {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx }
+        Self { ctx, cordoned: AtomicBool::new(false) }
     }
 
     async fn run(&self) -> Result<Wake, Failure> {
@@ -50,6 +53,10 @@ impl Nodes {
             },
         };
         ctx.caches.nodes.own(&node);
+        let cordoned = ctx.cordoned();
+        if self.cordoned.swap(cordoned, Ordering::Relaxed) && !cordoned {
+            ctx.wake_waiting_jobs();
+        }
         self.make_ready(&node).await?;
         self.renew_lease(&node).await?;
         for pod in ctx.caches.pods.all() {

@@ -20,6 +20,7 @@ use super::serve::Serving;
 use super::{cost, lagging, project};
 use crate::accounts::{Account, ledger};
 use crate::context::Context;
+use crate::controllers::deletion::{Deletion, deletion};
 use crate::events::Severity;
 use crate::runtime::Failure;
 
@@ -419,7 +420,9 @@ pub async fn project_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), F
         return Ok(());
     }
     let status = machine.status.clone().unwrap_or_default();
-    if pod.metadata.deletion_timestamp.is_some() {
+    // A Pod whose end somebody asked for stays until its machine has saved what there is to save.
+    let drains = status.ended.is_none() && status.machine_id.is_some() && deletion(&pod) == Some(Deletion::Asked);
+    if pod.metadata.deletion_timestamp.is_some() && !drains {
         return free_pod(ctx, machine).await;
     }
     let Some(patch) = project::patch(&machine.spec, &status, &pod, ctx.clock.now()) else {

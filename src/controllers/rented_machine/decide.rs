@@ -51,6 +51,8 @@ pub struct Observed {
     pub end_accepted: Option<Timestamp>,
     /// When the newest list that shows the machine running was asked for.
     pub ran_at: Option<Timestamp>,
+    /// Our Node is cordoned: nothing new is rented.
+    pub cordoned: bool,
     /// Timings.
     pub limits: Limits,
 }
@@ -162,6 +164,9 @@ pub fn decide(observed: &Observed) -> Decision {
     settle_open_order(observed, &mut status);
     if status.machine_id.is_some() {
         take_report(observed, &mut status);
+        if observed.spec.stop.is_some() {
+            status.draining_since.get_or_insert(Time(observed.now));
+        }
     }
     if status.ended.is_none()
         && let Some((reason, message)) = verdict::why_end(observed, &status)
@@ -391,11 +396,18 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     let leftovers = leftovers(status);
     if status.machine_id.is_some() {
         let booted = status.boot.is_some();
-        status.phase = if booted { MachinePhase::Ready } else { MachinePhase::Booting };
+        status.phase = match (&observed.spec.stop, booted) {
+            (Some(_), _) => MachinePhase::Draining,
+            (None, true) => MachinePhase::Ready,
+            (None, false) => MachinePhase::Booting,
+        };
         let trouble = observed.served.as_ref().and_then(|s| s.trouble.clone());
         status.message = match (booted, trouble) {
             (true, Some(trouble)) => format!("the agent reports, but it cannot be served now: {trouble}"),
-            (true, None) => "the agent reports".to_owned(),
+            (true, None) => match &observed.spec.stop {
+                Some(stop) => format!("{}; the program saves its state and stops", stop.message),
+                None => "the agent reports".to_owned(),
+            },
             (false, _) => BOOTING.to_owned(),
         };
         return end_or_rest(leftovers);
@@ -411,6 +423,11 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
         return Step::End(leftovers);
     }
     status.phase = MachinePhase::Claimed;
+    if let Some(stop) = &observed.spec.stop {
+        status.ended = Some(stop.reason.clone());
+        status.ended_message = Some(stop.message.clone());
+        return ending(observed, status);
+    }
     match observed.pod {
         PodView::Absent | PodView::Elsewhere => {
             status.ended = Some(Reason::Released.as_str().to_owned());
@@ -431,6 +448,10 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
         status.message = format!("nothing is rented now: {trouble}");
         return Step::Rest;
     }
+    if observed.cordoned {
+        "nothing is rented now: the rental Node is cordoned".clone_into(&mut status.message);
+        return Step::Rest;
+    }
     if account.listed_at.is_none() {
         "waits for the first complete list of the account".clone_into(&mut status.message);
         return Step::Rest;
@@ -448,7 +469,7 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
 /// Pause after an order that a rate limit held back, the market's or our own.
 const HELD_BACK: Duration = Duration::from_secs(10);
 /// Orders of one machine; after that, one that was held back uses its offer up as well.
-const MOST_ORDERS: usize = 20;
+const MOST_ORDERS: usize = 8;
 
 fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMachineStatus) -> Step {
     // Something of ours that no order of this object knows (an older state was restored): never rent beside it, let the sweeper end it.

@@ -20,6 +20,8 @@ pub struct Memory {
 pub struct MachineMemory {
     /// The control document as last written, or read back after a restart.
     pub control: Option<Control>,
+    /// The mailbox may still hold an older one.
+    pub control_unwritten: bool,
     /// The mailbox was looked into for it.
     pub control_looked_up: bool,
     /// Version of the report as last read.

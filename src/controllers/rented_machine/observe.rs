@@ -72,6 +72,7 @@ pub async fn observe(
         leftovers_gone: memory.leftovers_gone.clone(),
         end_accepted: memory.end_accepted,
         ran_at: memory.ran_at,
+        cordoned: ctx.cordoned(),
         limits: Limits {
             poll: ctx.settings.account_poll,
             silent_after: ctx.settings.agent_silent_after,

@@ -149,24 +149,42 @@ impl Serving<'_> {
         self.read_report(memory, ending).await?;
         let Some(mut control) = memory.control.clone() else { return self.prepare(memory).await };
         let before = control.clone();
+        let mut answered = Ok(());
         if let Some(report) = memory.report.clone() {
             self.tell_restore(&report).await;
             self.tell_warnings(&report).await;
-            self.commit_offer(&report, &mut control, memory).await?;
-            if ending {
-                memory.last_report_read = true;
-                return Ok(());
-            }
-            if !self.is_second_boot(&report) && !report.restarted && !memory.fenced {
-                self.start(&report, &mut control, memory).await?;
-                self.top_up_slots(&report, &mut control, memory).await?;
-            }
-        } else if ending {
+            answered = self.answer(&report, &mut control, memory, ending).await;
+        }
+        if ending {
+            answered?;
             memory.last_report_read = true;
             return Ok(());
         }
-        self.renew_tickets(&mut control).await?;
-        self.write(before, control, memory).await
+        // What was decided is told whatever came after it: an agent that never hears of a commit builds on what retention takes away.
+        let renewed = self.renew_tickets(&mut control).await;
+        self.write(before, control, memory).await?;
+        answered.and(renewed)
+    }
+
+    /// Answers a report: commits its offer and, while the machine is to live, hands out what it needs next.
+    async fn answer(
+        &self,
+        report: &Report,
+        control: &mut Control,
+        memory: &mut MachineMemory,
+        ending: bool,
+    ) -> Result<(), String> {
+        self.commit_offer(report, control, memory).await?;
+        if ending || self.is_second_boot(report) || report.restarted || memory.fenced {
+            return Ok(());
+        }
+        if let Some(stop) = &self.machine.spec.stop {
+            let grace_s = u64::try_from(self.machine.spec.workload.stop_grace_s).unwrap_or(0);
+            control.desired = Desired::Stop { reason: stop.reason.clone(), grace_s };
+        } else {
+            self.start(report, control, memory).await?;
+        }
+        self.top_up_slots(report, control, memory).await
     }
 
     /// Writes the first control document: the machine is told to wait.
@@ -196,12 +214,15 @@ impl Serving<'_> {
     }
 
     async fn write(&self, before: Control, mut control: Control, memory: &mut MachineMemory) -> Result<(), String> {
-        if control == before {
+        if control == before && !memory.control_unwritten {
             return Ok(());
         }
         control.sequence = before.sequence + 1;
+        // Whatever becomes of the write, what it says is decided.
+        memory.control = Some(control.clone());
+        memory.control_unwritten = true;
         self.mailbox.write_control(&control).await.map_err(|e| e.to_string())?;
-        memory.control = Some(control);
+        memory.control_unwritten = false;
         Ok(())
     }
 
@@ -329,6 +350,8 @@ impl Serving<'_> {
         match outcome.map_err(|e| e.to_string())? {
             CommitOutcome::Committed { seq } => {
                 let manifest = &offer.manifest;
+                // What the agent was told last is what its next offers build on, until it hears of this one.
+                let told = control.committed.map(|c| c.seq);
                 control.committed = Some(Committed { offer: offer.number, seq, step: manifest.step });
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
                 memory.checkpoint = Some(CheckpointStatus {
@@ -348,7 +371,7 @@ impl Serving<'_> {
                     "Committed a checkpoint"
                 );
                 let restored = report.restore.as_ref().and_then(|r| r.restored).map(|r| r.seq);
-                let pinned = [Some(seq), restored, manifest.parent].into_iter().flatten().collect();
+                let pinned = [Some(seq), told, restored, manifest.parent].into_iter().flatten().collect();
                 tidy(&catalogue, settings, pinned, false).await;
             }
             CommitOutcome::Refused(refusal) if refusal.is_final() => {

@@ -99,7 +99,8 @@ async fn environment(serving: &Serving<'_>) -> Result<(BTreeMap<String, String>,
                 told.set(told.get() || hidden.is_some());
                 hidden.or_else(|| plain.get(name).map(String::as_str))
             });
-            (secret.remove(&entry.name), plain.remove(&entry.name));
+            secret.remove(&entry.name);
+            plain.remove(&entry.name);
             if told.get() {
                 secret.insert(entry.name.clone(), SecretString::from(value));
             } else {

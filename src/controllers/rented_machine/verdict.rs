@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::rented_machine::OrderOutcome;
+use tradewind_api::rented_machine::{OrderOutcome, StopRequest};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::Capacity;
 use tradewind_providers::{Machine, MachineState};
@@ -32,24 +32,54 @@ pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Rea
         JobView::Alive { .. } => {}
     }
     status.machine_id.as_ref()?;
+    if let Some(stop) = &observed.spec.stop
+        && status.boot.is_none()
+    {
+        return Some((stop_reason(stop), format!("{}; nothing had started yet", stop.message)));
+    }
     if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref())
-        && let Some(found) = agent_verdict(agent, status)
+        && let Some(found) = agent_verdict(agent, status, observed.spec.stop.as_ref())
     {
         return Some(found);
     }
     if let Some(found) = provider_verdict(observed, status) {
         return Some(found);
     }
-    silence(observed, status)
+    drained_too_long(observed, status).or_else(|| silence(observed, status))
 }
 
-fn agent_verdict(agent: &AgentView, status: &RentedMachineStatus) -> Option<(Reason, String)> {
+/// How long, beyond the program's own grace, its last save may take to come home.
+const DRAIN_LIMIT: Duration = Duration::from_mins(30);
+
+fn stop_reason(stop: &StopRequest) -> Reason {
+    Reason::from_word(&stop.reason).unwrap_or(Reason::Released)
+}
+
+fn drained_too_long(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
+    let stop = observed.spec.stop.as_ref()?;
+    let since = status.draining_since.as_ref()?.0;
+    let grace = Duration::from_secs(u64::try_from(observed.spec.workload.stop_grace_s).unwrap_or(0));
+    let late = observed.now > since.checked_add(DRAIN_LIMIT + grace).unwrap_or(Timestamp::MAX);
+    late.then(|| {
+        let minutes = DRAIN_LIMIT.as_secs() / 60;
+        (stop_reason(stop), format!("{}; the last save did not come home within {minutes} minutes", stop.message))
+    })
+}
+
+fn agent_verdict(
+    agent: &AgentView,
+    status: &RentedMachineStatus,
+    stop: Option<&StopRequest>,
+) -> Option<(Reason, String)> {
     if agent.fenced {
         return Some((Reason::Released, "a later attempt has started".to_owned()));
     }
     // A host may restart the container after the end: a later boot carries the exit that its own last report shows.
     if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
         if exit.told_to_stop {
+            if let Some(stop) = stop {
+                return Some((stop_reason(stop), stop.message.clone()));
+            }
             // Nothing of ours asks for it: the host goes down, or the market takes it. Never the program's fault.
             return Some((Reason::Preempted, "the machine was told to go down".to_owned()));
         }

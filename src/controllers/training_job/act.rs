@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, Toleration};
-use tradewind_api::rented_machine::Claim;
+use tradewind_api::rented_machine::{Claim, StopRequest};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
 
@@ -29,6 +29,7 @@ pub(super) async fn carry_out(
         Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
         Step::RemovePod(name) => remove_pod(ctx, job, name).await,
+        Step::Stop { machine, reason, message } => stop_machine(ctx, job, machine, *reason, message).await,
         Step::DropMachine(name) => drop_machine(ctx, name).await,
     }
 }
@@ -156,6 +157,24 @@ async fn remove_pod(ctx: &Context, job: &TrainingJob, name: &str) -> Result<bool
         Ok(()) | Err(ClusterError::NotFound) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+async fn stop_machine(
+    ctx: &Context,
+    job: &TrainingJob,
+    name: &str,
+    reason: Reason,
+    message: &str,
+) -> Result<bool, Failure> {
+    let Some(machine) = ctx.caches.rented.get(&Key::cluster(name)) else { return Ok(false) };
+    let mut next = (*machine).clone();
+    next.spec.stop = Some(StopRequest { reason: reason.as_str().to_owned(), message: message.to_owned() });
+    let written = ctx.cluster.write(next).await?;
+    ctx.caches.rented.own(&written);
+    ctx.ask(crate::controllers::rented_machine::NAME, Key::cluster(name));
+    let note = format!("{message}; machine {name} is asked for a checkpoint and ended after it");
+    ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, reason, "Stop", note).await;
+    Ok(true)
 }
 
 async fn drop_machine(ctx: &Context, name: &str) -> Result<bool, Failure> {

@@ -9,11 +9,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::rented_machine::{Claim, MachinePhase, OrderOutcome};
 use tradewind_api::training_job::{AttemptRecord, InCluster, JobPhase, PlacementStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, conditions, names};
-use tradewind_core::Money;
 
 use super::placement::{Choice, Rent};
 use super::status::Report;
+use super::stop;
 use super::valid::Valid;
+use crate::controllers::deletion::{Deletion, deletion};
 use crate::runtime::Wake;
 
 /// Everything that was read.
@@ -34,6 +35,8 @@ pub struct Observed {
     pub choice: Option<Choice>,
     /// Name of our Node.
     pub node: String,
+    /// Our Node is cordoned: nothing new is rented.
+    pub cordoned: bool,
     /// Id for a new run.
     pub fresh_run_id: String,
 }
@@ -98,8 +101,17 @@ pub enum Step {
         /// Name of the RentedMachine.
         machine: String,
     },
-    /// Delete a Pod that others have failed while its machine lives.
+    /// Delete a Pod that others have failed while its machine lives, or that should not run now.
     RemovePod(String),
+    /// Ask the machine for a checkpoint and its end.
+    Stop {
+        /// Name of the RentedMachine.
+        machine: String,
+        /// Reason of its end.
+        reason: Reason,
+        /// Sentence.
+        message: String,
+    },
     /// Delete this RentedMachine: the job no longer wants it.
     DropMachine(String),
 }
@@ -151,14 +163,29 @@ pub fn decide(o: &Observed) -> Decision {
     } else {
         r.accepted();
     }
-    let Some(attempt) = r.status.attempt else { return first_attempt(o, r, valid) };
+    let wanted = stop::wanted(o, &r.status, valid);
+    let Some(attempt) = r.status.attempt else {
+        let Some(wanted) = wanted else { return first_attempt(o, r, valid) };
+        r.suspended(&wanted);
+        return r.rest(Wake::OnChange);
+    };
     if let Some(machine) = machine_of(o, attempt)
-        && let Some(decision) = ended_machine(o, &mut r, valid, attempt, machine)
+        && let Some(mut decision) = ended_machine(o, &mut r, valid, attempt, machine)
     {
+        if wanted.is_some() && matches!(decision.step, Step::CreatePod { .. }) {
+            // The next attempt has its number, and waits for its time.
+            (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the job is being stopped"));
+        }
         return decision;
     }
     let attempt = r.status.attempt.unwrap_or(attempt);
-    running(o, r, valid, attempt)
+    match wanted {
+        Some(wanted) => stop::stopping(o, r, valid, attempt, &wanted),
+        None => {
+            r.resumed();
+            running(o, r, valid, attempt)
+        }
+    }
 }
 
 /// The RentedMachine of an attempt: there is never more than one, because its name says which attempt it is for.
@@ -255,9 +282,8 @@ fn ended_machine(
         _ => {}
     }
     // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
-    let ours = conditions::condition(&r.status.conditions, conditions::PLACED)
-        .is_some_and(|c| c.reason == Reason::BudgetExhausted.as_str());
-    if !ours && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
+    let asked = machine.spec.stop.is_some() || ended == Reason::Deleted.as_str();
+    if !asked && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
         r.status.preemptions += 1;
     }
     r.lost_work(status);
@@ -297,13 +323,9 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {
         r.follow(machine);
-        if over_budget(valid, &r.status, machine, o.now) {
-            let name = machine.metadata.name.clone().unwrap_or_default();
-            r.waiting(
-                Reason::BudgetExhausted,
-                "budget.total is used up; the job goes on from its last checkpoint when it is raised",
-            );
-            return r.decide(Step::DropMachine(name), Wake::OnChange);
+        if machine.spec.stop.is_some() {
+            // Once asked to stop it goes to its end, even if what had asked for it is taken back.
+            return r.rest(Wake::OnChange);
         }
     }
     let Some(pod) = pod else {
@@ -326,7 +348,20 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         pod_name: pod.metadata.name.clone().unwrap_or_default(),
         pod_uid: uid.clone(),
     };
-    let lost = pod_phase(pod) == "Failed" && bound == o.node && machine.is_some();
+    let on_ours = bound == o.node;
+    if let (Some(machine), true, Some(how @ (Deletion::Asked | Deletion::Forced))) =
+        (machine.filter(|m| rented(m)), on_ours, deletion(pod))
+    {
+        return pod_deleted(r, machine, how);
+    }
+    if !bound.is_empty() && !on_ours && pod.metadata.deletion_timestamp.is_some() {
+        // It may have begun to run: its number is spent.
+        r.status.attempt = Some(attempt + 1);
+        r.status.template_hash = Some(valid.template_hash.clone());
+        r.resuming(&format!("its Pod in the cluster was deleted; attempt {} follows once it is gone", attempt + 1));
+        return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
+    }
+    let lost = pod_phase(pod) == "Failed" && on_ours && machine.is_some();
     if lost || pod.metadata.deletion_timestamp.is_some() {
         let why = if machine.is_some() {
             "its Pod was lost; it is made again on the same machine"
@@ -357,7 +392,8 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
                 if prepared { Step::Bind { pod: pod_name, uid, machine: name } } else { Step::PreparePod(pod_name) };
             return r.decide(step, Wake::OnChange);
         }
-        return r.decide(Step::Rest, Wake::After(Duration::from_mins(1), "cost is looked at"));
+        let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
+        return r.decide(Step::Rest, Wake::After(soon, "cost is looked at"));
     }
     place(o, r, valid, attempt, pod, claim, bound)
 }
@@ -371,14 +407,21 @@ fn rented(machine: &RentedMachine) -> bool {
     machine.status.as_ref().is_some_and(|s| s.machine_id.is_some())
 }
 
-fn over_budget(valid: &Valid, status: &TrainingJobStatus, machine: &RentedMachine, now: Timestamp) -> bool {
-    let Some(total) = valid.budget_total.filter(|_| rented(machine)) else { return false };
-    let m = machine.status.as_ref();
-    let price = m.and_then(|s| s.price_per_hour).unwrap_or(Money::ZERO);
-    // The cost in the machine's status may be minutes old: it is counted from the clock, and a minute is kept in reserve for the end.
-    let since = m.and_then(|s| s.rented_at.as_ref()).map_or(now, |t| t.0);
-    let seconds = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
-    status.cost.settled + price.for_seconds(seconds + 60) >= total
+/// Somebody asked for the end of the Pod: the program saves its state and goes on elsewhere; by force, it ends at once.
+fn pod_deleted(mut r: Report, machine: &RentedMachine, how: Deletion) -> Decision {
+    let name = machine.metadata.name.clone().unwrap_or_default();
+    if how == Deletion::Forced {
+        r.resuming(
+            "its Pod was deleted by force: the machine is ended at once, the job goes on from its last checkpoint",
+        );
+        return r.decide(Step::DropMachine(name), Wake::OnChange);
+    }
+    let message = "its Pod was deleted".to_owned();
+    r.checkpointing(
+        Reason::PodDeleted,
+        "its Pod was deleted: the program saves its state, then the job goes on elsewhere",
+    );
+    r.decide(Step::Stop { machine: name, reason: Reason::PodDeleted, message }, Wake::OnChange)
 }
 
 /// Neither bound elsewhere nor claimed: wait for the cluster, or rent.
@@ -388,6 +431,13 @@ fn place(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, cl
         && let Some(decision) = wait_for_cluster(o, &mut r, valid, pod)
     {
         return decision;
+    }
+    if o.cordoned {
+        r.waiting(
+            Reason::NodeCordoned,
+            &format!("Node {0} is cordoned: nothing is rented before `kubectl uncordon {0}`", o.node),
+        );
+        return r.rest(Wake::After(Duration::from_mins(1), "the Node may be uncordoned"));
     }
     match &o.choice {
         None | Some(Choice::Wait { .. }) => {
@@ -444,7 +494,10 @@ pub fn wants_plan(o: &Observed) -> bool {
     let Ok(valid) = &o.valid else { return false };
     let Some(status) = &o.job.status else { return false };
     let Some(attempt) = status.attempt else { return false };
-    if status.phase.is_terminal() || valid.rental.is_err() || valid.in_cluster == InCluster::Only {
+    if status.phase.is_terminal() || valid.rental.is_err() || valid.in_cluster == InCluster::Only || o.cordoned {
+        return false;
+    }
+    if stop::wanted(o, status, valid).is_some() {
         return false;
     }
     if machine_of(o, attempt).is_some_and(|m| lives(m)) || in_the_way(o, attempt) {
@@ -524,7 +577,8 @@ pub fn unschedulable(pod: &Pod) -> Option<Timestamp> {
     refused.then(|| scheduled.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
 }
 
-fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
+/// A label of a Pod.
+pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
     pod.metadata.labels.as_ref()?.get(name)
 }
 

@@ -9,6 +9,7 @@ mod observe;
 pub mod placement;
 pub mod pod;
 pub mod status;
+pub mod stop;
 pub mod valid;
 
 use std::collections::BTreeMap;

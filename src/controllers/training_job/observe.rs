@@ -38,6 +38,7 @@ pub(super) async fn observe(
         machines: machines(ctx, job).await?,
         choice: None,
         node: ctx.settings.node_name.clone(),
+        cordoned: ctx.cordoned(),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
     if wants_plan(&observed) {

@@ -214,6 +214,7 @@ pub fn machine(
             workload,
             checkpoint: valid.checkpoint.clone(),
             budget_per_hour: budget.and_then(|b| b.per_hour),
+            stop: None,
         },
         status: None,
     })

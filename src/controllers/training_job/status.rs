@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tradewind_api::conditions::{ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, set_condition};
+use tradewind_api::conditions::{
+    ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, SUSPENDED, condition, set_condition,
+};
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::training_job::{AttemptRecord, JobPhase, PlacementStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, TrainingJobStatus};
@@ -10,6 +12,7 @@ use tradewind_core::Money;
 
 use super::decide::{Decision, Observed, Step, bounded_history};
 use super::placement::Rent;
+use super::stop::Wanted;
 use crate::runtime::Wake;
 
 /// A status under construction.
@@ -146,6 +149,10 @@ impl Report {
                 self.phase(JobPhase::Starting, &message);
             }
             MachinePhase::Ready => self.agent_says(machine, m),
+            MachinePhase::Draining => {
+                let word = machine.spec.stop.as_ref().and_then(|stop| Reason::from_word(&stop.reason));
+                self.checkpointing(word.unwrap_or(Reason::Released), &message);
+            }
             MachinePhase::Terminating | MachinePhase::Gone => {}
         }
     }
@@ -177,6 +184,39 @@ impl Report {
         self.workers(1);
         self.status.started_at.get_or_insert(Time(self.now));
         self.phase(JobPhase::Running, message);
+    }
+
+    /// The program was told to save its state and to stop, and goes on elsewhere.
+    pub fn checkpointing(&mut self, reason: Reason, message: &str) {
+        self.set(RECONCILING, Some(true), reason, message);
+        self.phase(JobPhase::Checkpointing, message);
+    }
+
+    /// What runs is being stopped.
+    pub fn suspending(&mut self, wanted: &Wanted) {
+        let message = format!("is being stopped, with a checkpoint: {}", wanted.message);
+        self.set(RECONCILING, Some(true), wanted.reason, &message);
+        self.phase(JobPhase::Suspending, &message);
+    }
+
+    /// Nothing runs and nothing is rented.
+    pub fn suspended(&mut self, wanted: &Wanted) {
+        let message = &wanted.message;
+        self.set(SUSPENDED, Some(true), wanted.reason, message);
+        self.set(PLACED, Some(false), wanted.reason, message);
+        self.set(READY, Some(false), wanted.reason, message);
+        self.set(RECONCILING, Some(false), wanted.reason, message);
+        self.status.placement = None;
+        self.workers(0);
+        self.phase(JobPhase::Suspended, message);
+    }
+
+    /// What had stopped the job is taken back.
+    pub fn resumed(&mut self) {
+        self.status.cost.exhausted = None;
+        if condition(&self.status.conditions, SUSPENDED).is_some_and(|c| c.status == "True") {
+            self.set(SUSPENDED, Some(false), Reason::Resumed, "what had stopped the job is taken back");
+        }
     }
 
     /// A new attempt follows.

@@ -191,6 +191,35 @@ pub fn delete<K: Typed>(common: &Common, key: &Key) -> bool {
     done
 }
 
+/// A user deletes a Pod by force.
+pub fn force_delete(common: &Common, key: &Key) {
+    let cluster: &dyn Cluster = &*common.memory;
+    let _ = at_once(cluster.remove::<Pod>(key, &Removal::default().at_once()));
+    common.note(|| format!("user deletes Pod {key} by force"));
+    common.look();
+}
+
+/// A user changes a job's spec.
+pub fn edit_job(common: &Common, n: usize, change: impl FnOnce(&mut TrainingJob)) {
+    let Some(job) = common.memory.peek::<TrainingJob>(&job_key(n)) else { return };
+    let mut job = (*job).clone();
+    change(&mut job);
+    common.note(|| format!("user edits {}: suspend {}, budget {:?}", job_name(n), job.spec.suspend, job.spec.budget));
+    let cluster: &dyn Cluster = &*common.memory;
+    let _ = at_once(cluster.write(job));
+    common.look();
+}
+
+/// A user cordons or uncordons our Node.
+pub fn cordon(common: &Common, cordoned: bool) {
+    let Some(node) = common.memory.peek::<Node>(&Key::cluster(settings().node_name)) else { return };
+    let mut node = (*node).clone();
+    node.spec.get_or_insert_default().unschedulable = cordoned.then_some(true);
+    let cluster: &dyn Cluster = &*common.memory;
+    let _ = at_once(cluster.write(node));
+    common.note(|| format!("user sets cordoned: {cordoned}"));
+}
+
 /// A user pauses or resumes the Provider.
 pub fn pause(common: &Common, paused: bool) {
     let key = Key::cluster(ACCOUNT);

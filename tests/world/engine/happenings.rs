@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use tradewind_api::training_job::Budget;
 use tradewind_api::{RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_cluster::memory::controllers;
+use tradewind_core::Money;
 use tradewind_protocol::LogEntry;
 use tradewind_sim::faults::{Fault, When};
 use tradewind_sim::market::{OfferChange, State};
 
-use super::cluster::{TEAM, delete, job_key, job_prefix, pause};
+use super::cluster::{TEAM, cordon, delete, edit_job, force_delete, job_key, job_prefix, pause};
 use super::operator::settings;
 use super::plan::{Happening, Odds};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
@@ -29,6 +31,12 @@ pub enum Passing {
     NoCredit,
     /// The Provider is resumed.
     Paused,
+    /// The job is resumed.
+    Suspended(usize),
+    /// The Node is uncordoned.
+    Cordoned,
+    /// The job's budget is raised.
+    Poor(usize),
 }
 
 impl World {
@@ -91,6 +99,28 @@ impl World {
                     delete::<Pod>(&self.common, &key);
                 }
             }
+            Happening::PodForced => {
+                if let Some(key) = self.some_pod() {
+                    force_delete(&self.common, &key);
+                }
+            }
+            Happening::Suspended => {
+                let n = self.chance.below(self.plan.jobs.len());
+                edit_job(&self.common, n, |job| job.spec.suspend = true);
+                self.pass_later(Passing::Suspended(n), 20_000, 200_000);
+            }
+            Happening::Cordoned => {
+                cordon(&self.common, true);
+                self.pass_later(Passing::Cordoned, 5_000, 200_000);
+            }
+            Happening::Poor => {
+                let n = self.chance.below(self.plan.jobs.len());
+                let total = Money::from_micros(100);
+                edit_job(&self.common, n, |job| {
+                    job.spec.budget = Some(Budget { total: Some(total), per_hour: None });
+                });
+                self.pass_later(Passing::Poor(n), 20_000, 200_000);
+            }
             Happening::PodEvicted => {
                 if let Some(key) = self.some_pod() {
                     drop(controllers::disrupt(&self.common.memory, &key, "DeletionByTaintManager", "evicted"));
@@ -149,6 +179,9 @@ impl World {
             Passing::SoldOut => self.set_stock(1),
             Passing::NoCredit => self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000))),
             Passing::Paused => pause(&self.common, false),
+            Passing::Suspended(n) => edit_job(&self.common, n, |job| job.spec.suspend = false),
+            Passing::Cordoned => cordon(&self.common, false),
+            Passing::Poor(n) => edit_job(&self.common, n, |job| job.spec.budget = None),
         }
         true
     }

@@ -59,11 +59,19 @@ pub enum Story {
     TwoJobs,
     /// Outbid in the moment in which the machine has reported a checkpoint that the operator has not read.
     LastWord,
+    /// Suspended while the program runs, and resumed.
+    Suspended,
+    /// The Pod is deleted by a user while the program runs: it saves its state and goes on elsewhere.
+    PodDeleted,
+    /// The budget is used up while the program runs, and raised.
+    Budget,
+    /// Suspended while the outcome of the rent call is not known, and resumed.
+    SuspendedUnknown,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Outbid,
         Self::Unknown,
         Self::Deleted,
@@ -72,6 +80,10 @@ impl Story {
         Self::Blackout,
         Self::TwoJobs,
         Self::LastWord,
+        Self::Suspended,
+        Self::PodDeleted,
+        Self::Budget,
+        Self::SuspendedUnknown,
     ];
 }
 
@@ -194,6 +206,14 @@ pub enum Happening {
     NodeDeleted,
     /// The job's Pod is deleted.
     PodDeleted,
+    /// The job's Pod is deleted by force.
+    PodForced,
+    /// The job is suspended, for a while.
+    Suspended,
+    /// The virtual Node is cordoned, for a while.
+    Cordoned,
+    /// The job's budget is far too low, for a while.
+    Poor,
     /// The job's Pod is evicted.
     PodEvicted,
     /// A RentedMachine is deleted by hand.
@@ -213,7 +233,7 @@ pub enum Happening {
 }
 
 /// What a rough world draws its happenings from. Frequent ones stand here more than once.
-const USUAL: [Happening; 30] = [
+const USUAL: [Happening; 34] = [
     Happening::Outbid,
     Happening::Outbid,
     Happening::Outbid,
@@ -238,6 +258,10 @@ const USUAL: [Happening; 30] = [
     Happening::Failover,
     Happening::NodeDeleted,
     Happening::PodDeleted,
+    Happening::PodForced,
+    Happening::Suspended,
+    Happening::Cordoned,
+    Happening::Poor,
     Happening::PodEvicted,
     Happening::MachineDeleted,
     Happening::Damage,
@@ -323,7 +347,13 @@ impl Plan {
             Story::Blackout => vec![(at(0), Happening::RentFault), (Duration::from_millis(1), Happening::MarketAway)],
             Story::TwoJobs | Story::LastWord => Vec::new(),
             Story::Deleted => vec![(at(60), Happening::JobDeleted)],
-            Story::PodLost => vec![(at(45), Happening::PodDeleted)],
+            Story::PodLost => vec![(at(45), Happening::PodEvicted)],
+            Story::PodDeleted => vec![(at(45), Happening::PodDeleted)],
+            Story::Suspended => vec![(at(48), Happening::Suspended)],
+            Story::Budget => vec![(at(48), Happening::Poor)],
+            Story::SuspendedUnknown => {
+                vec![(at(0), Happening::RentFault), (Duration::from_millis(3_500), Happening::Suspended)]
+            }
             Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],
         };
         let recipe = Recipe {
@@ -333,6 +363,7 @@ impl Plan {
             save_every: 3,
             save_time: Duration::from_millis(400),
             fails: None,
+            saves_on_stop: true,
         };
         Self {
             jobs: if story == Story::TwoJobs {
@@ -348,7 +379,11 @@ impl Plan {
             odds: Odds::default(),
             watch_lag: Duration::from_millis(60),
             happenings,
-            calm_at: if story == Story::Blackout { at(260) } else { at(70) },
+            calm_at: match story {
+                Story::Blackout => at(260),
+                Story::Suspended | Story::Budget | Story::SuspendedUnknown => at(300),
+                _ => at(70),
+            },
         }
     }
 }
@@ -361,6 +396,7 @@ fn recipe(chance: &mut Chance, n: usize) -> Recipe {
         step_time: chance.millis(1_000, 9_000),
         save_every: chance.between(1, 9),
         save_time: chance.millis(10, 3_000),
+        saves_on_stop: chance.one_in(2),
         fails: chance.one_in(6).then(|| (u32::try_from(chance.between(0, 2)).unwrap_or(0), chance.between(1, steps))),
     }
 }

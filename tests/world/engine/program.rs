@@ -27,6 +27,8 @@ pub struct Recipe {
     pub save_time: Duration,
     /// The program fails with exit code 1 in this attempt at this step.
     pub fails: Option<(u32, u64)>,
+    /// The program saves its state before it obeys SIGTERM.
+    pub saves_on_stop: bool,
 }
 
 /// The state after `step` steps of an uninterrupted run.
@@ -81,6 +83,10 @@ pub struct Program {
     saving: Option<Duration>,
     /// When it must be over after a signal.
     ending: Option<i32>,
+    /// It obeys SIGTERM once its state is saved.
+    stopping: bool,
+    /// Step of the newest save.
+    saved: u64,
 }
 
 /// What a program did.
@@ -99,11 +105,19 @@ impl Program {
     pub fn new(recipe: Recipe, attempt: u32, from: Option<(u64, u64)>, now: Duration) -> Self {
         let (step, state) = from.unwrap_or((0, mix(recipe.salt)));
         let next_at = now + recipe.step_time;
-        Self { recipe, attempt, step, state, next_at, saving: None, ending: None }
+        Self { recipe, attempt, step, state, next_at, saving: None, ending: None, stopping: false, saved: step }
     }
 
     /// A signal arrives: it is over within a second.
     pub fn signal(&mut self, number: i32, now: Duration) {
+        if number == 15 && self.recipe.saves_on_stop && self.ending.is_none() && self.step > self.saved {
+            self.stopping = true;
+            if self.saving.is_none() {
+                self.saving = Some(now);
+                self.next_at = now + self.recipe.save_time;
+            }
+            return;
+        }
         self.ending = Some(-number);
         self.next_at = now + Duration::from_millis(if number == 9 { 1 } else { 700 });
     }
@@ -114,6 +128,10 @@ impl Program {
             return Deed::Ended(code);
         }
         if let Some(since) = self.saving.take() {
+            self.saved = self.step;
+            if self.stopping {
+                self.ending = Some(-15);
+            }
             self.next_at =
                 now + if self.step >= self.recipe.steps { Duration::from_millis(300) } else { self.recipe.step_time };
             return Deed::Saved(since);

@@ -217,7 +217,10 @@ impl Saves {
 
     /// The operator refused an offer. True if it is the one that waited.
     pub fn refused(&mut self, offer: u64) -> bool {
-        self.offered.remove(&offer);
+        if self.offered.remove(&offer).is_some_and(|manifest| manifest.parent.is_some()) {
+            // What it was built on may be gone: the next one stands on its own.
+            self.parent = None;
+        }
         self.answered(offer)
     }
 

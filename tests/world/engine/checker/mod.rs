@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tradewind_api::training_job::JobPhase;
 use tradewind_api::{RentedMachine, TrainingJob};
 use tradewind_cluster::object::typed_ref;
 use tradewind_cluster::{Key, Typed};
@@ -143,6 +144,21 @@ impl Checker {
             format!("{name}: settled cost {} became {}", old.cost.settled, new.cost.settled)
         });
         self.settled(n, new);
+        if new.phase == JobPhase::Suspended && old.phase != JobPhase::Suspended {
+            self.nothing_is_paid_for(common, n);
+        }
+    }
+
+    /// A job that is called suspended costs nothing.
+    fn nothing_is_paid_for(&mut self, common: &Common, n: usize) {
+        let paid = common.with_market(|market, _| {
+            let machines = market.machines().iter().filter(|m| !m.has_ended() && m.is_paid());
+            machines.filter_map(|m| m.label.as_ref()?.parse::<OrderKey>().ok()).collect::<Vec<_>>()
+        });
+        for key in paid {
+            let of_job = self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone);
+            self.ensure(!of_job, || format!("{} is called suspended, but {key} is paid for", job_name(n)));
+        }
     }
 
     fn look_at_rentals(&mut self, common: &Common) {
@@ -184,7 +200,7 @@ impl Checker {
                 continue;
             };
             let name = job_name(n);
-            self.ensure(status.phase == tradewind_api::training_job::JobPhase::Complete, || {
+            self.ensure(status.phase == JobPhase::Complete, || {
                 format!("{name} ended as {:?}: {}", status.phase, status.message)
             });
             let salt = self.recipes[n].0;
