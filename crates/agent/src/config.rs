@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +15,10 @@ use crate::logic::Settings;
 const CONTROL_URL: &str = "TRADEWIND_CONTROL_URL";
 const POLL_MS: &str = "TRADEWIND_POLL_MS";
 const REPORT_MS: &str = "TRADEWIND_REPORT_MS";
+const GPU_MS: &str = "TRADEWIND_GPU_MS";
+const CGROUP_DIR: &str = "TRADEWIND_CGROUP_DIR";
+/// Variables that are the agent's own begin like this.
+const OWN_PREFIX: &[u8] = b"TRADEWIND_";
 
 /// The environment cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -31,8 +37,40 @@ pub struct Config {
     control_url: SecretString,
     /// Intervals and limits.
     pub settings: Settings,
-    /// What the program inherits: everything but the agent's own variables.
-    pub inherited: BTreeMap<OsString, OsString>,
+    /// The machine's environment.
+    pub environment: Environment,
+    /// Where the counters of the container's cgroup are.
+    pub cgroup: PathBuf,
+    /// Between two looks at the GPUs.
+    pub gpu_every: Duration,
+}
+
+/// The environment of this process. Values do not print: the provider puts a key among them.
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// What a program inherits: everything but the agent's own variables and the one that is withheld.
+    pub fn without(&self, withheld: Option<&str>) -> BTreeMap<OsString, OsString> {
+        let inherited = |name: &OsString| {
+            !name.as_encoded_bytes().starts_with(OWN_PREFIX) && withheld.is_none_or(|withheld| name != withheld)
+        };
+        self.0.iter().filter(|(name, _)| inherited(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The value of a variable that is a secret; `None` if it is not set or no text.
+    pub fn secret(&self, name: &str) -> Option<SecretString> {
+        self.text(name).map(SecretString::from)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(&OsString::from(name))?.to_str().filter(|value| !value.is_empty())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 impl Config {
@@ -43,13 +81,10 @@ impl Config {
 
     /// Reads an environment.
     pub fn read(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
-        let (own, inherited): (BTreeMap<_, _>, BTreeMap<_, _>) = variables
-            .into_iter()
-            .partition(|(name, _): &(OsString, OsString)| name.as_encoded_bytes().starts_with(b"TRADEWIND_"));
-        let own = |name: &str| own.get(&OsString::from(name)).and_then(|value| value.to_str());
-        let control_url = own(CONTROL_URL).filter(|url| !url.is_empty()).ok_or(ConfigError::NoControl)?;
+        let environment = Environment(variables.into_iter().collect());
+        let control_url = environment.secret(CONTROL_URL).ok_or(ConfigError::NoControl)?;
         let mut settings = Settings::default();
-        let milliseconds = |name: &'static str, default: Duration| match own(name) {
+        let milliseconds = |name: &'static str, default: Duration| match environment.text(name) {
             None => Ok(default),
             Some(text) => match text.parse() {
                 Ok(number @ 10..=3_600_000) => Ok(Duration::from_millis(number)),
@@ -59,7 +94,9 @@ impl Config {
         settings.poll = milliseconds(POLL_MS, settings.poll)?;
         settings.report = milliseconds(REPORT_MS, settings.report)?;
         settings.log = settings.log.min(settings.report);
-        Ok(Self { control_url: SecretString::from(control_url), settings, inherited })
+        let gpu_every = milliseconds(GPU_MS, Duration::from_mins(1))?;
+        let cgroup = environment.text(CGROUP_DIR).unwrap_or("/sys/fs/cgroup").into();
+        Ok(Self { control_url, settings, environment, cgroup, gpu_every })
     }
 
     /// The ticket for the control document. When it expires is not known.
@@ -83,11 +120,19 @@ mod tests {
             (POLL_MS, "200"),
             ("TRADEWIND_AGENT_URL", "y"),
             ("PATH", "/bin"),
+            ("CONTAINER_API_KEY", "secret key"),
         ])
         .unwrap();
         assert_eq!(config.settings.poll, Duration::from_millis(200));
         assert_eq!(config.settings.report, Duration::from_secs(10));
-        assert_eq!(config.inherited.keys().collect::<Vec<_>>(), [&OsString::from("PATH")]);
+        let names = |withheld| config.environment.without(withheld).into_keys().collect::<Vec<_>>();
+        assert_eq!(names(Some("CONTAINER_API_KEY")), ["PATH"]);
+        assert_eq!(names(Some("PATH")), ["CONTAINER_API_KEY"], "whatever it is called");
+        assert_eq!(names(None), ["CONTAINER_API_KEY", "PATH"]);
+        let key = config.environment.secret("CONTAINER_API_KEY").unwrap();
+        assert_eq!(key.expose_secret(), "secret key");
+        assert!(config.environment.secret("OTHER").is_none());
+        assert_eq!((config.cgroup.to_str(), config.gpu_every), (Some("/sys/fs/cgroup"), Duration::from_mins(1)));
         assert!(!format!("{config:?}").contains("secret"));
     }
 

@@ -89,7 +89,7 @@ impl Operator {
             version: VERSION,
             machine: uid.to_owned(),
             sequence: 1,
-            lease_s: 60,
+            lease_s: 3_600,
             desired: Desired::Wait,
             attempt,
             control_get: self.mailbox.control_ticket(uid, HOUR).await.unwrap(),
@@ -101,6 +101,7 @@ impl Operator {
             logs: self.mailbox.log_tickets(uid, 4, HOUR).await.unwrap(),
             committed: None,
             refused: None,
+            self_end: None,
         };
         self.mailbox.write_control(&control).await.unwrap();
         let log = std::fs::File::create(directory.join("log")).unwrap();

@@ -52,9 +52,19 @@ impl Check {
 
     /// A ticket with a URL that could be one.
     pub fn ticket(self, field: &str, ticket: &Ticket) -> Result<(), Invalid> {
-        let url = ticket.url.as_str();
-        let scheme = ["https://", "http://", "memory://"].iter().any(|scheme| url.starts_with(scheme));
-        let fits = scheme && url.len() <= Ticket::MAX_URL_BYTES && url.bytes().all(|b| b.is_ascii_graphic());
+        self.url_of(field, &ticket.url, &["https://", "http://", "memory://"])
+    }
+
+    /// A text that could be an http or https URL.
+    pub fn url(self, field: &str, url: &str) -> Result<(), Invalid> {
+        self.url_of(field, url, &["https://", "http://"])
+    }
+
+    fn url_of(self, field: &str, url: &str, schemes: &[&str]) -> Result<(), Invalid> {
+        let rest = schemes.iter().find_map(|scheme| url.strip_prefix(scheme));
+        let fits = rest.is_some_and(|rest| !rest.is_empty())
+            && url.len() <= Ticket::MAX_URL_BYTES
+            && url.bytes().all(|b| b.is_ascii_graphic());
         self.that(fits, field, || format!("must be an http or https URL of at most {} bytes", Ticket::MAX_URL_BYTES))
     }
 }

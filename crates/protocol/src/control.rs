@@ -18,11 +18,15 @@ pub struct Control {
     pub machine: String,
     /// Rises with every change of this document. An agent ignores a lower one than it has seen.
     pub sequence: u64,
-    /// For how long the agent goes on without a newer control before it counts the operator as silent, in seconds.
+    /// Dead man's switch, in seconds: if no higher [`Control::sequence`] is heard for so long, by the agent's monotonic clock from the moment
+    /// it first heard this one, the operator is silent and the machine has reached its money line. The agent then stops the program as if
+    /// told to (grace: [`Start::stop_grace_s`]), saves, offers, reports [`crate::Report::silent`] and ends its rental by
+    /// [`Control::self_end`]. Nothing takes that back. An operator that has nothing new to say raises the sequence in time.
     pub lease_s: u64,
     /// What to do.
     pub desired: Desired,
-    /// The attempt this machine works for.
+    /// The attempt this machine works for. A higher one, with [`Desired::Run`] and a `start` for the same boot, begins a new attempt on the
+    /// machine once the agent has reported the end of the one before (`Exited`); `slots` then are the new attempt's.
     pub attempt: u32,
     /// Fresh ticket for this very document (GET).
     pub control_get: Ticket,
@@ -42,6 +46,10 @@ pub struct Control {
     pub committed: Option<Committed>,
     /// The newest offer that was refused, and why.
     pub refused: Option<RefusedOffer>,
+    /// How the machine ends its own rental when the lease has run out; `None` where the provider has no way. Belongs into the very first
+    /// document: the variable it names is kept from a program only if it was known when the program started.
+    #[serde(default)]
+    pub self_end: Option<SelfEnd>,
 }
 
 impl Control {
@@ -85,7 +93,41 @@ impl Document for Control {
         if let Desired::Stop { reason, .. } = &self.desired {
             check.text("desired.reason", reason, 100)?;
         }
-        self.refused.as_ref().map_or(Ok(()), |refused| check.text("refused.reason", &refused.reason, 500))
+        if let Some(refused) = &self.refused {
+            check.text("refused.reason", &refused.reason, 500)?;
+        }
+        self.self_end.as_ref().map_or(Ok(()), |end| end.validate(check))
+    }
+}
+
+/// One HTTP request by which a machine ends its own rental, with a key that the provider put into its environment. The body is `{}`;
+/// 2xx and 404 are success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SelfEnd {
+    /// `DELETE`, `POST` or `PUT`.
+    pub method: String,
+    /// An http or https URL without a secret in it.
+    pub url: String,
+    /// Name of the variable of the agent's own environment whose value is the bearer token. The program does not inherit it (but, being
+    /// the same user, it could read the agent's memory).
+    pub bearer_env: String,
+}
+
+impl SelfEnd {
+    fn validate(&self, check: Check) -> Result<(), Invalid> {
+        check.that(["DELETE", "POST", "PUT"].contains(&self.method.as_str()), "selfEnd.method", || {
+            "must be DELETE, POST or PUT".to_owned()
+        })?;
+        check.url("selfEnd.url", &self.url)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = &self.bearer_env;
+        let fits = (1..=128).contains(&name.len())
+            && name.chars().all(plain)
+            && !name.starts_with(|c: char| c.is_ascii_digit());
+        check.that(fits, "selfEnd.bearerEnv", || {
+            "must be 1 to 128 letters, digits or '_', and not begin with a digit".to_owned()
+        })
     }
 }
 

@@ -16,7 +16,7 @@ pub mod seal;
 pub mod ticket;
 
 pub use check::{MAX_ATTEMPT, clean_text};
-pub use control::{CheckpointSettings, Control, Desired, RestoreCandidate, SlotBatch, Start};
+pub use control::{CheckpointSettings, Control, Desired, RestoreCandidate, SelfEnd, SlotBatch, Start};
 pub use document::Document;
 pub use expand::expand;
 pub use log::LogSegment;

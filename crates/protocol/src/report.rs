@@ -23,7 +23,10 @@ pub struct Report {
     pub sequence: u64,
     /// The highest control sequence this boot has acted on.
     pub control_seen: u64,
-    /// The attempt it works for, once known.
+    /// The attempt that `phase`, `progress`, `exit`, `restore`, `offer`, `uploading` and the slots are about: that of the start document that
+    /// was begun last, or, while none was begun, the one of the control document. So the report of an attempt that has ended keeps its
+    /// number while the next one waits, and the number changes with the first report of the next one, in which nothing of the one before
+    /// is left. `None` until a control document was heard.
     pub attempt: Option<u32>,
     /// Where it is.
     pub phase: AgentPhase,
@@ -47,8 +50,24 @@ pub struct Report {
     pub log_segments: u64,
     /// Things a user should know, newest last, at most 8, each at most 300 characters.
     pub warnings: Vec<String>,
-    /// True if this boot found the report of an earlier boot that had got past `Booted`: nothing is started again.
+    /// True if this boot found the report of an earlier boot that had got past `Booted` (or one that cannot be read): the host started the
+    /// container again, with or without its disk, and nothing is started a second time, of no attempt. What the operator should do:
+    ///
+    /// * `restarted`, phase `Exited`: the program had ended before. `attempt`, `exit` and `offer` are those of the earlier boot: commit the
+    ///   offer, take the exit as it is (one that was [`Exit::told_to_stop`] by nobody but the host is a disruption), end the machine. A new
+    ///   attempt needs another machine.
+    /// * `restarted`, phase `Failed`: the program was cut down. Its offer, if it is not committed yet, can still be; then end the machine and
+    ///   begin a new attempt elsewhere.
+    /// * another `boot` without `restarted`: nothing had been started (the earlier boot had said no more than `Booted`). The machine is as
+    ///   good as new: it may go on with a start document for this boot, sealed to its key.
     pub restarted: bool,
+    /// The lease of the control document has run out: the operator is silent, the program is being stopped or has been, and the machine
+    /// ends its own rental if it can. Never taken back.
+    #[serde(default)]
+    pub silent: bool,
+    /// While `Running`: seconds since the last sign of life, which is output, a change of progress, a save or a busy GPU. Otherwise 0.
+    #[serde(default)]
+    pub quiet_s: u64,
 }
 
 impl Report {
@@ -138,12 +157,17 @@ pub struct Progress {
 pub struct Exit {
     /// Exit code; 128 + signal after a signal; 143 after a stop, whatever the program said.
     pub code: i32,
-    /// True if it had been told to stop.
+    /// True if it had been told to stop: by the control document, by the end of its lease, or by the host's signal to the agent, which an
+    /// operator recognises by never having said so itself.
     pub told_to_stop: bool,
     /// The machine's clock.
     pub at: Timestamp,
     /// Last lines of output, at most 2,000 characters.
     pub log_tail: String,
+    /// Whether the kernel killed a process of the container for want of memory while the program ran, by the container's cgroup counters.
+    /// It need not have been the program's first process. `None` where there are no counters.
+    #[serde(default)]
+    pub oom_killed: Option<bool>,
 }
 
 /// What became of the restore.

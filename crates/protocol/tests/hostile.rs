@@ -11,7 +11,7 @@ use tradewind_protocol::manifest::{
 };
 use tradewind_protocol::{
     AgentPhase, CheckpointOffer, CheckpointSettings, Chunk, Control, Desired, Document, EntryKind, Exit, LogEntry,
-    Manifest, ManifestFile, Progress, Report, RestoreCandidate, SlotBatch, Start, Ticket, VERSION, clean_text,
+    Manifest, ManifestFile, Progress, Report, RestoreCandidate, SelfEnd, SlotBatch, Start, Ticket, VERSION, clean_text,
 };
 
 const MACHINE: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
@@ -64,7 +64,13 @@ fn report() -> Report {
         phase: AgentPhase::Running,
         at: Timestamp::UNIX_EPOCH,
         progress: Some(Progress { step: 410, total: Some(1000), loss: Some("2.31".to_owned()) }),
-        exit: Some(Exit { code: 1, told_to_stop: false, at: Timestamp::UNIX_EPOCH, log_tail: "boom\n".to_owned() }),
+        exit: Some(Exit {
+            code: 1,
+            told_to_stop: false,
+            at: Timestamp::UNIX_EPOCH,
+            log_tail: "boom\n".to_owned(),
+            oom_killed: Some(true),
+        }),
         restore: None,
         offer: Some(CheckpointOffer { number: 2, manifest: manifest() }),
         uploading: None,
@@ -73,6 +79,8 @@ fn report() -> Report {
         log_segments: 5,
         warnings: vec!["disk nearly full".to_owned()],
         restarted: false,
+        silent: true,
+        quiet_s: 77,
     }
 }
 
@@ -93,6 +101,11 @@ fn control() -> Control {
         logs: vec![ticket()],
         committed: None,
         refused: None,
+        self_end: Some(SelfEnd {
+            method: "DELETE".to_owned(),
+            url: "https://provider.example.com/instances/7/".to_owned(),
+            bearer_env: "CONTAINER_API_KEY".to_owned(),
+        }),
     }
 }
 
@@ -166,6 +179,47 @@ fn good_documents_survive_a_round_trip() {
     assert_eq!(Control::decode(&control().encode().unwrap()).unwrap(), control());
     assert_eq!(Start::decode(&start().encode().unwrap(), MACHINE, "boot-1").unwrap(), start());
     assert_eq!(SlotBatch::decode(&slots().encode().unwrap(), MACHINE).unwrap(), slots());
+}
+
+#[test]
+fn documents_of_an_older_peer_are_read() {
+    let mut old = json!(report());
+    for field in ["silent", "quietS"] {
+        assert!(old.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+    }
+    assert!(old["exit"].as_object_mut().unwrap().remove("oomKilled").is_some());
+    let read = Report::decode(&serde_json::to_vec(&old).unwrap(), MACHINE).unwrap();
+    assert_eq!((read.silent, read.quiet_s, read.exit.unwrap().oom_killed), (false, 0, None));
+    let mut old = json!(control());
+    assert!(old.as_object_mut().unwrap().remove("selfEnd").is_some());
+    assert_eq!(Control::decode(&serde_json::to_vec(&old).unwrap()).unwrap().self_end, None);
+}
+
+#[test]
+fn the_way_to_end_a_rental_is_a_plain_request() {
+    for (field, method, url, bearer) in [
+        ("selfEnd.method", "GET", "https://x/1", "KEY"),
+        ("selfEnd.method", "delete", "https://x/1", "KEY"),
+        ("selfEnd.method", "", "https://x/1", "KEY"),
+        ("selfEnd.url", "DELETE", "file:///etc/passwd", "KEY"),
+        ("selfEnd.url", "DELETE", "memory://x", "KEY"),
+        ("selfEnd.url", "DELETE", "https://", "KEY"),
+        ("selfEnd.url", "DELETE", "https://x/ 1", "KEY"),
+        ("selfEnd.url", "DELETE", "https://x/\n1", "KEY"),
+        ("selfEnd.bearerEnv", "DELETE", "https://x/1", ""),
+        ("selfEnd.bearerEnv", "DELETE", "https://x/1", "1KEY"),
+        ("selfEnd.bearerEnv", "DELETE", "https://x/1", "A=B"),
+        ("selfEnd.bearerEnv", "DELETE", "https://x/1", "A\0"),
+        ("selfEnd.bearerEnv", "DELETE", "https://x/1", "\u{c4}"),
+    ] {
+        let end = SelfEnd { method: method.to_owned(), url: url.to_owned(), bearer_env: bearer.to_owned() };
+        let invalid = Control { self_end: Some(end), ..control() }.encode().unwrap_err();
+        assert_eq!(invalid.field, field, "{method} {url} {bearer}");
+    }
+    for (method, url, bearer) in [("POST", "http://127.0.0.1:1/x?y=z", "_k"), ("PUT", "https://x/1", "K9")] {
+        let end = SelfEnd { method: method.to_owned(), url: url.to_owned(), bearer_env: bearer.to_owned() };
+        Control { self_end: Some(end), ..control() }.encode().unwrap();
+    }
 }
 
 #[test]

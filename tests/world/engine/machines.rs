@@ -316,7 +316,7 @@ impl Fleet {
                     lock(&common.checker).finished(salt, step, state);
                 }
                 let end = if code < 0 { ProgramEnd::Signal(-code) } else { ProgramEnd::Code(code) };
-                self.tell(common, at, Input::ProgramExited(end));
+                self.tell(common, at, Input::ProgramExited { end, oom_killed: None });
             }
         }
     }
@@ -408,6 +408,7 @@ impl Fleet {
                 let outcome = self.upload(common, machine, save, &piece, &ticket);
                 Input::ChunkDone { save, slot, outcome }
             }
+            Action::EndRental { .. } => Input::RentalEnded { failure: Some("no such request here".to_owned()) },
             Action::StartProgram(_) | Action::Signal(_) | Action::DropStaging { .. } | Action::Leave { .. } => {
                 return None;
             }

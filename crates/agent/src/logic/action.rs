@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tradewind_protocol::{CheckpointSettings, Report, RestoreCandidate, Ticket};
+use tradewind_protocol::{CheckpointSettings, Report, RestoreCandidate, SelfEnd, Ticket};
 
 use super::input::SaveId;
 
@@ -59,7 +59,8 @@ pub enum Action {
         working_dir: Option<String>,
     },
     /// Start the program and, if it makes checkpoints, the watch on its checkpoint directory. What is there already is no new save.
-    /// Answers: [`super::Input::Output`] and [`super::Input::SaveSeen`] at any time, [`super::Input::ProgramExited`] at the end.
+    /// Answers: [`super::Input::Output`], [`super::Input::SaveSeen`] and [`super::Input::GpuBusy`] at any time,
+    /// [`super::Input::ProgramExited`] at the end. A program that was started before has ended; nothing of it is told any more.
     StartProgram(Box<Launch>),
     /// Signal the program's process group. No answer.
     Signal(ProgramSignal),
@@ -97,6 +98,12 @@ pub enum Action {
     DropStaging {
         /// Number of the save.
         save: SaveId,
+    },
+    /// The operator is silent and everything is said: end the rental of this machine with the provider's own key. Answer:
+    /// [`super::Input::RentalEnded`], if there is still somebody to hear it.
+    EndRental {
+        /// The request.
+        end: SelfEnd,
     },
     /// Everything is reported and the machine itself is going down: end the agent with this exit code.
     Leave {
@@ -140,4 +147,6 @@ pub struct Launch {
     pub working_dir: Option<String>,
     /// What to watch.
     pub checkpoint: Option<CheckpointSettings>,
+    /// A variable of the machine's environment that the program does not inherit: the key that can end the rental.
+    pub withheld: Option<String>,
 }

@@ -112,8 +112,20 @@ pub enum Input {
         /// How it went.
         outcome: ChunkOutcome,
     },
+    /// A GPU of the machine is at work.
+    GpuBusy,
     /// The program has ended, none of its descendants is left and all of its output was handed over.
-    ProgramExited(ProgramEnd),
+    ProgramExited {
+        /// How.
+        end: ProgramEnd,
+        /// Whether the kernel killed something for want of memory meanwhile, if that is known.
+        oom_killed: Option<bool>,
+    },
+    /// Answer to [`super::Action::EndRental`]: why the end was not accepted, if it was not. Texts hold neither URL nor key.
+    RentalEnded {
+        /// Why not.
+        failure: Option<String>,
+    },
     /// Answer to [`super::Action::FinalScan`]: everything found has been told.
     ScanFinished,
     /// The agent got SIGTERM or SIGINT: the machine is going down.

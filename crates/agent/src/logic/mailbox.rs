@@ -26,6 +26,7 @@ pub(super) struct Mailbox {
     write_failures: u32,
     sequence: u64,
     stored: Option<Report>,
+    stored_at: Duration,
     sent: Option<Report>,
 }
 
@@ -54,6 +55,7 @@ impl Mailbox {
             write_failures: 0,
             sequence: 0,
             stored: None,
+            stored_at: Duration::ZERO,
             sent: None,
         }
     }
@@ -66,6 +68,11 @@ impl Mailbox {
     /// The newest report that is in the store.
     pub fn stored(&self) -> Option<&Report> {
         self.stored.as_ref()
+    }
+
+    /// When a report was last known to be stored, on the monotonic clock.
+    pub fn stored_at(&self) -> Duration {
+        self.stored_at
     }
 
     /// True if the newest report sent is also stored.
@@ -156,6 +163,7 @@ impl Mailbox {
         if stored {
             self.write_failures = 0;
             self.stored.clone_from(&self.sent);
+            self.stored_at = now;
         } else {
             self.write_failures += 1;
             self.report_at = now + backoff(self.write_failures);

@@ -2,14 +2,18 @@
 //!
 //! ```text
 //! Asking ──own last report──▶ Waiting ──start document, Run──▶ Marking ──report stored──▶ Restoring ──▶ Running ──▶ Finishing ──▶ Over
-//!    └─ an earlier boot got past Booted ──▶ Restarted
+//!    └─ an earlier boot got past Booted ──▶ Restarted                 Over ──start document of a higher attempt──▶ Marking
 //! ```
+//!
+//! Beside it the lease of the control document runs: when it has run out, the program is stopped and the machine ends its own rental.
 //!
 //! Feed every [`Input`] to [`Logic::handle`], do the [`Action`]s it returns, answer them, and call it with [`Input::Tick`] at
 //! [`Logic::wake`] at the latest. Same inputs at the same times give the same actions.
 
 mod action;
+mod attempt;
 mod input;
+mod lease;
 mod mailbox;
 mod output;
 mod program;
@@ -29,6 +33,7 @@ pub use action::{Action, Launch, Piece, ProgramSignal};
 pub use input::{ChunkOutcome, Fetched, Input, Now, ProgramEnd, Restore, SaveId, SeenSave, StagedFile, StagedPiece};
 pub use settings::Settings;
 
+use lease::Lease;
 use mailbox::{Heard, Mailbox};
 use output::Output;
 use program::Stop;
@@ -83,7 +88,11 @@ pub struct Logic {
     slots: Slots,
     saves: Saves,
     output: Output,
+    lease: Lease,
+    /// The start document that was fetched last.
     start: Option<Box<Start>>,
+    /// The attempt that has begun, or that ended before it could begin.
+    working: Option<u32>,
     fetching_start: bool,
     start_retry_at: Duration,
     start_failures: u32,
@@ -99,6 +108,8 @@ pub struct Logic {
     waiting_since: Duration,
     /// Since when an upload waits for slots.
     starved_since: Option<Duration>,
+    /// The program's last sign of life.
+    alive_at: Duration,
 }
 
 impl Logic {
@@ -113,7 +124,9 @@ impl Logic {
             slots: Slots::default(),
             saves: Saves::default(),
             output: Output::default(),
+            lease: Lease::default(),
             start: None,
+            working: None,
             fetching_start: false,
             start_retry_at: Duration::ZERO,
             start_failures: 0,
@@ -127,6 +140,7 @@ impl Logic {
             earlier: None,
             waiting_since: now.monotonic,
             starved_since: None,
+            alive_at: now.monotonic,
         }
     }
 
@@ -151,7 +165,8 @@ impl Logic {
         let kill = matches!(self.stage, Stage::Running).then(|| self.stop.as_ref().and_then(Stop::wake)).flatten();
         let report = self.reports().then(|| self.mailbox.report_wake()).flatten();
         let poll = self.mailbox.poll_wake();
-        [stage, start, kill, poll, report, self.slots.wake(), self.saves.wake(), self.log_wake()]
+        let slots = if self.same_attempt() { self.slots.wake() } else { None };
+        [stage, start, kill, poll, report, slots, self.saves.wake(), self.log_wake(), self.lease_wake()]
             .into_iter()
             .flatten()
             .min()
@@ -167,7 +182,7 @@ impl Logic {
             boot_key: self.boot.key.clone(),
             sequence: 0,
             control_seen: self.mailbox.control().map_or(0, |control| control.sequence),
-            attempt: self.mailbox.control().map(|control| control.attempt),
+            attempt: self.attempt(),
             phase: self.phase(),
             at: self.now.wall,
             progress: self.output.progress.clone().or_else(|| carried?.progress.clone()),
@@ -180,6 +195,8 @@ impl Logic {
             log_segments: self.output.written().max(carried.map_or(0, |report| report.log_segments)),
             warnings: self.warnings.clone(),
             restarted: self.earlier.is_some(),
+            silent: self.lease.silent(),
+            quiet_s: self.quiet_s(),
         }
     }
 
@@ -200,12 +217,18 @@ impl Logic {
         }
     }
 
+    /// Seconds without a sign of life.
+    fn quiet_s(&self) -> u64 {
+        let running = self.phase() == AgentPhase::Running;
+        if running { self.now.monotonic.saturating_sub(self.alive_at).as_secs() } else { 0 }
+    }
+
     fn take_in(&mut self, input: Input, actions: &mut Vec<Action>) {
         match input {
             Input::Tick => {}
             Input::Control(fetched) => self.control_polled(fetched),
             Input::OwnReport(fetched) => self.own_report(fetched),
-            Input::Start(fetched) => self.start_fetched(fetched),
+            Input::Start(fetched) => self.start_fetched(fetched, actions),
             Input::Slots { batch, fetched } => self.slots_fetched(&batch, fetched),
             Input::ReportWritten { sequence, failure } => {
                 self.mailbox.written(self.now.monotonic, sequence, failure.is_none());
@@ -217,8 +240,16 @@ impl Logic {
             Input::Output(bytes) => {
                 let ring = self.mailbox.control().map_or(0, |control| control.logs.len());
                 self.output.push(&bytes, &self.boot.settings, ring);
+                self.alive_at = self.now.monotonic;
             }
-            Input::Progress(progress) => self.output.progress = Some(progress),
+            Input::Progress(progress) => {
+                // The file is read again and again; only what is new in it is a sign of life.
+                if self.output.progress.as_ref() != Some(&progress) {
+                    self.output.progress = Some(progress);
+                    self.alive_at = self.now.monotonic;
+                }
+            }
+            Input::GpuBusy => self.alive_at = self.now.monotonic,
             Input::SaveSeen(seen) => self.save_seen(seen, actions),
             Input::SaveLinked { save } => self.saves.linked(save, actions),
             Input::SaveHashed { save, files } => {
@@ -231,7 +262,8 @@ impl Logic {
                 }
             }
             Input::ChunkDone { save, slot, outcome } => self.chunk_done(save, slot, outcome, actions),
-            Input::ProgramExited(end) => self.program_exited(end, actions),
+            Input::ProgramExited { end, oom_killed } => self.program_exited(end, oom_killed, actions),
+            Input::RentalEnded { failure } => self.rental_ended(failure),
             Input::ScanFinished => {
                 if let Stage::Finishing { scanned, .. } = &mut self.stage {
                     *scanned = true;
@@ -250,7 +282,10 @@ impl Logic {
             self.leave_if_done(actions);
             return;
         }
-        self.slots.advance(self.now, actions);
+        self.notice_silence();
+        if self.same_attempt() {
+            self.slots.advance(self.now, actions);
+        }
         self.fetch_start(actions);
         self.advance_stage(actions);
         if let Some(origin) = self.origin() {
@@ -271,6 +306,7 @@ impl Logic {
             let urgent = |sent: &Report, report: &Report| matters(sent, report, most);
             self.mailbox.write(self.now, &self.boot.settings, report, urgent, actions);
         }
+        self.end_rental(actions);
         self.leave_if_done(actions);
     }
 
@@ -286,6 +322,7 @@ impl Logic {
     /// What changes at once when a newer control document arrives.
     fn obey(&mut self) {
         let Some(control) = self.mailbox.control().cloned() else { return };
+        self.renew_lease();
         self.slots.list(&control.slots);
         if let Some(committed) = control.committed {
             self.saves.committed(committed.offer, committed.seq);
@@ -300,10 +337,8 @@ impl Logic {
     }
 
     fn slots_fetched(&mut self, batch: &str, fetched: Fetched<Box<SlotBatch>>) {
-        let Some((machine, attempt)) = self.mailbox.control().map(|control| (control.machine.clone(), control.attempt))
-        else {
-            return;
-        };
+        let machine = self.mailbox.control().map(|control| control.machine.clone());
+        let (Some(machine), Some(attempt)) = (machine, self.attempt()) else { return };
         let warning = self.slots.fetched(self.now, batch, fetched, &machine, attempt);
         self.warn(warning);
     }
@@ -313,6 +348,7 @@ impl Logic {
             return;
         }
         // A name without digits tells no step; the program's own progress is the best there is.
+        self.alive_at = self.now.monotonic;
         seen.step = seen.step.or_else(|| self.output.progress.as_ref().map(|progress| progress.step));
         self.saves.seen(seen, actions);
     }
@@ -383,5 +419,6 @@ fn matters(sent: &Report, report: &Report, most: u64) -> bool {
         || sent.exit.is_some() != report.exit.is_some()
         || sent.restore != report.restore
         || sent.attempt != report.attempt
+        || sent.silent != report.silent
         || low(sent) != low(report)
 }

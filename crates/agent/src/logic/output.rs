@@ -56,6 +56,13 @@ impl Output {
         text.chars().skip(skip).collect()
     }
 
+    /// Forgets what an attempt that is over said of itself. What it printed stays in the ring.
+    pub fn begin_anew(&mut self) {
+        self.tail.clear();
+        self.line.clear();
+        self.progress = None;
+    }
+
     /// Takes in output.
     pub fn push(&mut self, bytes: &[u8], settings: &Settings, ring: usize) {
         self.tail.extend(bytes);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tradewind_protocol::report::{RejectedCandidate, Restored};
-use tradewind_protocol::{AgentPhase, Desired, Exit, Report, RestoreOutcome, Start, Ticket};
+use tradewind_protocol::{AgentPhase, Desired, Exit, Report, RestoreOutcome};
 
 use super::input::{Fetched, ProgramEnd, Restore};
 use super::settings::backoff;
@@ -21,6 +21,11 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// When the program is killed.
+    pub fn kill_at(&self) -> Duration {
+        self.kill_at
+    }
+
     pub fn wake(&self) -> Option<Duration> {
         (!self.kill_sent).then_some(if self.term_sent { self.kill_at } else { Duration::ZERO })
     }
@@ -63,59 +68,20 @@ impl Logic {
     }
 
     /// An earlier boot ran here. What it said stays true: an exit it reported is not lost by the restart of the container.
-    fn restarted(&mut self, earlier: Box<Report>) {
+    fn restarted(&mut self, mut earlier: Box<Report>) {
+        earlier.attempt = earlier.attempt.or_else(|| self.mailbox.control().map(|control| control.attempt));
         let phase = if earlier.phase == AgentPhase::Exited { AgentPhase::Exited } else { AgentPhase::Failed };
         for warning in &earlier.warnings {
             self.warn(Some(warning.clone()));
         }
         self.warn(Some("The machine was started again; the program is not run a second time".to_owned()));
+        let silent = earlier.silent;
         self.earlier = Some(earlier);
         self.stage = Stage::Idle { phase };
-    }
-
-    /// The ticket for a start document that is still wanted.
-    pub(super) fn start_ticket(&self) -> Option<&Ticket> {
-        if self.start.is_some() || self.fetching_start || self.stage != Stage::Waiting {
-            return None;
+        if silent && !self.lease.silent() {
+            // The earlier boot was about to end the rental: another lease is not waited for.
+            self.fall_silent();
         }
-        let control = self.mailbox.control()?;
-        if control.start_boot.as_deref() != Some(self.boot.id.as_str()) {
-            return None;
-        }
-        control.start.as_ref()
-    }
-
-    pub(super) fn fetch_start(&mut self, actions: &mut Vec<Action>) {
-        if self.now.monotonic < self.start_retry_at {
-            return;
-        }
-        if let Some(ticket) = self.start_ticket().cloned() {
-            self.fetching_start = true;
-            actions.push(Action::FetchStart { ticket });
-        }
-    }
-
-    pub(super) fn start_fetched(&mut self, fetched: Fetched<Box<Start>>) {
-        self.fetching_start = false;
-        let machine = self.mailbox.control().map(|control| control.machine.as_str());
-        let problem = match fetched {
-            Fetched::Found { value, .. } => {
-                if Some(value.machine.as_str()) != machine || value.boot != self.boot.id {
-                    Some("it is for another machine or boot".to_owned())
-                } else if value.command.is_empty() {
-                    Some("it names no program".to_owned())
-                } else {
-                    self.start = Some(value);
-                    return;
-                }
-            }
-            Fetched::Invalid(reason) => Some(reason),
-            Fetched::Absent => Some("it is not in the mailbox".to_owned()),
-            Fetched::NotModified | Fetched::Denied | Fetched::Failed(_) => None,
-        };
-        self.warn(problem.map(|problem| format!("The start document cannot be used: {problem}")));
-        self.start_failures += 1;
-        self.start_retry_at = self.now.monotonic + backoff(self.start_failures);
     }
 
     pub(super) fn note_stop(&mut self, desired: &Desired) {
@@ -143,6 +109,11 @@ impl Logic {
             return;
         }
         self.signalled = true;
+        self.stop_in_order();
+    }
+
+    /// Stops the program as if told to, with the grace that its start document gives.
+    pub(super) fn stop_in_order(&mut self) {
         let grace = self.start.as_ref().map_or(0, |start| start.stop_grace_s);
         self.stop_within(Duration::from_secs(grace));
     }
@@ -152,6 +123,7 @@ impl Logic {
             actions.push(Action::Signal(ProgramSignal::Kill));
         }
         self.warn(Some(format!("The agent cannot go on: {reason}")));
+        self.working = self.attempt();
         self.stage = Stage::Idle { phase: AgentPhase::Failed };
     }
 
@@ -169,7 +141,10 @@ impl Logic {
                 Stage::Waiting | Stage::Marking | Stage::Restoring { .. } if self.stop.is_some() => {
                     self.end_unstarted();
                 }
-                Stage::Waiting if self.may_run() => self.stage = Stage::Marking,
+                Stage::Waiting if self.may_run() => {
+                    self.working = self.start.as_ref().map(|start| start.attempt);
+                    self.stage = Stage::Marking;
+                }
                 Stage::Marking if self.marked() => self.try_candidate(0, self.now.monotonic, actions),
                 Stage::Restoring { index, since, retry_at: Some(at), failures } if *at <= self.now.monotonic => {
                     let (index, since, failures) = (*index, *since, *failures);
@@ -188,12 +163,15 @@ impl Logic {
     }
 
     fn may_run(&self) -> bool {
-        self.start.is_some() && self.mailbox.control().is_some_and(|control| control.desired == Desired::Run)
+        let (Some(start), Some(control)) = (&self.start, self.mailbox.control()) else { return false };
+        control.desired == Desired::Run && control.attempt == start.attempt
     }
 
-    /// True once the store holds a report of this boot past `Booted`.
+    /// True once the store holds a report of this boot past `Booted`, and of this attempt: a later boot then neither starts the program nor
+    /// takes the end of the attempt before for the end of this one.
     fn marked(&self) -> bool {
-        self.mailbox.stored().is_some_and(|stored| stored.phase != AgentPhase::Booted)
+        let marks = |stored: &Report| stored.phase != AgentPhase::Booted && stored.attempt == self.attempt();
+        self.mailbox.stored().is_some_and(marks)
     }
 
     fn try_candidate(&mut self, index: usize, since: Duration, actions: &mut Vec<Action>) {
@@ -265,10 +243,17 @@ impl Logic {
                 command.extend(checkpoint.resume_args.iter().cloned());
             }
         }
-        let launch =
-            Launch { command, env, working_dir: start.working_dir.clone(), checkpoint: start.checkpoint.clone() };
+        let self_end = self.mailbox.control().and_then(|control| control.self_end.as_ref());
+        let launch = Launch {
+            command,
+            env,
+            working_dir: start.working_dir.clone(),
+            checkpoint: start.checkpoint.clone(),
+            withheld: self_end.map(|end| end.bearer_env.clone()),
+        };
         actions.push(Action::StartProgram(Box::new(launch)));
         self.stage = Stage::Running;
+        self.alive_at = self.now.monotonic;
         if from_zero {
             self.warn(Some("No checkpoint could be restored; the program starts from zero".to_owned()));
         }
@@ -289,11 +274,18 @@ impl Logic {
 
     /// Told to stop before the program ran.
     fn end_unstarted(&mut self) {
-        self.exit = Some(Exit { code: STOPPED, told_to_stop: true, at: self.now.wall, log_tail: String::new() });
+        self.working = self.attempt();
+        self.exit = Some(Exit {
+            code: STOPPED,
+            told_to_stop: true,
+            at: self.now.wall,
+            log_tail: String::new(),
+            oom_killed: None,
+        });
         self.stage = Stage::Over;
     }
 
-    pub(super) fn program_exited(&mut self, end: ProgramEnd, actions: &mut Vec<Action>) {
+    pub(super) fn program_exited(&mut self, end: ProgramEnd, oom_killed: Option<bool>, actions: &mut Vec<Action>) {
         if self.stage != Stage::Running {
             return;
         }
@@ -303,7 +295,8 @@ impl Logic {
             ProgramEnd::Code(code) => code,
             ProgramEnd::Signal(signal) => 128 + signal,
         };
-        self.exit = Some(Exit { code, told_to_stop, at: self.now.wall, log_tail: self.output.tail() });
+        let (at, log_tail) = (self.now.wall, self.output.tail());
+        self.exit = Some(Exit { code, told_to_stop, at, log_tail, oom_killed });
         self.stage = Stage::Finishing { scanned: false, headway: (0, 0), since: self.now.monotonic };
         // A program that was cut down in the middle of a save leaves half of it behind.
         let orderly = matches!(end, ProgramEnd::Code(0)) || (told_to_stop && matches!(end, ProgramEnd::Code(STOPPED)));
@@ -317,7 +310,9 @@ impl Logic {
         let since = if moved == headway { since } else { self.now.monotonic };
         self.stage = Stage::Finishing { scanned, headway: moved, since };
         let no_ring = self.mailbox.control().is_none_or(|control| control.logs.is_empty());
-        let settled = scanned && self.saves.settled() && (no_ring || self.output.flushed());
+        // A silent operator commits nothing: what is offered is as safe as it can get.
+        let saved = self.saves.settled() || (self.lease.silent() && self.saves.all_offered());
+        let settled = scanned && saved && (no_ring || self.output.flushed());
         if settled {
             self.stage = Stage::Over;
         } else if self.now.monotonic.saturating_sub(since) >= self.boot.settings.finish_limit {

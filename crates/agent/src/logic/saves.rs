@@ -113,12 +113,19 @@ impl Saves {
 
     /// True if no save is on its way and no offer waits.
     pub fn settled(&self) -> bool {
-        self.linking.is_empty()
-            && self.linked.is_none()
-            && self.hashing.is_none()
-            && self.hashed.is_none()
-            && self.upload.is_none()
-            && self.offer.is_none()
+        self.all_offered() && self.offer.is_none()
+    }
+
+    /// True if no save is on its way.
+    pub fn all_offered(&self) -> bool {
+        self.under_way().next().is_none()
+    }
+
+    /// Forgets the saves of an attempt that is over. The numbers go on, so that a late answer is never taken for another save's.
+    pub fn begin_anew(&mut self, actions: &mut Vec<Action>) {
+        actions.extend(self.under_way().map(|save| Action::DropStaging { save: save.id }));
+        let (last_id, offers, headway) = (self.last_id, self.offers, self.headway);
+        *self = Self { last_id, offers, headway, ..Self::default() };
     }
 
     /// Rises with everything that gets a save further.
@@ -134,7 +141,7 @@ impl Saves {
 
     /// The program saved.
     pub fn seen(&mut self, seen: SeenSave, actions: &mut Vec<Action>) {
-        while let Some(id) = self.under_way(&seen.name).filter(|_| seen.continues) {
+        while let Some(id) = self.under_way_as(&seen.name).filter(|_| seen.continues) {
             self.lost(id, actions);
         }
         self.last_id += 1;
@@ -143,16 +150,19 @@ impl Saves {
         self.linking.push(Save { id: self.last_id, seen });
     }
 
-    /// A save of this name that is not offered yet.
-    fn under_way(&self, name: &str) -> Option<SaveId> {
+    /// Saves that are not offered yet.
+    fn under_way(&self) -> impl Iterator<Item = &Save> {
         let stations = [
             self.linked.as_ref(),
             self.hashing.as_ref(),
             self.hashed.as_ref().map(|(save, _)| save),
             self.upload.as_ref().map(|upload| &upload.save),
         ];
-        let mut saves = self.linking.iter().chain(stations.into_iter().flatten());
-        saves.find(|save| save.seen.name == name).map(|save| save.id)
+        self.linking.iter().chain(stations.into_iter().flatten())
+    }
+
+    fn under_way_as(&self, name: &str) -> Option<SaveId> {
+        self.under_way().find(|save| save.seen.name == name).map(|save| save.id)
     }
 
     /// The links of a save are there: from now on the program may prune it.

@@ -86,6 +86,10 @@ impl Slots {
             Fetched::Found { value, .. } => {
                 self.failures = 0;
                 self.known.insert(batch.to_owned());
+                if value.machine == machine && value.attempt < attempt {
+                    // Left over in the list from an attempt that ended on this machine.
+                    return None;
+                }
                 if value.machine != machine || value.attempt != attempt {
                     return Some("A batch of upload slots is for another machine or attempt and is ignored".to_owned());
                 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderName, IF_NONE_MATCH};
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
-use tradewind_protocol::Ticket;
+use tradewind_core::{ExposeSecret, SecretString};
+use tradewind_protocol::{SelfEnd, Ticket};
 
 use crate::logic::{ChunkOutcome, Fetched};
 
@@ -102,6 +103,19 @@ impl Http {
         match request.send().await {
             Ok(response) if response.status().is_success() => Ok(()),
             Ok(response) => Err(format!("the store answered {}", response.status().as_u16())),
+            Err(error) => Err(describe(error)),
+        }
+    }
+
+    /// Asks the provider to end the rental. A rental that is not there is ended. The reason otherwise names neither URL nor key.
+    pub async fn end_rental(&self, end: &SelfEnd, key: &SecretString) -> Result<(), String> {
+        let method = Method::from_bytes(end.method.as_bytes()).map_err(|_| "its method is none".to_owned())?;
+        let request = self.client.request(method, &end.url).timeout(DOCUMENT_LIMIT);
+        let request =
+            request.bearer_auth(key.expose_secret().trim()).header(CONTENT_TYPE, "application/json").body("{}");
+        match request.send().await.map(|response| response.status()) {
+            Ok(status) if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            Ok(status) => Err(format!("the provider answered {}", status.as_u16())),
             Err(error) => Err(describe(error)),
         }
     }

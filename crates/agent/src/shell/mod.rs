@@ -1,38 +1,41 @@
 //! Doing what the logic decides: HTTP with tickets, processes, files, clocks. Everything that waits runs beside the loop and comes back to
 //! it as an [`Input`].
 
+mod cgroup;
 mod children;
 mod console;
 mod files;
+mod gpu;
 mod http;
+mod life;
 mod program;
 mod restore;
 mod stage;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
+use rustix::process::{getpid, set_child_subreaper};
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tradewind_core::{Clock, SystemClock};
+use tradewind_core::{Clock, SecretString, SystemClock};
 use tradewind_protocol::seal::{BootKeys, SecretEnv};
-use tradewind_protocol::{AgentPhase, CheckpointSettings, Control, Document, Report, SlotBatch, Start, Ticket};
+use tradewind_protocol::{
+    AgentPhase, CheckpointSettings, Control, Document, Report, SelfEnd, SlotBatch, Start, Ticket,
+};
 
-use crate::config::Config;
-use crate::logic::{Action, Boot, Fetched, Input, Logic, Now, ProgramEnd, ProgramSignal, SaveId};
+use crate::config::{Config, Environment};
+use crate::logic::{Action, Boot, Fetched, Input, Logic, Now, SaveId};
 use crate::pattern::Pattern;
-use crate::progress::read_file;
 
 use console::Console;
 use http::Http;
+use life::Running;
 use stage::{StageError, Staging};
 use watch::{Watchman, now};
 
@@ -40,11 +43,8 @@ pub use program::{EXEC, become_program};
 
 /// Events that may wait; more, and the program's output waits.
 const EVENTS: usize = 256;
-/// How long output may take to end after the last process has.
-const OUTPUT_LIMIT: Duration = Duration::from_secs(5);
-/// The progress file is looked at this often, and up to this size.
+/// The progress file is looked at this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
-const PROGRESS_BYTES: u64 = 64 * 1024;
 
 /// Why the agent cannot even begin.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +67,11 @@ pub enum ShellError {
 #[derive(Debug)]
 pub(crate) enum Event {
     Input(Input),
-    Secrets(SecretEnv),
-    OutputEnded,
+    /// Something that program number n, or the watch over its saves, said.
+    Of(u64, Input),
+    /// What a start document that is told next has sealed, if anything.
+    Secrets(Option<SecretEnv>),
+    OutputEnded(u64),
 }
 
 /// Runs the agent until the machine goes down. Returns the exit code.
@@ -116,14 +119,6 @@ impl Signals {
     }
 }
 
-struct Running {
-    pid: Pid,
-    end: Option<ProgramEnd>,
-    output_ended: bool,
-    /// When the end is said even if somebody still holds the output open.
-    said_by: Option<Duration>,
-}
-
 struct Shell {
     clock: SystemClock,
     console: Console,
@@ -132,9 +127,15 @@ struct Shell {
     boot: String,
     logic: Logic,
     phase: AgentPhase,
-    inherited: BTreeMap<OsString, OsString>,
+    environment: Environment,
+    cgroup: PathBuf,
+    gpu_every: Duration,
     events: Sender<Event>,
     secrets: Option<SecretEnv>,
+    /// What no program may print.
+    hidden: Vec<SecretString>,
+    /// Number of the newest program.
+    run: u64,
     program: Option<Running>,
     progress_file: PathBuf,
     watch: Option<Watchman>,
@@ -162,9 +163,13 @@ impl Shell {
             keys: std::sync::Arc::new(keys),
             logic: Logic::new(mind, now(clock)),
             phase: AgentPhase::Booted,
-            inherited: config.inherited,
+            environment: config.environment,
+            cgroup: config.cgroup,
+            gpu_every: config.gpu_every,
             events,
             secrets: None,
+            hidden: Vec::new(),
+            run: 0,
             program: None,
             progress_file: here.join(format!(".tradewind-progress-{boot}.json")),
             boot,
@@ -207,7 +212,7 @@ impl Shell {
     /// Time until something is due.
     fn next_wake(&self, progress_at: Duration) -> Duration {
         let program = self.program.as_ref();
-        let due = [self.logic.wake(), program.map(|_| progress_at), program.and_then(|program| program.said_by)];
+        let due = [self.logic.wake(), program.map(|_| progress_at), program.and_then(Running::due)];
         let due = due.into_iter().flatten().min();
         // A limit of a minute costs nothing and forgives a wake that was forgotten.
         let longest = Duration::from_mins(1);
@@ -218,12 +223,13 @@ impl Shell {
     fn event(&mut self, event: Event) {
         match event {
             Event::Input(input) => self.feed(input),
-            Event::Secrets(secrets) => self.secrets = Some(secrets),
-            Event::OutputEnded => {
-                if let Some(program) = &mut self.program {
-                    program.output_ended = true;
+            Event::Of(run, input) => {
+                if run == self.run {
+                    self.feed(input);
                 }
             }
+            Event::Secrets(secrets) => self.secrets = secrets,
+            Event::OutputEnded(run) => self.output_ended(run),
         }
     }
 
@@ -250,6 +256,11 @@ impl Shell {
             Input::OwnReport(Fetched::Denied) => Some("the earlier report cannot be read: not allowed".to_owned()),
             Input::OwnReport(Fetched::Failed(reason)) => Some(format!("the earlier report cannot be read: {reason}")),
             Input::ReportWritten { failure: Some(reason), .. } => Some(format!("the report is not stored: {reason}")),
+            Input::RentalEnded { failure } => {
+                let accepted = "The end of the rental is accepted".to_owned();
+                let refused = |reason| format!("The end of the rental is not accepted: {reason}");
+                return self.console.say(failure.as_ref().map_or(accepted, refused));
+            }
             _ => return,
         };
         if failure != self.last_failure {
@@ -320,6 +331,7 @@ impl Shell {
                 staging.watch_over(save, work.abort_handle());
             }
             Action::DropStaging { save } => self.drop_staging(save),
+            Action::EndRental { end } => self.end_rental(end),
             Action::Leave { code } => self.leave = Some(u8::try_from(code).unwrap_or(1)),
         }
     }
@@ -349,9 +361,7 @@ impl Shell {
                 },
                 other => other,
             };
-            if let Some(secrets) = opened {
-                let _ = events.send(Event::Secrets(secrets)).await;
-            }
+            let _ = events.send(Event::Secrets(opened)).await;
             let _ = events.send(Event::Input(Input::Start(fetched))).await;
         });
     }
@@ -368,85 +378,17 @@ impl Shell {
         });
     }
 
-    fn start_program(&mut self, launch: &crate::logic::Launch) {
-        if let Some(checkpoint) = &launch.checkpoint {
-            let directory = checkpoint_directory(launch.working_dir.as_deref(), checkpoint);
-            self.staging = Some(Staging::new(directory.clone()));
-            // The start document was refused if this is no pattern.
-            if let Ok(pattern) = Pattern::new(&checkpoint.pattern) {
-                let quiet = Duration::from_millis(checkpoint.quiet_ms);
-                let watch = Watchman::start(directory, pattern, quiet, self.clock, self.events.clone());
-                self.watch = Some(watch);
-            }
-        }
-        let started =
-            program::start(launch, &self.inherited, self.secrets.as_ref(), &self.progress_file, self.events.clone());
-        // The secrets are the program's now.
-        self.secrets = None;
-        match started {
-            Ok(pid) => self.program = Some(Running { pid, end: None, output_ended: false, said_by: None }),
-            Err(error) => {
-                let line = format!("Cannot start the program: {error}\n");
-                self.console.say(line.trim_end());
-                let events = self.events.clone();
-                tokio::spawn(async move {
-                    let _ = events.send(Event::Input(Input::Output(line.into_bytes()))).await;
-                    let _ = events.send(Event::Input(Input::ProgramExited(ProgramEnd::Code(127)))).await;
-                });
-            }
-        }
-    }
-
-    fn signal_program(&self, signal: ProgramSignal) {
-        // Once it has ended, its number may belong to somebody else.
-        let Some(program) = self.program.as_ref().filter(|program| program.end.is_none()) else { return };
-        match signal {
-            ProgramSignal::Terminate => children::signal_group(program.pid, Signal::TERM),
-            ProgramSignal::Kill => children::signal_group(program.pid, Signal::KILL),
-        }
-    }
-
-    async fn children_ended(&mut self) {
-        let ended = children::reap();
-        let Some(program) = &mut self.program else { return };
-        let Some((pid, end)) = ended.into_iter().find(|(pid, _)| *pid == program.pid) else { return };
-        program.end = Some(end);
-        program.said_by = Some(self.clock.monotonic() + OUTPUT_LIMIT);
-        let (_, all) = children::end_all(pid).await;
-        if !all {
-            self.console.say("A process of the program cannot be killed");
-        }
-    }
-
-    /// Tells the logic once the program and its output have ended.
-    fn say_end_of_program(&mut self) {
-        let late = |by: Option<Duration>| by.is_some_and(|by| self.clock.monotonic() >= by);
-        let said = self.program.as_ref().filter(|program| program.output_ended || late(program.said_by));
-        if let Some(end) = said.and_then(|program| program.end) {
-            self.read_progress();
-            let _ = std::fs::remove_file(&self.progress_file);
-            self.program = None;
-            self.feed(Input::ProgramExited(end));
-        }
-    }
-
-    async fn end_program(&mut self) {
-        if let Some(program) = self.program.take()
-            && program.end.is_none()
-        {
-            children::end_all(program.pid).await;
-        }
-        if let Some(watch) = &self.watch {
-            watch.stop();
-        }
-    }
-
-    fn read_progress(&mut self) {
-        let small = std::fs::metadata(&self.progress_file).is_ok_and(|metadata| metadata.len() <= PROGRESS_BYTES);
-        let bytes = if small { std::fs::read(&self.progress_file).ok() } else { None };
-        if let Some(progress) = bytes.as_deref().and_then(read_file) {
-            self.feed(Input::Progress(progress));
-        }
+    /// Ends the rental of this machine with the key that its environment holds.
+    fn end_rental(&self, end: SelfEnd) {
+        self.console.say("The operator is silent: ending the rental of this machine");
+        let (http, key) = (self.http.clone(), self.environment.secret(&end.bearer_env));
+        self.ask(async move {
+            let ended = match key {
+                Some(key) => http.end_rental(&end, &key).await,
+                None => Err(format!("the variable {} is not set", end.bearer_env)),
+            };
+            Input::RentalEnded { failure: ended.err() }
+        });
     }
 
     fn link(&mut self, save: SaveId, name: &str) {

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::sync::mpsc::Sender;
-use tradewind_core::ExposeSecret;
+use tradewind_core::{ExposeSecret, SecretString};
 use tradewind_protocol::expand;
 use tradewind_protocol::seal::SecretEnv;
 
@@ -23,24 +23,35 @@ pub const EXEC: &str = "exec-program";
 pub const PROGRESS_FILE: &str = "TRADEWIND_PROGRESS_FILE";
 const READ_BYTES: usize = 64 * 1024;
 
+/// What the program finds around itself, and what it must not tell.
+pub struct Surroundings<'a> {
+    /// The machine's environment, as far as the program gets it.
+    pub inherited: BTreeMap<OsString, OsString>,
+    /// The secret part of the start document's environment.
+    pub secrets: Option<&'a SecretEnv>,
+    /// Values that are masked in its output.
+    pub hidden: &'a [SecretString],
+    /// Where it may write its progress.
+    pub progress_file: &'a Path,
+}
+
 /// Starts the program in a process group of its own and a thread that reads its output. Must be called on the main thread: the program is
-/// killed when the thread that started it ends.
+/// killed when the thread that started it ends. `run` is its number in the events.
 pub fn start(
     launch: &Launch,
-    inherited: &BTreeMap<OsString, OsString>,
-    secrets: Option<&SecretEnv>,
-    progress_file: &Path,
+    surroundings: &Surroundings<'_>,
+    run: u64,
     events: Sender<Event>,
 ) -> std::io::Result<Pid> {
-    let mut env = inherited.clone();
+    let mut env = surroundings.inherited.clone();
     env.extend(launch.env.iter().map(|(name, value)| (name.into(), value.into())));
-    for (name, value) in secrets.iter().flat_map(|secrets| secrets.variables()) {
+    for (name, value) in surroundings.secrets.iter().flat_map(|secrets| secrets.variables()) {
         // What the agent says of the run is true; a secret of the same name is not.
         if !name.starts_with("TRADEWIND_") {
             env.insert(name.into(), value.expose_secret().into());
         }
     }
-    env.insert(PROGRESS_FILE.into(), progress_file.into());
+    env.insert(PROGRESS_FILE.into(), surroundings.progress_file.into());
     let lookup = |name: &str| env.get(&OsString::from(name)).and_then(|value| value.to_str());
     let command: Vec<String> = launch.command.iter().map(|word| expand(word, lookup)).collect();
 
@@ -57,14 +68,14 @@ pub fn start(
     let child = program.spawn()?;
     // The command holds the writing end of the pipe; the output would never end.
     drop(program);
-    let masker = Masker::new(secrets.iter().flat_map(|secrets| secrets.variables().values()));
-    std::thread::spawn(move || copy_output(reader, masker, &events));
+    let masker = Masker::new(surroundings.hidden);
+    std::thread::spawn(move || copy_output(reader, masker, run, &events));
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| std::io::Error::other("the program has no process id"))
 }
 
 /// Copies output, without the values of Secrets, to our own stdout and to the logic, until nobody can write any more.
-fn copy_output(mut reader: impl Read, mut masker: Masker, events: &Sender<Event>) {
+fn copy_output(mut reader: impl Read, mut masker: Masker, run: u64, events: &Sender<Event>) {
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let read = match reader.read(&mut buffer) {
@@ -78,7 +89,7 @@ fn copy_output(mut reader: impl Read, mut masker: Masker, events: &Sender<Event>
             // Nobody may be reading; the mailbox gets it all the same.
             let _ = stdout.write_all(&shown).and_then(|()| stdout.flush());
             drop(stdout);
-            if events.blocking_send(Event::Input(Input::Output(shown))).is_err() {
+            if events.blocking_send(Event::Of(run, Input::Output(shown))).is_err() {
                 return;
             }
         }
@@ -86,7 +97,7 @@ fn copy_output(mut reader: impl Read, mut masker: Masker, events: &Sender<Event>
             break;
         }
     }
-    let _ = events.blocking_send(Event::OutputEnded);
+    let _ = events.blocking_send(Event::OutputEnded(run));
 }
 
 /// Becomes the program: asks the kernel to kill it when the agent dies, then replaces this process. Returns the exit code if that fails.

@@ -150,13 +150,13 @@ pub struct Watchman {
 }
 
 impl Watchman {
-    /// Starts it. What is in the directory now is no new save.
+    /// Starts it for program number n, which goes with everything it tells. What is in the directory now is no new save.
     pub fn start(
         checkpoints: PathBuf,
         pattern: Pattern,
         quiet: Duration,
         clock: SystemClock,
-        events: AsyncSender<Event>,
+        events: (u64, AsyncSender<Event>),
     ) -> Self {
         let (messages, inbox) = channel();
         let own = messages.clone();
@@ -166,7 +166,7 @@ impl Watchman {
         Self { messages }
     }
 
-    /// Looks a last time and says what was found, then that it is finished.
+    /// Looks a last time and says what was found, then that it is finished, and ends.
     pub fn final_scan(&self, trust_unsettled: bool) {
         let _ = self.messages.send(Message::Final(if trust_unsettled { Trust::All } else { Trust::Settled }));
     }
@@ -187,8 +187,9 @@ fn run(
     clock: SystemClock,
     own: &Sender<Message>,
     inbox: &Receiver<Message>,
-    events: &AsyncSender<Event>,
+    (program, events): &(u64, AsyncSender<Event>),
 ) {
+    let tell = |input| events.blocking_send(Event::Of(*program, input)).is_ok();
     let every = (watch.quiet / 2).clamp(SHORTEST_SCAN, LONGEST_SCAN);
     let mut notifier: Option<(RecommendedWatcher, u64)> = None;
     loop {
@@ -209,11 +210,13 @@ fn run(
             }
         }
         for save in watch.scan(now(clock), trust) {
-            if events.blocking_send(Event::Input(Input::SaveSeen(save))).is_err() {
+            if !tell(Input::SaveSeen(save)) {
                 return;
             }
         }
-        if last && events.blocking_send(Event::Input(Input::ScanFinished)).is_err() {
+        if last {
+            // What appears later is not of this program: it may be what the next one restores.
+            tell(Input::ScanFinished);
             return;
         }
     }

@@ -6,7 +6,10 @@
 )]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::format_collect, reason = "a test that cannot go on says where")]
 
+mod attempts;
+mod silence;
 mod store;
+mod vitals;
 mod world;
 
 use store::Fault;
@@ -158,42 +161,6 @@ fn a_store_that_is_away_is_waited_for_and_no_work_is_thrown_away() {
     let report = world.wait("the end", |report| report.phase == AgentPhase::Exited);
     assert_eq!(report.exit.unwrap().log_tail, "from 120\n");
     assert!(report.restore.unwrap().rejected.is_empty());
-}
-
-#[test]
-fn a_second_boot_does_not_run_the_program_again() {
-    let mut world = World::new();
-    let agent = world.run(World::start_of("echo ran >> count; while [ ! -e finish ]; do sleep 0.05; done"));
-    world.wait("the run", |report| report.phase == AgentPhase::Running);
-    let count = || Some(world.read("count")).filter(|text| !text.is_empty());
-    world.wait_for("the program", count);
-    world::signal(agent, "KILL");
-    world.ended();
-    world.agent();
-    let report = world.wait("the second boot", |report| report.restarted);
-    assert_eq!(report.phase, AgentPhase::Failed);
-    // Even a start document for the new boot is not followed.
-    world.order(World::start_of("echo ran >> count"), &report);
-    let sequence = world.control.sequence;
-    world.wait("the order seen", |report| report.control_seen >= sequence);
-    assert_eq!(world.read("count"), "ran\n");
-}
-
-#[test]
-fn the_end_that_an_earlier_boot_reported_is_not_lost() {
-    let mut world = World::new();
-    let agent = world.run(World::start_of("exit 7"));
-    world.wait("the end", |report| report.phase == AgentPhase::Exited);
-    world::signal(agent, "KILL");
-    world.ended();
-    let second = world.agent();
-    let report = world.wait("the second boot", |report| report.restarted);
-    assert_eq!((report.phase, report.exit.clone().unwrap().code), (AgentPhase::Exited, 7));
-    world::signal(second, "KILL");
-    world.ended();
-    world.agent();
-    let third = world.wait("the third boot", |third| third.boot != report.boot);
-    assert!(third.restarted, "a third boot does not run it either");
 }
 
 #[test]

@@ -31,6 +31,17 @@ type Rule = Box<dyn FnMut(&str, &str) -> Option<Fault> + Send>;
 pub struct Inner {
     pub objects: BTreeMap<String, Bytes>,
     pub rule: Option<Rule>,
+    /// Requests to end a rental, whatever became of them.
+    pub ends: Vec<End>,
+}
+
+/// A request to end a rental.
+#[derive(Debug, Clone)]
+pub struct End {
+    pub key: String,
+    pub authorization: String,
+    /// The report that was stored at that moment.
+    pub report: Option<Bytes>,
 }
 
 #[derive(Clone)]
@@ -49,7 +60,8 @@ impl Store {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let limit = axum::extract::DefaultBodyLimit::disable();
-                let routes = Router::new().route("/{*key}", get(read).put(write)).layer(limit).with_state(served);
+                let routes =
+                    Router::new().route("/{*key}", get(read).put(write).delete(end)).layer(limit).with_state(served);
                 axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), routes).await.unwrap();
             });
         });
@@ -104,6 +116,15 @@ async fn read(State(store): State<Store>, Path(key): Path<String>, headers: Head
         return answer(304);
     }
     Response::builder().header("etag", tag).body(Body::from(body)).unwrap()
+}
+
+async fn end(State(store): State<Store>, Path(key): Path<String>, headers: HeaderMap) -> Response {
+    let authorization =
+        headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let report = store.get("mail/report.json");
+    let fault = store.fault("DELETE", &key);
+    store.lock().ends.push(End { key, authorization, report });
+    answer(if let Some(Fault::Status(status)) = fault { status } else { 200 })
 }
 
 async fn write(State(store): State<Store>, Path(key): Path<String>, headers: HeaderMap, body: Bytes) -> Response {

@@ -11,13 +11,15 @@ use tradewind_protocol::control::Committed;
 use tradewind_protocol::manifest::data_prefix;
 use tradewind_protocol::{
     CheckpointSettings, Chunk, Control, Desired, Document, EntryKind, Manifest, ManifestFile, Report, RestoreCandidate,
-    SlotBatch, Start, Ticket, VERSION,
+    SelfEnd, SlotBatch, Start, Ticket, VERSION,
 };
 
 use crate::store::Store;
 
 pub const MACHINE: &str = "machine-uid-1";
 pub const RUN: &str = "run-1";
+/// The key with which the provider lets the machine end itself.
+pub const KEY: &str = "the-providers-own-key";
 /// How long anything may take on a busy computer.
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -25,6 +27,8 @@ pub struct World {
     pub store: Store,
     pub directory: tempfile::TempDir,
     pub control: Control,
+    /// More variables of the machine.
+    pub env: BTreeMap<String, String>,
     agents: Vec<Child>,
 }
 
@@ -36,7 +40,7 @@ impl World {
             version: VERSION,
             machine: MACHINE.to_owned(),
             sequence: 0,
-            lease_s: 60,
+            lease_s: 3_600,
             desired: Desired::Wait,
             attempt: 1,
             control_get: ticket("mail/control.json"),
@@ -48,8 +52,10 @@ impl World {
             logs: (0..4).map(|slot| ticket(&format!("mail/logs/{slot}"))).collect(),
             committed: None,
             refused: None,
+            self_end: None,
         };
-        let mut world = Self { directory: tempfile::tempdir().unwrap(), control, store, agents: Vec::new() };
+        let (directory, env) = (tempfile::tempdir().unwrap(), BTreeMap::new());
+        let mut world = Self { directory, control, store, env, agents: Vec::new() };
         world.give_slots(0, 64);
         world
     }
@@ -64,10 +70,11 @@ impl World {
     }
 
     pub fn give_slots(&mut self, first: u64, count: u64) {
-        let prefix = data_prefix(1, MACHINE);
+        let attempt = self.control.attempt;
+        let prefix = data_prefix(attempt, MACHINE);
         let puts = (first..first + count).map(|slot| ticket(&self.store, &format!("{prefix}{slot:08}"))).collect();
-        let batch = SlotBatch { version: VERSION, machine: MACHINE.to_owned(), attempt: 1, first, puts };
-        let key = format!("mail/slots/{first}.json");
+        let batch = SlotBatch { version: VERSION, machine: MACHINE.to_owned(), attempt, first, puts };
+        let key = format!("mail/slots/{attempt}-{first}.json");
         self.store.put(&key, batch.encode().unwrap());
         self.control.slots.push(ticket(&self.store, &key));
         self.publish();
@@ -99,6 +106,22 @@ impl World {
         }
     }
 
+    /// The same for a later attempt.
+    pub fn start_of_attempt(attempt: u32, script: &str) -> Start {
+        Start { attempt, data_prefix: data_prefix(attempt, MACHINE), ..Self::start_of(script) }
+    }
+
+    /// The host gives the container a new disk. What it printed stays with the provider.
+    pub fn lose_disk(&self) {
+        for entry in std::fs::read_dir(self.directory.path()).unwrap().flatten() {
+            match entry.file_name().to_str() {
+                Some("stdout" | "stderr") => {}
+                _ if entry.file_type().unwrap().is_dir() => std::fs::remove_dir_all(entry.path()).unwrap(),
+                _ => std::fs::remove_file(entry.path()).unwrap(),
+            }
+        }
+    }
+
     pub fn agent(&mut self) -> u32 {
         let agent = Command::new(env!("CARGO_BIN_EXE_tradewind-agent"))
             .arg("run")
@@ -109,6 +132,8 @@ impl World {
             .env("TRADEWIND_AGENT_URL", "http://127.0.0.1:1/agent?sig=hidden")
             .env("TRADEWIND_POLL_MS", "100")
             .env("TRADEWIND_REPORT_MS", "300")
+            .env("TRADEWIND_CGROUP_DIR", self.path("cgroup"))
+            .envs(&self.env)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(std::fs::OpenOptions::new().create(true).append(true).open(self.path("stdout")).unwrap())
@@ -130,10 +155,20 @@ impl World {
 
     pub fn order(&mut self, mut start: Start, report: &Report) {
         start.boot.clone_from(&report.boot);
-        self.store.put("mail/start.json", start.encode().unwrap());
-        self.control.start = Some(ticket(&self.store, "mail/start.json"));
+        let key = format!("mail/start-{}.json", start.attempt);
+        self.store.put(&key, start.encode().unwrap());
+        self.control.start = Some(ticket(&self.store, &key));
         self.control.start_boot = Some(report.boot.clone());
         self.control.desired = Desired::Run;
+        self.publish();
+    }
+
+    /// The machine can end its rental by itself, with a key that its environment holds.
+    pub fn self_end(&mut self) {
+        let url = format!("http://127.0.0.1:{}/rental/7", self.store.port);
+        let end = SelfEnd { method: "DELETE".to_owned(), url, bearer_env: "PROVIDERS_KEY".to_owned() };
+        self.control.self_end = Some(end);
+        self.env.insert("PROVIDERS_KEY".to_owned(), KEY.to_owned());
         self.publish();
     }
 

@@ -44,6 +44,8 @@ fn report(sequence: u64) -> Report {
         log_segments: 0,
         warnings: Vec::new(),
         restarted: false,
+        silent: false,
+        quiet_s: 0,
     }
 }
 
@@ -64,6 +66,7 @@ fn control(mailbox: &Mailbox, sequence: u64) -> Control {
         logs: now(mailbox.log_tickets(MACHINE, 3, HOUR)).unwrap(),
         committed: None,
         refused: None,
+        self_end: None,
     }
 }
 

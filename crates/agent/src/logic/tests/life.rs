@@ -1,5 +1,7 @@
 //! From the boot to the end.
 
+use tradewind_protocol::Progress;
+
 use super::*;
 
 #[test]
@@ -418,4 +420,54 @@ fn the_agents_own_fault_is_reported_and_ends_the_program() {
     let report = rig.store_reports().unwrap();
     assert_eq!(report.phase, AgentPhase::Failed);
     assert!(report.warnings[0].contains("a fault"));
+}
+
+#[test]
+fn only_signs_of_life_end_the_quiet() {
+    let progress = Progress { step: 5, total: None, loss: None };
+    let signs: [(&str, Input, bool); 6] = [
+        ("a tick", Input::Tick, false),
+        ("output", Input::Output(b".".to_vec()), true),
+        ("progress", Input::Progress(progress.clone()), true),
+        ("the same progress again", Input::Progress(progress), false),
+        ("a busy GPU", Input::GpuBusy, true),
+        ("a log segment stored", Input::LogWritten { segment: 0, stored: true }, false),
+    ];
+    let mut rig = Rig::running();
+    for (what, input, alive) in signs {
+        let before = rig.logic.report().quiet_s;
+        rig.pass(seconds(70));
+        rig.give(input);
+        assert_eq!(rig.logic.report().quiet_s, if alive { 0 } else { before + 70 }, "{what}");
+    }
+    rig.pass(seconds(70));
+    rig.save_seen(10, false);
+    assert_eq!(rig.logic.report().quiet_s, 0, "a save");
+    rig.pass(seconds(70));
+    assert_eq!(rig.store_reports().unwrap().quiet_s, 70);
+    rig.control.desired = Desired::Stop { reason: "x".to_owned(), grace_s: 600 };
+    rig.hear_soon();
+    assert_eq!(rig.logic.report().quiet_s, 0, "it is not expected to say anything");
+    assert_eq!(Rig::waiting().logic.report().quiet_s, 0);
+}
+
+#[test]
+fn the_quiet_begins_with_the_program() {
+    let mut rig = Rig::waiting();
+    rig.pass(seconds(500));
+    rig.store_reports();
+    let mut rig = rig.ordered(Rig::start_document());
+    rig.store_reports();
+    rig.pass(seconds(3));
+    assert_eq!((rig.logic.phase(), rig.logic.report().quiet_s), (AgentPhase::Running, 3));
+}
+
+#[test]
+fn kills_for_want_of_memory_are_reported_as_they_were_counted() {
+    for oom_killed in [None, Some(false), Some(true)] {
+        let mut rig = Rig::running();
+        rig.give(Input::ProgramExited { end: ProgramEnd::Signal(9), oom_killed });
+        let exit = rig.logic.report().exit.unwrap();
+        assert_eq!((exit.code, exit.oom_killed), (137, oom_killed));
+    }
 }

@@ -1,4 +1,6 @@
+mod attempts;
 mod chance;
+mod lease;
 mod life;
 mod saves;
 
@@ -7,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use tradewind_protocol::control::{Committed, RefusedOffer};
 use tradewind_protocol::manifest::data_prefix;
-use tradewind_protocol::{CheckpointSettings, Chunk, Desired, EntryKind, ManifestFile, RestoreCandidate};
+use tradewind_protocol::{CheckpointSettings, Chunk, Desired, EntryKind, ManifestFile, RestoreCandidate, SelfEnd};
 
 use super::*;
 
@@ -46,7 +48,8 @@ impl Rig {
             version: VERSION,
             machine: MACHINE.to_owned(),
             sequence: 0,
-            lease_s: 60,
+            // Out of the way of tests of other things.
+            lease_s: 1_000_000,
             desired: Desired::Wait,
             attempt: 1,
             control_get: ticket("control"),
@@ -58,6 +61,7 @@ impl Rig {
             logs: vec![],
             committed: None,
             refused: None,
+            self_end: None,
         };
         let now = Now { wall: Timestamp::UNIX_EPOCH, monotonic: Duration::ZERO };
         let mut rig = Self { logic: Logic::new(boot, now), monotonic: Duration::ZERO, control, todo: vec![] };
@@ -169,6 +173,18 @@ impl Rig {
         self
     }
 
+    /// The machine can end its rental by itself, from the next control document on.
+    fn with_self_end(mut self) -> Self {
+        let url = "https://provider/instances/7".to_owned();
+        self.control.self_end = Some(SelfEnd { method: "DELETE".to_owned(), url, bearer_env: "KEY".to_owned() });
+        self
+    }
+
+    /// How often the end of the rental was asked for.
+    fn rental_ends(&mut self) -> usize {
+        self.take(|action| matches!(action, Action::EndRental { .. }).then_some(())).len()
+    }
+
     fn running() -> Self {
         let mut rig = Self::waiting().ordered(Self::start_document());
         rig.give_slots(0, 100);
@@ -186,7 +202,8 @@ impl Rig {
             _ => None,
         });
         let puts = (0..count).map(|slot| ticket(&format!("slot-{}", first + slot))).collect();
-        let value = Box::new(SlotBatch { version: VERSION, machine: MACHINE.to_owned(), attempt: 1, first, puts });
+        let attempt = self.control.attempt;
+        let value = Box::new(SlotBatch { version: VERSION, machine: MACHINE.to_owned(), attempt, first, puts });
         self.give(Input::Slots { batch: batches[0].clone(), fetched: Fetched::Found { value, etag: None } });
     }
 
@@ -268,7 +285,7 @@ impl Rig {
     }
 
     fn exit(&mut self, end: ProgramEnd) -> bool {
-        self.give(Input::ProgramExited(end));
+        self.give(Input::ProgramExited { end, oom_killed: None });
         let scans = self.take(|action| match action {
             Action::FinalScan { trust_unsettled } => Some(*trust_unsettled),
             _ => None,
