@@ -10,6 +10,7 @@ mod world;
 
 mod crash;
 mod deletion;
+mod failures;
 mod hostile;
 mod lost;
 mod placement;

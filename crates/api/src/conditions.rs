@@ -107,6 +107,14 @@ reasons! {
     TooManyRestarts,
     /// The program failed.
     ProgramFailed,
+    /// The program was killed because its machine ran out of memory.
+    OutOfMemory,
+    /// The program was killed, and nothing says for want of memory.
+    Killed,
+    /// The program showed no sign of life for `stallTimeout`.
+    ProgramStalled,
+    /// The operator was away up to the money line: the machine saved its state and ended.
+    OperatorSilent,
     /// The machine was outbid or taken back.
     Preempted,
     /// The machine never started our agent.

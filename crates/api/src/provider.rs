@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tradewind_core::Money;
 
+use crate::values::Span;
+
 /// One rental account.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -38,6 +40,16 @@ pub struct ProviderSpec {
     /// Rent nothing new; what runs goes on.
     #[serde(default)]
     pub paused: bool,
+    /// With the operator away for so long, machines save their state and stop, and end their own rental where the market allows that.
+    #[serde(default = "a_day")]
+    pub operator_outage_tolerance: Span,
+}
+
+/// Default of `operatorOutageTolerance`.
+pub const DEFAULT_TOLERANCE: &str = "24h";
+
+fn a_day() -> Span {
+    Span(DEFAULT_TOLERANCE.to_owned())
 }
 
 /// Which market: Vast.

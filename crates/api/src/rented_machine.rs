@@ -58,6 +58,9 @@ pub struct RentedMachineSpec {
     pub budget_per_hour: Option<Money>,
     /// Seconds from the rent call to the agent's first report before the machine is given up.
     pub start_deadline_s: i64,
+    /// Seconds without a sign of life of the program after which it counts as stalled; 0 = never.
+    #[serde(default)]
+    pub stall_timeout_s: i64,
     /// Set once the job wants the program to save its state and stop; then nothing is ordered any more and the machine is ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopRequest>,
@@ -336,6 +339,9 @@ pub struct RentedMachineStatus {
     /// Last lines of the program's output, when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_log: Option<String>,
+    /// Since when the program has shown no sign of life, once that is longer than `stallTimeoutS`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_since: Option<Time>,
     /// Since when the program is asked to save its state and to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining_since: Option<Time>,

@@ -67,9 +67,17 @@ pub struct TrainingJobSpec {
     /// What a failing program leads to.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
+    /// With no sign of life for so long (no output, progress or save, and the GPU idle) the program is asked for a checkpoint and started
+    /// again.
+    #[serde(default = "thirty_minutes")]
+    pub stall_timeout: Span,
     /// Stop, after a checkpoint, and cost nothing; false again: go on from there.
     #[serde(default)]
     pub suspend: bool,
+}
+
+fn thirty_minutes() -> Span {
+    Span("30m".to_owned())
 }
 
 fn one() -> i32 {
@@ -281,11 +289,35 @@ pub struct FailurePolicy {
     #[serde(default = "three")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_restarts: i32,
+    /// What certain exit codes lead to; the first rule that names the code holds.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub rules: Vec<FailureRule>,
+}
+
+/// What certain exit codes lead to.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureRule {
+    /// Exit codes of the program; 128 + n if signal n ended it.
+    #[schemars(length(min = 1, max = 64), inner(range(min = 1, max = 255)))]
+    pub exit_codes: Vec<i32>,
+    /// `Fail`: the job fails at once. `Restart`: the program is started again and nothing is counted against `maxRestarts`.
+    pub action: FailureAction,
+}
+
+/// What an exit code leads to: Fail, Restart.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureAction {
+    /// The job fails at once.
+    Fail,
+    /// Started again, without counting.
+    Restart,
 }
 
 impl Default for FailurePolicy {
     fn default() -> Self {
-        Self { max_restarts: three() }
+        Self { max_restarts: three(), rules: Vec::new() }
     }
 }
 
@@ -387,6 +419,9 @@ pub struct TrainingJobStatus {
     /// How often the program failed and was started again.
     #[serde(default)]
     pub restarts: i64,
+    /// How often the program showed no sign of life and was started again.
+    #[serde(default)]
+    pub stalls: i64,
     /// Seconds of work lost to preemptions, as far as known.
     #[serde(default)]
     pub lost_work_seconds: i64,

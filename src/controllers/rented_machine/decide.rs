@@ -303,6 +303,13 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
             }
         }
         status.agent = Some(agent.phase.clone());
+        let limit = u64::try_from(observed.spec.stall_timeout_s).unwrap_or(0);
+        if limit == 0 || agent.quiet_s < limit || agent.phase != "Running" {
+            status.stalled_since = None;
+        } else if status.stalled_since.is_none() {
+            let quiet = jiff::SignedDuration::from_secs(i64::try_from(agent.quiet_s).unwrap_or(0));
+            status.stalled_since = observed.now.checked_sub(quiet).ok().map(Time);
+        }
         status.progress.clone_from(&agent.progress);
         if agent.restored_step.is_some() {
             status.restored_step = agent.restored_step;

@@ -96,6 +96,7 @@ fn claimed() -> Observed {
         checkpoint: None,
         budget_per_hour: None,
         start_deadline_s: 600,
+        stall_timeout_s: 1800,
         stop: None,
     };
     Observed {

@@ -22,6 +22,8 @@ pub struct MachineMemory {
     pub control: Option<Control>,
     /// The mailbox may still hold an older one.
     pub control_unwritten: bool,
+    /// When the agent's money line was drawn last (monotonic).
+    pub lease_drawn: Option<Duration>,
     /// The mailbox was looked into for it.
     pub control_looked_up: bool,
     /// Version of the report as last read.

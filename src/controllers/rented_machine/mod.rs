@@ -11,6 +11,7 @@ pub mod decide;
 #[cfg(test)]
 mod decide_tests;
 mod learn;
+mod lease;
 mod memory;
 mod observe;
 pub mod project;

@@ -70,6 +70,10 @@ pub struct AgentView {
     pub restarted: bool,
     /// A later attempt has started.
     pub fenced: bool,
+    /// It has heard nothing of us up to the money line and ends by itself.
+    pub silent: bool,
+    /// Seconds without a sign of life of the program.
+    pub quiet_s: u64,
     /// Things a user should know.
     pub warnings: Vec<String>,
 }
@@ -105,7 +109,7 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
         agent: memory
             .report
             .as_ref()
-            .map(|r| view(r, memory.fenced, memory.heard_at.unwrap_or_else(|| ctx.clock.now()))),
+            .map(|r| view(r, attempt, memory.fenced, memory.heard_at.unwrap_or_else(|| ctx.clock.now()))),
         heard_at: memory.heard_at,
         checkpoint: memory.checkpoint.clone(),
         last_report_read: memory.last_report_read,
@@ -113,24 +117,28 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     }
 }
 
-fn view(report: &Report, fenced: bool, heard_at: Timestamp) -> AgentView {
+fn view(report: &Report, attempt: u32, fenced: bool, heard_at: Timestamp) -> AgentView {
+    // What an earlier attempt on this machine came to is not this one's.
+    let ours = report.attempt.is_none_or(|of| of == attempt);
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     AgentView {
         boot: report.boot.clone(),
         boot_key: report.boot_key.clone(),
         phase: format!("{:?}", report.phase),
-        progress: report.progress.as_ref().map(|p| ProgressStatus {
+        progress: report.progress.as_ref().filter(|_| ours).map(|p| ProgressStatus {
             step: number(p.step),
             total: p.total.map(number),
             loss: p.loss.clone(),
             summary: p.total.map_or_else(|| p.step.to_string(), |total| format!("{}/{total}", p.step)),
             at: Some(Time(heard_at)),
         }),
-        restored_step: report.restore.as_ref().and_then(|r| r.restored).map(|r| number(r.step)),
-        exit: report.exit.clone(),
-        finished: report.phase == AgentPhase::Exited,
+        restored_step: report.restore.as_ref().filter(|_| ours).and_then(|r| r.restored).map(|r| number(r.step)),
+        exit: report.exit.clone().filter(|_| ours),
+        finished: ours && report.phase == AgentPhase::Exited,
         failed: report.phase == AgentPhase::Failed,
         restarted: report.restarted,
+        silent: report.silent,
+        quiet_s: report.quiet_s,
         fenced,
         warnings: report.warnings.clone(),
     }
@@ -161,6 +169,7 @@ impl Serving<'_> {
             return Ok(());
         }
         // What was decided is told whatever came after it: an agent that never hears of a commit builds on what retention takes away.
+        self.renew_lease(&mut control, memory);
         let renewed = self.renew_tickets(&mut control).await;
         self.write(before, control, memory).await?;
         answered.and(renewed)
@@ -195,7 +204,8 @@ impl Serving<'_> {
             version: VERSION,
             machine: self.uid.to_owned(),
             sequence: 1,
-            lease_s: 600,
+            lease_s: super::lease::line(self.ctx, self.machine),
+            self_end: None,
             desired: Desired::Wait,
             attempt: self.attempt,
             control_get: self.mailbox.control_ticket(self.uid, life).await.map_err(text)?,

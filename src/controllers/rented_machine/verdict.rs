@@ -80,10 +80,19 @@ fn agent_verdict(
             if let Some(stop) = stop {
                 return Some((stop_reason(stop), stop.message.clone()));
             }
+            if agent.silent {
+                let message = "the operator was away up to the money line; the machine saved its state and ends";
+                return Some((Reason::OperatorSilent, message.to_owned()));
+            }
             // Nothing of ours asks for it: the host goes down, or the market takes it. Never the program's fault.
             return Some((Reason::Preempted, "the machine was told to go down".to_owned()));
         }
         return Some(match exit.code {
+            137 if exit.oom_killed == Some(true) => (
+                Reason::OutOfMemory,
+                "the program was killed because the machine ran out of memory (exit code 137); ask for more in resources.requests.memory".to_owned(),
+            ),
+            137 => (Reason::Killed, "the program was killed (exit code 137)".to_owned()),
             0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
             code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
         });

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::rented_machine::{Claim, MachinePhase, OrderOutcome};
-use tradewind_api::training_job::{AttemptRecord, InCluster, JobPhase, PlacementStatus, WorkersStatus};
+use tradewind_api::training_job::{AttemptRecord, FailureAction, InCluster, JobPhase, PlacementStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, conditions, names};
 
 use super::placement::{Choice, Rent};
@@ -276,13 +276,23 @@ fn ended_machine(
             r.complete("the program ended with exit code 0");
             return Some(r.clone().rest(Wake::OnChange));
         }
-        Some(code) if ended == Reason::ProgramFailed.as_str() => {
-            return Some(program_failed(r, valid, attempt, code, status.exit_log.as_deref().unwrap_or("")));
+        Some(code) if FAILURES.iter().any(|reason| reason.as_str() == ended) => {
+            return Some(program_failed(r, valid, attempt, code, status.exit_log.as_deref().unwrap_or(""), &message));
         }
         _ => {}
     }
     // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
-    let asked = machine.spec.stop.is_some() || ended == Reason::Deleted.as_str();
+    let asked = machine.spec.stop.is_some()
+        || [Reason::Deleted, Reason::OperatorSilent].iter().any(|reason| reason.as_str() == ended);
+    if ended == Reason::ProgramStalled.as_str() {
+        r.status.stalls += 1;
+        if r.status.stalls > valid.max_restarts {
+            let message =
+                format!("{message}, for the {}. time; maxRestarts is {}", r.status.stalls, valid.max_restarts);
+            r.failed(Reason::ProgramStalled, &message);
+            return Some(r.clone().rest(Wake::OnChange));
+        }
+    }
     if !asked && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
         r.status.preemptions += 1;
     }
@@ -293,13 +303,28 @@ fn ended_machine(
     Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
 }
 
-fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str) -> Decision {
+/// Reasons of an end that count as the program's own failure.
+const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];
+
+fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str, how: &str) -> Decision {
     let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
     let said =
         if last.is_empty() { String::new() } else { format!(" (\"{}\")", conditions::bounded(last.to_owned(), 200)) };
+    let rule = valid.rules.iter().find(|rule| rule.exit_codes.iter().any(|named| i64::from(*named) == code));
+    let action = rule.map(|rule| rule.action);
+    if action == Some(FailureAction::Fail) {
+        r.failed(Reason::ProgramFailed, &format!("{how}{said}; failurePolicy.rules says Fail for this exit code"));
+        return r.clone().rest(Wake::OnChange);
+    }
+    if action == Some(FailureAction::Restart) {
+        r.status.attempt = Some(attempt + 1);
+        r.status.template_hash = Some(valid.template_hash.clone());
+        r.resuming(&format!("{how}{said}; failurePolicy.rules says Restart for this exit code"));
+        return r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange);
+    }
     if r.status.restarts >= valid.max_restarts {
         let reason = if valid.max_restarts == 0 { Reason::ProgramFailed } else { Reason::TooManyRestarts };
-        let message = format!("the program ended with exit code {code}{said} after {} restarts", r.status.restarts);
+        let message = format!("{how}{said} after {} restarts", r.status.restarts);
         r.failed(reason, &message);
         return r.clone().rest(Wake::OnChange);
     }
@@ -307,7 +332,7 @@ fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &
     r.status.attempt = Some(attempt + 1);
     r.status.template_hash = Some(valid.template_hash.clone());
     let n = r.status.restarts;
-    r.resuming(&format!("the program ended with exit code {code}{said}; restart {n} of {}", valid.max_restarts));
+    r.resuming(&format!("{how}{said}; restart {n} of {}", valid.max_restarts));
     r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
 }
 
@@ -393,6 +418,15 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             return r.decide(step, Wake::OnChange);
         }
         let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
+        if machine.status.as_ref().is_some_and(|s| s.stalled_since.is_some()) {
+            let minutes = valid.stall_timeout.as_secs().div_ceil(60);
+            let message = format!("the program showed no sign of life for {minutes} min (stallTimeout)");
+            r.checkpointing(
+                Reason::ProgramStalled,
+                &format!("{message}; it is asked for a checkpoint and started again"),
+            );
+            return r.decide(Step::Stop { machine: name, reason: Reason::ProgramStalled, message }, Wake::OnChange);
+        }
         return r.decide(Step::Rest, Wake::After(soon, "cost is looked at"));
     }
     place(o, r, valid, attempt, pod, claim, bound)
@@ -544,7 +578,8 @@ fn in_cluster(mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, machine: Op
         }
         "Failed" => {
             let code = exit_code(pod).unwrap_or(1);
-            program_failed(&mut r, valid, attempt, code, "")
+            let how = format!("the program ended with exit code {code} on node {node}");
+            program_failed(&mut r, valid, attempt, code, "", &how)
         }
         "Running" => {
             r.runs(Reason::InCluster, &format!("runs on node {node} of the cluster, without our agent: checkpoints stay where the program puts them"));

@@ -214,6 +214,7 @@ pub fn machine(
             workload,
             checkpoint: valid.checkpoint.clone(),
             budget_per_hour: budget.and_then(|b| b.per_hour),
+            stall_timeout_s: i64::try_from(valid.stall_timeout.as_secs()).unwrap_or(i64::MAX),
             stop: None,
         },
         status: None,

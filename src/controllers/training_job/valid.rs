@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tradewind_api::rented_machine::{EnvEntry, MachineCheckpoint, Workload};
-use tradewind_api::training_job::{CapacityChoice, InCluster};
+use tradewind_api::training_job::{CapacityChoice, FailureRule, InCluster};
 use tradewind_api::values::{quantity_bytes, quantity_millis};
 use tradewind_api::{Reason, TrainingJob};
 use tradewind_core::{GpuModel, Money, Trust, hex};
@@ -20,6 +20,10 @@ pub struct Valid {
     pub burst_after: Duration,
     /// How often a failing program is started again.
     pub max_restarts: i64,
+    /// What certain exit codes lead to.
+    pub rules: Vec<FailureRule>,
+    /// Time without a sign of life after which the program is started again.
+    pub stall_timeout: Duration,
     /// Hash of the template.
     pub template_hash: String,
     /// What a rented machine would run, or what stands in the way of renting.
@@ -95,6 +99,8 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
         in_cluster: spec.placement.in_cluster,
         burst_after: Duration::from_secs(spec.placement.burst_after.seconds()),
         max_restarts: i64::from(spec.failure_policy.max_restarts),
+        rules: spec.failure_policy.rules.clone(),
+        stall_timeout: Duration::from_secs(spec.stall_timeout.seconds()),
         template_hash: hash(&spec.template),
         needs: needs(job, &rental, receives_secrets),
         rental,
