@@ -5,6 +5,7 @@
 
 mod api;
 mod checks;
+mod identity;
 mod job;
 mod world;
 

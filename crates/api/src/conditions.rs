@@ -147,6 +147,10 @@ reasons! {
     Paused,
     /// Another job keeps its checkpoints at the same location.
     CheckpointLocationInUse,
+    /// A run of this name is there, unfinished, and `checkpoint.onExisting` is Fail.
+    RunExists,
+    /// A run of this name is complete, but with another spec.
+    FinishedWithOtherSpec,
     /// The program cannot be started on a machine that is there.
     NotStartable,
     /// The agent tells of something a user should know.

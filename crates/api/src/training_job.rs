@@ -132,6 +132,22 @@ pub struct CheckpointSpec {
     #[serde(default = "three")]
     #[schemars(range(min = 1, max = 100))]
     pub keep: i32,
+    /// What to do with a run of this name that is there already: go on with it (`Resume`), refuse to (`Fail`), start over (`Fresh`). One
+    /// that is complete stays so, unless `Fresh`.
+    #[serde(default)]
+    pub on_existing: OnExisting,
+}
+
+/// What to do with a run that is there already: Resume, Fail, Fresh.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExisting {
+    /// Go on with it.
+    #[default]
+    Resume,
+    /// Refuse to.
+    Fail,
+    /// Start over, under a new id. Each new object does so once.
+    Fresh,
 }
 
 fn fifteen_minutes() -> Span {

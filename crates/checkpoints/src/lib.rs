@@ -10,6 +10,7 @@ mod commit;
 pub mod credentials;
 mod gated;
 mod gc;
+pub mod identity;
 pub mod location;
 pub mod log;
 pub mod mailbox;

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::rented_machine::{Claim, MachinePhase, OrderOutcome};
 use tradewind_api::training_job::{AttemptRecord, FailureAction, InCluster, JobPhase, PlacementStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, conditions, names};
+use tradewind_checkpoints::identity::EndRecord;
 
 use super::placement::{Choice, Rent};
 use super::status::Report;
@@ -35,6 +36,8 @@ pub struct Observed {
     pub choice: Option<Choice>,
     /// Name of our Node.
     pub node: String,
+    /// Highest attempt that the storage knows, where that was asked: before something is rented.
+    pub newest_attempt: Option<i64>,
     /// Our Node is cordoned: nothing new is rented.
     pub cordoned: bool,
     /// Id for a new run.
@@ -51,6 +54,8 @@ pub enum Admission {
         /// Id of the run in the catalogue.
         run_id: Option<String>,
     },
+    /// The run is over already.
+    Over(Box<EndRecord>),
     /// Not good now.
     Refused {
         /// Reason for `Accepted`.
@@ -162,6 +167,10 @@ pub fn decide(o: &Observed) -> Decision {
         }
     } else {
         r.accepted();
+    }
+    if let (Admission::Over(end), None) = (&o.admission, r.status.attempt) {
+        r.over(end);
+        return r.rest(Wake::OnChange);
     }
     let wanted = stop::wanted(o, &r.status, valid);
     let Some(attempt) = r.status.attempt else {
@@ -337,6 +346,13 @@ fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &
 }
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
+    if let Some(newest) = o.newest_attempt.filter(|newest| *newest > attempt) {
+        // The API server was restored from an older state: numbers that were used are never used again.
+        r.status.attempt = Some(newest + 1);
+        r.status.template_hash = Some(valid.template_hash.clone());
+        r.resuming(&format!("the storage knows attempt {newest} already; attempt {} goes on from there", newest + 1));
+        return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
+    }
     let machine = machine_of(o, attempt).filter(|m| lives(m));
     if in_the_way(o, attempt) {
         r.phase(r.status.phase, "the machine is being ended");

@@ -5,6 +5,7 @@
 
 mod act;
 pub mod decide;
+pub mod identity;
 mod observe;
 pub mod placement;
 pub mod pod;
@@ -44,7 +45,14 @@ struct JobMemory {
     storage_fine: bool,
     /// When the status was last written (monotonic).
     status_written: Option<Duration>,
+    /// Since when the end waits to be written down (monotonic).
+    end_since: Option<Duration>,
+    /// The attempt for which the storage was asked whether it knows a later one.
+    attempt_checked: Option<i64>,
 }
+
+/// How long the end of a run may wait to be written down at its place before the status says it all the same.
+const END_LIMIT: Duration = Duration::from_mins(15);
 
 impl TrainingJobs {
     /// The controller over this context.
@@ -75,12 +83,39 @@ impl TrainingJobs {
         let observed = observe::observe(ctx, &job, memory).await?;
         let Decision { status, step, wake } = decide::decide(&observed);
         let was_open = job.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
+        if was_open && status.phase.is_terminal() && status.attempt.is_some() {
+            self.write_end(&observed, &status, memory).await?;
+        }
         let job = self.write_status(job, status, &step, memory).await?;
         if was_open {
             self.tell_end(&job).await;
         }
         let acted = act::carry_out(ctx, &observed, &job, &step).await?;
         Ok(if acted { Wake::After(Duration::ZERO, "the next step") } else { wake })
+    }
+
+    /// How the run ended, at its place: first there, then in the status, so that whoever finds the job gone finds the end.
+    async fn write_end(
+        &self,
+        observed: &decide::Observed,
+        status: &TrainingJobStatus,
+        memory: &mut JobMemory,
+    ) -> Result<(), Failure> {
+        let Ok(valid) = &observed.valid else { return Ok(()) };
+        let now = self.ctx.clock.monotonic();
+        let since = *memory.end_since.get_or_insert(now);
+        match identity::finish(&self.ctx, &observed.job, valid, status).await {
+            Ok(()) => Ok(()),
+            Err(unusable) if now.saturating_sub(since) > END_LIMIT => {
+                tracing::warn!(
+                    reason = "EndUnwritten",
+                    error = unusable.message,
+                    "The end of a run could not be written down"
+                );
+                Ok(())
+            }
+            Err(unusable) => Err(Failure::new("EndUnwritten", unusable.message)),
+        }
     }
 
     /// An Event for the end of the job.

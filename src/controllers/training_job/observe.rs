@@ -8,6 +8,7 @@ use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
 
 use super::decide::{Admission, Observed, wants_plan};
+use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
 use super::valid::{Valid, validate};
@@ -38,11 +39,13 @@ pub(super) async fn observe(
         machines: machines(ctx, job).await?,
         choice: None,
         node: ctx.settings.node_name.clone(),
+        newest_attempt: None,
         cordoned: ctx.cordoned(),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
     if wants_plan(&observed) {
         ctx.want_offers();
+        observed.newest_attempt = newest_attempt(ctx, &observed, memory).await?;
         if let (Ok(valid), Some(status)) = (&observed.valid, &job.status) {
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
@@ -53,6 +56,22 @@ pub(super) async fn observe(
         }
     }
     Ok(observed)
+}
+
+/// The highest attempt in the catalogue, asked once per attempt before something is rented for it: the API server may have been restored
+/// from an older state than the bucket's.
+async fn newest_attempt(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Result<Option<i64>, Failure> {
+    let attempt = o.job.status.as_ref().and_then(|s| s.attempt);
+    let Some(checkpoint) = o.valid.as_ref().ok().and_then(|valid| valid.checkpoint.as_ref()) else { return Ok(None) };
+    if memory.attempt_checked == attempt {
+        return Ok(None);
+    }
+    let namespace = o.job.metadata.namespace.as_deref().unwrap_or_default();
+    let catalogue = ctx.catalogue(namespace, &checkpoint.to, &checkpoint.secret_ref.name).await;
+    let catalogue = catalogue.map_err(|unusable| Failure::new(unusable.reason.as_str(), unusable.message))?;
+    let newest = catalogue.max_attempt().await.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;
+    memory.attempt_checked = attempt;
+    Ok(newest.map(i64::from))
 }
 
 /// The job's machines, as the watch has told them; as they are, where the job's account is about to change: a machine that the watch
@@ -109,9 +128,6 @@ async fn admission(
     if job.status.as_ref().is_some_and(|s| s.phase.is_terminal()) {
         return Ok(fine);
     }
-    if fresh && let Some(other) = shares_location(ctx, job, valid) {
-        return Ok(other);
-    }
     if memory.pod_accepted != Some(generation) && fresh {
         if let Some(refused) = dry_run(ctx, job).await? {
             return Ok(refused);
@@ -122,28 +138,6 @@ async fn admission(
         return Ok(fine);
     }
     storage(ctx, job, valid, memory).await
-}
-
-/// Two runs in one place would restore each other's weights. The older job has the place.
-fn shares_location(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Option<Admission> {
-    let place = |to: &str| to.trim_end_matches('/').to_owned();
-    let to = place(&valid.checkpoint.as_ref()?.to);
-    let age = |j: &TrainingJob| (j.metadata.creation_timestamp.as_ref().map(|t| t.0), j.metadata.uid.clone());
-    let other = ctx.caches.jobs.all().into_iter().find(|other| {
-        other.metadata.uid != job.metadata.uid
-            && other.spec.checkpoint.as_ref().is_some_and(|c| place(&c.to) == to)
-            && other.status.as_ref().is_none_or(|s| !s.phase.is_terminal())
-            && age(other) < age(job)
-    })?;
-    let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
-    let name = other.metadata.name.as_deref().unwrap_or_default();
-    Some(Admission::Refused {
-        reason: Reason::CheckpointLocationInUse,
-        message: format!(
-            "checkpoint.to is where TrainingJob {namespace}/{name} keeps its checkpoints; choose another place"
-        ),
-        passing: true,
-    })
 }
 
 async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, Failure> {
@@ -167,7 +161,9 @@ async fn storage(
     valid: &Valid,
     memory: &mut JobMemory,
 ) -> Result<Admission, Failure> {
-    let Some(checkpoint) = &valid.checkpoint else { return Ok(Admission::Fine { newest_attempt: None, run_id: None }) };
+    let Some(checkpoint) = &valid.checkpoint else {
+        return Ok(identified(identity::settle(ctx, job, valid, None, None).await, None));
+    };
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let refused = |reason, message| Ok(Admission::Refused { reason, message, passing: true });
     let catalogue = match ctx.catalogue(namespace, &checkpoint.to, &checkpoint.secret_ref.name).await {
@@ -192,10 +188,25 @@ async fn storage(
         Err(error) => Err(error),
     };
     match found {
-        Ok((newest, run_id)) => Ok(Admission::Fine { newest_attempt: newest.map(i64::from), run_id }),
+        Ok((newest, run_id)) => {
+            let verdict = identity::settle(ctx, job, valid, Some(catalogue.store()), run_id).await;
+            Ok(identified(verdict, newest.map(i64::from)))
+        }
         Err(error) => {
             let unusable = unusable(error);
             refused(unusable.reason, unusable.message)
         }
+    }
+}
+
+/// What the run's identity means for the job's admission.
+fn identified(verdict: Result<Verdict, Unusable>, newest_attempt: Option<i64>) -> Admission {
+    match verdict {
+        Ok(Verdict::Resume { run_id }) => Admission::Fine { newest_attempt, run_id: Some(run_id) },
+        Ok(Verdict::Over(end)) => Admission::Over(end),
+        Ok(Verdict::Refused { reason, message }) => Admission::Refused { reason, message, passing: true },
+        // `settle` has begun it already, or could not.
+        Ok(Verdict::Begin { .. }) => Admission::Fine { newest_attempt, run_id: None },
+        Err(Unusable { reason, message }) => Admission::Refused { reason, message, passing: true },
     }
 }

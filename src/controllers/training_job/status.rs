@@ -10,7 +10,10 @@ use tradewind_api::training_job::{AttemptRecord, JobPhase, PlacementStatus, Work
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, TrainingJobStatus};
 use tradewind_core::Money;
 
+use tradewind_checkpoints::identity::{EndRecord, Outcome};
+
 use super::decide::{Decision, Observed, Step, bounded_history};
+use super::identity;
 use super::placement::Rent;
 use super::stop::Wanted;
 use crate::runtime::Wake;
@@ -225,6 +228,19 @@ impl Report {
         self.set(RECONCILING, Some(true), Reason::Resuming, message);
         self.workers(0);
         self.phase(JobPhase::Resuming, message);
+    }
+
+    /// A run of this name was over before this object was made. Latched.
+    pub fn over(&mut self, end: &EndRecord) {
+        let message = identity::over(end);
+        self.status.run_id = Some(end.run_id.clone());
+        match end.outcome {
+            Outcome::Complete => self.complete(&message),
+            Outcome::Failed => {
+                self.failed(Reason::from_word(&end.reason).unwrap_or(Reason::ProgramFailed), &message);
+            }
+        }
+        self.status.finished_at = Some(Time(end.ended_at));
     }
 
     /// Finished with success. Latched.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tradewind_api::rented_machine::{EnvEntry, MachineCheckpoint, Workload};
-use tradewind_api::training_job::{CapacityChoice, FailureRule, InCluster};
+use tradewind_api::training_job::{CapacityChoice, FailureRule, InCluster, OnExisting};
 use tradewind_api::values::{quantity_bytes, quantity_millis};
 use tradewind_api::{Reason, TrainingJob};
 use tradewind_core::{GpuModel, Money, Trust, hex};
@@ -24,6 +24,10 @@ pub struct Valid {
     pub rules: Vec<FailureRule>,
     /// Time without a sign of life after which the program is started again.
     pub stall_timeout: Duration,
+    /// What to do with a run that is there already.
+    pub on_existing: OnExisting,
+    /// Hash of what decides the result: template, workers, GPUs, and how it saves.
+    pub spec_hash: String,
     /// Hash of the template.
     pub template_hash: String,
     /// What a rented machine would run, or what stands in the way of renting.
@@ -101,6 +105,8 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
         max_restarts: i64::from(spec.failure_policy.max_restarts),
         rules: spec.failure_policy.rules.clone(),
         stall_timeout: Duration::from_secs(spec.stall_timeout.seconds()),
+        on_existing: spec.checkpoint.as_ref().map(|c| c.on_existing).unwrap_or_default(),
+        spec_hash: spec_hash(job),
         template_hash: hash(&spec.template),
         needs: needs(job, &rental, receives_secrets),
         rental,
@@ -151,6 +157,13 @@ fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_sec
 pub fn hash(template: &Value) -> String {
     let digest = Sha256::digest(template.to_string().as_bytes());
     hex(&digest[..8])
+}
+
+/// Hash of what decides the result. What a job may cost, where it runs and when it is suspended make no other run of it.
+fn spec_hash(job: &TrainingJob) -> String {
+    let spec = &job.spec;
+    let saves = spec.checkpoint.as_ref().map(|c| (&c.path, &c.pattern, &c.resume_args));
+    hash(&serde_json::json!([spec.template, spec.workers, spec.gpu, saves]))
 }
 
 fn text_of(value: &Value) -> String {
