@@ -80,7 +80,8 @@ fn a_failed_job_made_again_has_failed_and_another_spec_goes_on() {
         let mended = failing("0");
         mended.apply(world).await?;
         let done = mended.phase(world, JobPhase::Complete, MINUTE).await?;
-        finished_right(world, &mended).await?;
+        world.all_gone().await?;
+        ensure!(crate::checks::newest_bytes(world, &mended.location).await? == mended.undisturbed()?, "other weights");
         let record = done.status.context("a status")?.history.last().cloned().context("a record")?;
         ensure!(record.from_step >= Some(10) && record.attempt == 1, "{record:?}");
         mended.delete(world).await
