@@ -68,3 +68,23 @@ fn deleted_while_resuming() {
         Ok(())
     });
 }
+
+#[test]
+fn pods_of_a_finished_job_go_after_their_time_and_the_job_stays() {
+    scenario(async |world| {
+        let namespace = world.namespace("ttl").await?;
+        let job = Job::new(&namespace, "done", 5, 5, "0.05").with(json!({ "ttlAfterFinished": "3s" }));
+        job.apply(world).await?;
+        job.phase(world, JobPhase::Complete, SOON).await?;
+        let pods = ["get", "pods", "-n", &namespace, "-o", "name"];
+        ensure!(!world.stack.kubectl().run(pods).await?.trim().is_empty(), "gone before its time");
+        let look = || async {
+            let left = world.stack.kubectl().run(pods).await.map_err(|e| e.to_string())?;
+            if left.trim().is_empty() { Ok(()) } else { Err(left) }
+        };
+        world.stack.eventually("the end of the Pods", SOON, look).await?;
+        let phase = job.now(world).await?.status.map(|s| s.phase);
+        ensure!(phase == Some(JobPhase::Complete), "{phase:?}");
+        world.all_gone().await
+    });
+}

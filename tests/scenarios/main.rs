@@ -17,6 +17,7 @@ mod lost;
 mod placement;
 mod preemption;
 mod refusals;
+mod restarts;
 mod restore;
 mod secrets;
 mod stopping;

@@ -71,6 +71,9 @@ pub struct TrainingJobSpec {
     /// again.
     #[serde(default = "thirty_minutes")]
     pub stall_timeout: Span,
+    /// So long after its end the job's Pods are removed. The job itself stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_after_finished: Option<Span>,
     /// Stop, after a checkpoint, and cost nothing; false again: go on from there.
     #[serde(default)]
     pub suspend: bool,

@@ -214,8 +214,21 @@ fn in_the_way(o: &Observed, attempt: i64) -> bool {
 
 fn finished(o: &Observed, r: Report) -> Decision {
     let machine = o.machines.iter().find(|m| lives(m)).and_then(|m| m.metadata.name.clone());
-    let step = machine.map(Step::DropMachine).or_else(|| left_pod(o, None).map(Step::RemovePod));
-    r.decide(step.unwrap_or(Step::Rest), Wake::OnChange)
+    if let Some(step) = machine.map(Step::DropMachine).or_else(|| left_pod(o, None).map(Step::RemovePod)) {
+        return r.decide(step, Wake::OnChange);
+    }
+    let (Some(ttl), Some(finished)) = (&o.job.spec.ttl_after_finished, &r.status.finished_at) else {
+        return r.rest(Wake::OnChange);
+    };
+    let due = finished.0.checked_add(Duration::from_secs(ttl.seconds())).unwrap_or(Timestamp::MAX);
+    let Some(pod) = o.pods.iter().find(|pod| pod.metadata.deletion_timestamp.is_none()) else {
+        return r.rest(Wake::OnChange);
+    };
+    if o.now < due {
+        let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+        return r.rest(Wake::After(left + Duration::from_millis(50), "ttlAfterFinished is over"));
+    }
+    r.decide(Step::RemovePod(pod.metadata.name.clone().unwrap_or_default()), Wake::OnChange)
 }
 
 /// A Pod in which nothing will ever run: not of this attempt, unfinished, and no machine's claim. One that was made again on a machine
