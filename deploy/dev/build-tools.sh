@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds, once, what demo and tests start besides our own programs: etcd, the Kubernetes control plane, kubectl, kwok,
-# versitygw and Python environments. They land in the user's cache under a hash of what decides their content.
+# versitygw, Python environments and npm packages. They land in the user's cache under a hash of what decides their content.
 #
-# usage: build-tools.sh [--test]     --test: also what only tests need: the provider's own client, a second S3 server
+# usage: build-tools.sh [--test]     --test: also what only tests need: the providers' own clients, a second S3 server
 #
 # Prints one line on stdout: a directory with a link to each of them (the value of TRADEWIND_TOOLS). Progress goes to
 # stderr; with everything in place it says nothing and takes a moment. What KUBEBUILDER_ASSETS holds is taken from there.
@@ -17,9 +17,10 @@ s3s_fs_version=0.14.1
 
 environments=(demo)
 crates=()
+packages=()
 case "${1:-}" in
   '') ;;
-  --test) environments+=(test) crates+=("s3s-fs $s3s_fs_version binary 1 min") ;;
+  --test) environments+=(test) crates+=("s3s-fs $s3s_fs_version binary 1 min") packages+=(runpod) ;;
   *) echo "usage: build-tools.sh [--test]" >&2; exit 2 ;;
 esac
 
@@ -42,6 +43,7 @@ tools=(
   "kwok etcd-kwok sigs.k8s.io/kwok/cmd/kwok 90 s"
 )
 
+have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "tools: $*" >&2; }
 short_hash() { sha256sum | cut -c1-16; }
 ldflags_of() { if [ "$1" = kubernetes ]; then echo "$stamps"; else echo "-s -w"; fi; }
@@ -62,6 +64,11 @@ environment_requirements() {
 
 environment_directory() {
   echo "$cache/python-$1-$({ cat "$(environment_requirements "$1")"; python3 -c 'import sys; print(sys.version, sys.prefix)'; } | short_hash)"
+}
+
+# Where an npm package and all that it pulls in belongs: pinned by deploy/dev/npm/NAME/package-lock.json.
+package_directory() {
+  echo "$cache/npm-$1-$(cat "$here/npm/$1/package.json" "$here/npm/$1/package-lock.json" | short_hash)"
 }
 
 # Fills `links` (name -> path) and says by its status whether all of it is there already.
@@ -87,6 +94,13 @@ plan() {
     links[python-$name]=$directory
     [ -e "$directory/.complete" ] || complete=1
   done
+  # Node.js serves one test only, which says so itself where this is missing.
+  if have node && have npm; then
+    for name in "${packages[@]}"; do
+      links[npm-$name]=$(package_directory "$name")
+      [ -d "${links[npm-$name]}" ] || complete=1
+    done
+  fi
   return "$complete"
 }
 
@@ -95,7 +109,7 @@ failed() {
   tail -n 15 "$2" >&2
   if grep -q 'no space left on device' "$2"; then
     say "error: The disk is full; $1 could not be built."
-  elif grep -qE 'dial tcp|i/o timeout|no such host|TLS handshake|Could not find a version|Max retries exceeded|failed to download|spurious network error' "$2"; then
+  elif grep -qE 'dial tcp|i/o timeout|no such host|TLS handshake|Could not find a version|Max retries exceeded|failed to download|spurious network error|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONNREFUSED' "$2"; then
     say "error: $1 could not be downloaded; is the network there, and the proxy set? The whole log is $2."
   else
     say "error: $1 could not be built; the whole log is $2."
@@ -144,6 +158,23 @@ build_environment() {
   say "installed the Python environment '$name' in $((SECONDS - start)) s"
 }
 
+build_package() {
+  local name=$1 directory=${links[npm-$1]:-} log="$cache/log/npm-$1.log" start=$SECONDS
+  if [ -z "$directory" ]; then
+    say "Node.js and npm are not both there: the npm package '$name' is left out, and the test that needs it is skipped."
+    return
+  fi
+  [ -d "$directory" ] && return
+  say "installing the npm package '$name' (once, about 10 s) ..."
+  partial="$directory.partial"
+  rm -rf "$partial"
+  mkdir -p "$partial"
+  { cp "$here/npm/$name/package.json" "$here/npm/$name/package-lock.json" "$partial" &&
+    (cd "$partial" && npm ci --ignore-scripts --no-audit --no-fund); } >"$log" 2>&1 9>&- || failed "the npm package '$name'" "$log"
+  mv "$partial" "$directory"
+  say "installed the npm package '$name' in $((SECONDS - start)) s"
+}
+
 # The directory of links, named by where they point, so that it never changes under a running test.
 link_directory() {
   echo "$cache/bin-$(for name in "${!links[@]}"; do echo "$name ${links[$name]}"; done | sort | short_hash)"
@@ -187,6 +218,7 @@ if ! plan || [ ! -d "$(link_directory)" ]; then
     build_crate "$name" "$module" "$package" "$takes"
   done
   for name in "${environments[@]}"; do build_environment "$name"; done
+  for name in "${packages[@]}"; do build_package "$name"; done
   link_all
   mark_used
   # What nobody has asked for in a month belongs to versions of the past.

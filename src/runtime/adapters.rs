@@ -9,6 +9,7 @@ use tradewind_checkpoints::{Location, S3Stores, Store, StoreCredentials, StoreEr
 use tradewind_core::{Clock, SecretString};
 use tradewind_providers::GpuProvider;
 use tradewind_providers::http::{CallObserver, RateGate, Url};
+use tradewind_providers::runpod::{self, RunPod, RunPodConfig};
 use tradewind_providers::vast::{self, Times, Vast, VastConfig};
 
 use crate::accounts::OpenAccount;
@@ -21,6 +22,8 @@ pub struct Markets {
     /// Vast.ai limits by address, so all accounts share one gate.
     vast_gate: Arc<RateGate>,
     vast_times: Times,
+    runpod_times: runpod::Times,
+    rate_limits: bool,
 }
 
 impl Markets {
@@ -29,12 +32,14 @@ impl Markets {
     pub fn new(clock: Arc<dyn Clock>, urls: BTreeMap<String, Url>, rate_limits: bool) -> Self {
         let limits = if rate_limits { vast::limits() } else { Vec::new() };
         let vast_gate = Arc::new(RateGate::new(&limits, Arc::clone(&clock)));
-        Self { clock, urls, vast_gate, vast_times: Times::default() }
+        let (vast_times, runpod_times) = (Times::default(), runpod::Times::default());
+        Self { clock, urls, vast_gate, vast_times, runpod_times, rate_limits }
     }
 
     /// How long rent calls may take, and how long after them their machines may still be missing from the account's list.
     pub fn rent_times(mut self, call: Duration, unseen: Duration) -> Self {
         (self.vast_times.rent, self.vast_times.unseen) = (call, unseen);
+        (self.runpod_times.rent, self.runpod_times.unseen) = (call, unseen);
         self
     }
 }
@@ -61,6 +66,20 @@ impl OpenAccount for Markets {
                 }
                 let vast = Vast::new(config, Arc::clone(&self.clock)).map_err(|error| chain(&error))?;
                 Ok(Arc::new(vast))
+            }
+            ProviderKind::RunPod => {
+                // RunPod counts the requests of an account, so each has a gate of its own.
+                let mut config = RunPodConfig::new(name, key.clone(), &self.clock);
+                if !self.rate_limits {
+                    config.gate = Arc::new(RateGate::off(Arc::clone(&self.clock)));
+                }
+                config.observer = Arc::new(Observed(metrics()));
+                config.times = self.runpod_times;
+                if let Some(url) = self.urls.get(name) {
+                    config.base_url = url.clone();
+                }
+                let runpod = RunPod::new(config, Arc::clone(&self.clock)).map_err(|error| chain(&error))?;
+                Ok(Arc::new(runpod))
             }
         }
     }
@@ -110,13 +129,15 @@ mod tests {
 
     #[test]
     fn a_base_url_with_a_path_or_password_is_no_market() {
-        let open = |url: &str| {
-            let urls = [("p".to_owned(), Url::parse(url).unwrap())].into();
-            let markets = Markets::new(Arc::new(SystemClock::default()), urls, true);
-            markets.open("p", ProviderKind::Vast, &SecretString::from("k".to_owned())).map(drop)
-        };
-        assert_eq!(open("http://127.0.0.1:9"), Ok(()));
-        let refused = open("http://user:hunter2@127.0.0.1:9").unwrap_err();
-        assert!(!refused.contains("hunter2"), "{refused}");
+        for kind in [ProviderKind::Vast, ProviderKind::RunPod] {
+            let open = |url: &str| {
+                let urls = [("p".to_owned(), Url::parse(url).unwrap())].into();
+                let markets = Markets::new(Arc::new(SystemClock::default()), urls, true);
+                markets.open("p", kind, &SecretString::from("k".to_owned())).map(drop)
+            };
+            assert_eq!(open("http://127.0.0.1:9"), Ok(()));
+            let refused = open("http://user:hunter2@127.0.0.1:9").unwrap_err();
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
     }
 }

@@ -151,7 +151,7 @@ fn an_api_server_restored_from_an_older_state_repeats_no_attempt() {
         // The object as it was, as after a restore of etcd: its machines and Pods are gone with it, the bucket is not.
         world.stack.kubectl().run(["delete", "tj", "run", "-n", &namespace, "--wait=true", "--timeout=30s"]).await?;
         world.all_gone().await?;
-        world.stack.operator.process.freeze(true);
+        world.stack.operator.kill()?;
         job.apply(world).await?;
         let mut status = serde_json::to_value(&older)?;
         status["cost"]["settledMachines"] = json!([]);
@@ -172,7 +172,7 @@ fn an_api_server_restored_from_an_older_state_repeats_no_attempt() {
                 &patch.to_string(),
             ])
             .await?;
-        world.stack.operator.process.freeze(false);
+        world.stack.operator.restart().await?;
         let done = job.phase(world, JobPhase::Complete, MINUTE).await?;
         world.all_gone().await?;
         let status = done.status.context("a status")?;

@@ -46,7 +46,7 @@ async fn restarted_after_the_end(world: &mut World, name: &str, how: Value) -> R
     let job = Job::new(&namespace, name, 40, 10, "0.1");
     job.apply(world).await?;
     job.saved(world, 30, SOON).await?;
-    world.stack.operator.process.freeze(true);
+    world.stack.operator.kill()?;
     let machine = world.running_machine(None).await?;
     let log = machine.dir.as_ref().context("a directory")?.join("log");
     let ended = || async {
@@ -58,7 +58,7 @@ async fn restarted_after_the_end(world: &mut World, name: &str, how: Value) -> R
     tokio::time::sleep(Duration::from_secs(2)).await;
     world.stack.sim.act(VAST, &machine.id, "exit", &how).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    world.stack.operator.process.freeze(false);
+    world.stack.operator.restart().await?;
     job.phase(world, JobPhase::Complete, MINUTE).await?;
     finished_right_but_for(world, &job, Duration::from_secs(10)).await?;
     Ok(())
@@ -82,14 +82,14 @@ fn a_machine_that_wins_its_bid_back_by_itself_is_ended() {
         job.apply(world).await?;
         job.saved(world, 10, SOON).await?;
         let first = world.running_machine(None).await?;
-        world.stack.operator.process.freeze(true);
+        world.stack.operator.kill()?;
         world.stack.sim.act(VAST, &first.id, "outbid", &json!({ "price": 0.9 })).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         // The higher bidder goes: the market starts the machine again by itself.
         let offer = first.offer.to_string();
         world.stack.sim.patch_offer(VAST, offer.trim_matches('"'), &json!({ "bid": 0.1 })).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        world.stack.operator.process.freeze(false);
+        world.stack.operator.restart().await?;
         let done = job.phase(world, JobPhase::Complete, MINUTE).await?;
         finished_right_but_for(world, &job, Duration::from_secs(10)).await?;
         let status = done.status.context("a status")?;

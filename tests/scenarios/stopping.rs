@@ -9,7 +9,7 @@ use tradewind_api::training_job::JobPhase;
 
 use crate::checks::finished_right;
 use crate::job::Job;
-use crate::world::{SOON, World, scenario};
+use crate::world::{SOON, VAST, World, scenario};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -202,5 +202,42 @@ fn a_machine_deleted_by_hand_is_ended_and_the_job_goes_on_elsewhere() {
         ensure!(first_end(&done).map(|(ended, _)| ended) == Some("Deleted"), "{:?}", first_end(&done));
         ensure!(done.status.is_some_and(|s| s.preemptions == 0), "a user's own deletion is no preemption");
         Ok(())
+    });
+}
+
+#[test]
+fn with_the_operator_gone_for_good_the_machine_saves_and_ends_its_own_rental() {
+    scenario(async |world| {
+        let namespace = world.namespace("silent").await?;
+        let tolerate = |span: &str| json!({ "spec": { "operatorOutageTolerance": span } }).to_string();
+        world.stack.kubectl().run(["patch", "twp", VAST, "--type=merge", "-p", &tolerate("6s")]).await?;
+        let job = Job::new(&namespace, "run", 400, 20, "0.1");
+        job.apply(world).await?;
+        job.saved(world, 20, SOON).await?;
+        let machine = world.running_machine(None).await?;
+        world.stack.operator.kill()?;
+        let look = || async {
+            let machines = world.machines().await.map_err(|e| e.to_string())?;
+            let paid = machines.iter().filter(|m| m.paid).count();
+            if paid == 0 { Ok(()) } else { Err(format!("{paid} machines are still paid")) }
+        };
+        // Nobody but the machine itself is there to end it.
+        let ended = world.stack.eventually("the end of the machine by itself", SOON, look).await;
+        world.stack.operator.restart().await?;
+        world.stack.kubectl().run(["patch", "twp", VAST, "--type=merge", "-p", &tolerate("24h")]).await?;
+        ended?;
+        let next = world.running_machine(Some(&machine.id)).await?;
+        ensure!(next.id != machine.id, "{next:#?}");
+        let status = job.now(world).await?.status.context("a status")?;
+        let record = status.history.first().context("a record")?;
+        ensure!(record.ended == "OperatorSilent", "{record:?}");
+        ensure!(status.preemptions == 0 && status.restarts == 0, "{status:?}");
+        let saved = status.checkpoint.as_ref().map(|c| c.step);
+        ensure!(
+            saved >= record.last_step && saved.is_some_and(|step| step % 20 != 0),
+            "{saved:?} of {:?}",
+            record.last_step
+        );
+        job.delete(world).await
     });
 }

@@ -31,7 +31,7 @@ use crate::values::Span;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ProviderSpec {
-    /// Which market: Vast.
+    /// Which market: Vast or RunPod.
     pub kind: ProviderKind,
     /// Secret in the operator's namespace with the account's key.
     pub credentials_secret_ref: SecretKey,
@@ -52,11 +52,14 @@ fn a_day() -> Span {
     Span(DEFAULT_TOLERANCE.to_owned())
 }
 
-/// Which market: Vast.
+/// Which market: Vast or RunPod.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProviderKind {
     /// Vast.ai.
     Vast,
+    /// RunPod, by its REST API v2. Secure machines are on demand and of trust Datacenter; Community machines may be taken back at any time, so
+    /// they count as spot, and are of trust Community.
+    RunPod,
 }
 
 /// One key of a Secret in the operator's namespace.

@@ -53,7 +53,9 @@ async fn start(settings: &Settings, screen: &Screen, image: &std::path::Path) ->
     let path = project_root().join("deploy/demo/market.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut market: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
-    market["providers"]["vast"]["images"]["demo/charlm:1"]["root"] = image.display().to_string().into();
+    for provider in ["vast", "runpod"] {
+        market["providers"][provider]["images"]["demo/charlm:1"]["root"] = image.display().to_string().into();
+    }
     let mut options = StackOptions::new("demo", market);
     options.seed = settings.seed;
     let told = screen.clone();
@@ -115,7 +117,7 @@ async fn prepare(settings: &Settings, screen: &Screen, stack: &Stack) -> Result<
     stack.apply(&reference(manifest).to_string()).await?;
     screen.say(
         Who::Reference,
-        "the same manifest with another name and location, on a machine on demand, which nobody can outbid",
+        "the same manifest with another name and location, on demand at another market (RunPod), where nobody can outbid it",
     );
     Ok(plan)
 }
@@ -124,11 +126,17 @@ fn http_get() -> http::Method {
     http::Method::GET
 }
 
-/// The same job under another name, with a location of its own, on a machine that nobody takes away.
+/// The same job under another name, with a location of its own, on the other market and on a machine that nobody takes away.
 fn reference(mut manifest: Value) -> Value {
     manifest["metadata"]["name"] = json!(REFERENCE);
     manifest["spec"]["checkpoint"]["to"] = json!(location(REFERENCE));
-    manifest["spec"]["placement"]["capacity"] = json!("OnDemand");
+    let placement = &mut manifest["spec"]["placement"];
+    placement["capacity"] = json!("OnDemand");
+    placement["providers"] = json!(["runpod"]);
+    if let Some(placement) = placement.as_object_mut() {
+        // RunPod tells nothing of how reliable a host is, so a filter would leave all of it out.
+        placement.remove("minReliability");
+    }
     manifest
 }
 

@@ -275,6 +275,12 @@ fn offer(row: &Value) -> String {
     let fields = &row["offer"];
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let dollars = |value: &Value| value.as_f64().map_or_else(|| "  -  ".to_owned(), |d| format!("${d:.2}"));
+    if let Some(centers) = fields["dataCenters"].as_array() {
+        let places: Vec<&str> = centers.iter().filter_map(|center| center["id"].as_str()).collect();
+        let (secure, community) = (dollars(&fields["price"]["secure"]), dollars(&fields["price"]["community"]));
+        let gpu = text(&row["id"]);
+        return format!("RunPod  {gpu}  {}  secure {secure}, community {community}", places.join(" "));
+    }
     let mut line = format!(
         "{}  {:<10}  {:<12}  on demand {}, lowest bid {}",
         text(&row["id"]),

@@ -1,4 +1,4 @@
-//! What every adapter must do, checked against its simulator. Cases are chosen by [`Capabilities`](crate::Capabilities); a fixture gives the market's
+//! What every adapter must do, checked against its simulator. Cases are chosen by [`Capabilities`]; a fixture gives the market's
 //! other side. The suite never panics: it returns what failed, in words.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 use tradewind_core::{Capacity, Clock, Money, Offer, OrderKey};
 
 use crate::{
-    GpuProvider, Machine, MachineState, OfferQuery, ProviderError, ProviderResult, Refusal, RentOutcome, RentRequest,
-    SecretEnv,
+    Capabilities, GpuProvider, Machine, MachineState, OfferQuery, ProviderError, ProviderResult, Refusal, RentOutcome,
+    RentRequest, SecretEnv,
 };
 
 /// What went wrong, in one sentence.
@@ -97,7 +97,7 @@ pub async fn run(provider: &dyn GpuProvider, fixture: &mut dyn Fixture) -> Repor
     let mut bench = Bench { provider, fixture, texts: Vec::new(), rented: Vec::new() };
     let mut report = Report::default();
     for case in CASES {
-        if !(case.wanted)(capabilities.spot, capabilities.label) {
+        if !(case.wanted)(&capabilities) {
             report.left_out.push(case.name);
             continue;
         }
@@ -113,13 +113,14 @@ pub async fn run(provider: &dyn GpuProvider, fixture: &mut dyn Fixture) -> Repor
 
 struct Case {
     name: &'static str,
-    wanted: fn(spot: bool, label: bool) -> bool,
+    wanted: fn(&Capabilities) -> bool,
     run: for<'a> fn(&'a mut Bench<'_>) -> BoxFuture<'a, Check>,
 }
 
-const ALWAYS: fn(bool, bool) -> bool = |_, _| true;
-const SPOT: fn(bool, bool) -> bool = |spot, _| spot;
-const LABEL: fn(bool, bool) -> bool = |_, label| label;
+const ALWAYS: fn(&Capabilities) -> bool = |_| true;
+const SPOT: fn(&Capabilities) -> bool = |can| can.spot;
+const BIDS: fn(&Capabilities) -> bool = |can| can.bids;
+const LABEL: fn(&Capabilities) -> bool = |can| can.label;
 
 const CASES: &[Case] = &[
     Case { name: "offers make sense", wanted: ALWAYS, run: |b| Box::pin(offers_make_sense(b)) },
@@ -132,7 +133,7 @@ const CASES: &[Case] = &[
     Case { name: "a rented machine is found by its key", wanted: LABEL, run: |b| Box::pin(found_by_key(b)) },
     Case { name: "an offer out of stock is refused", wanted: ALWAYS, run: |b| Box::pin(out_of_stock(b)) },
     Case { name: "a price above the cap is refused unsent", wanted: ALWAYS, run: |b| Box::pin(above_the_cap(b)) },
-    Case { name: "a losing bid leaves nothing unnamed", wanted: SPOT, run: |b| Box::pin(losing_bid(b)) },
+    Case { name: "a losing bid leaves nothing unnamed", wanted: BIDS, run: |b| Box::pin(losing_bid(b)) },
     Case { name: "a machine that is taken away says so", wanted: SPOT, run: |b| Box::pin(taken_away(b)) },
     Case { name: "an unknown id is gone, and ending it is fine", wanted: ALWAYS, run: |b| Box::pin(unknown_id(b)) },
     Case { name: "a bad key is a bad key and never gone", wanted: ALWAYS, run: |b| Box::pin(bad_key(b)) },
@@ -217,9 +218,26 @@ impl Bench<'_> {
         let offer = self.cheapest(capacity).await?;
         let request = self.request(offer);
         match self.rent(&request).await {
-            RentOutcome::Rented { id } => Ok((request.key, id)),
+            RentOutcome::Rented { id } => {
+                self.becomes_visible(&id).await?;
+                Ok((request.key, id))
+            }
             other => Err(format!("renting the cheapest {capacity} offer: {other:?}")),
         }
+    }
+
+    /// Waits until a new machine can be described: some markets do not show one at once.
+    async fn becomes_visible(&mut self, id: &str) -> Check {
+        let window = self.provider.capabilities().visibility_window.min(PATIENCE);
+        let mut waited = Duration::ZERO;
+        while self.describe(id).await?.is_none() {
+            if waited >= window {
+                return Err(format!("{id} was rented and cannot be described within {waited:?}"));
+            }
+            self.fixture.pass_time(STEP).await;
+            waited += STEP;
+        }
+        Ok(())
     }
 
     async fn describe(&mut self, id: &str) -> Check<Option<Machine>> {
@@ -389,11 +407,25 @@ async fn losing_bid(b: &mut Bench<'_>) -> Check {
 }
 
 async fn taken_away(b: &mut Bench<'_>) -> Check {
-    let (_, id) = b.rent_well(Capacity::Spot).await?;
+    let (key, id) = b.rent_well(Capacity::Spot).await?;
     b.reaches(&id, &MachineState::Running).await?;
     b.fixture.take_away(&id).await?;
-    b.reaches(&id, &MachineState::TakenAway).await?;
-    b.end(&id).await
+    let mut waited = Duration::ZERO;
+    loop {
+        match b.describe(&id).await?.map(|machine| machine.state) {
+            Some(MachineState::TakenAway) => return b.end(&id).await,
+            // Where nothing is left to be ended, nothing may be left to be paid either.
+            None => {
+                b.rented.retain(|rented| *rented != id);
+                let billed = b.fixture.billed(&key).await?;
+                return ensure(billed.is_empty(), || "it reads as gone and is still billed".to_owned());
+            }
+            Some(state) if waited >= PATIENCE => return Err(format!("still {state:?} after {waited:?}")),
+            Some(_) => {}
+        }
+        b.fixture.pass_time(STEP).await;
+        waited += STEP;
+    }
 }
 
 async fn unknown_id(b: &mut Bench<'_>) -> Check {
@@ -476,7 +508,7 @@ async fn too_late(b: &mut Bench<'_>) -> Check {
     let before = b.fixture.calls(Verb::Rent).await?;
     let over = b.fixture.clock().monotonic().saturating_sub(Duration::from_millis(1));
     let outcome = b.provider.rent(&request, over).await;
-    ensure(matches!(outcome, RentOutcome::Refused { why: Refusal::Invalid, leftover: None, .. }), || {
+    ensure(matches!(outcome, RentOutcome::Refused { why: Refusal::RateLimited, leftover: None, .. }), || {
         format!("{outcome:?}")
     })?;
     ensure(b.fixture.calls(Verb::Rent).await? == before, || "it was sent".to_owned())

@@ -1,8 +1,10 @@
 //! The GpuProvider port, its HTTP toolkit, its conformance suite and one adapter per provider.
 
+mod amounts;
 pub mod conformance;
 pub mod http;
 pub mod port;
+pub mod runpod;
 pub mod vast;
 
 pub use port::*;

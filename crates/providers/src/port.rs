@@ -18,6 +18,8 @@ pub struct Capabilities {
     pub container: bool,
     /// Has machines that may be outbid or reclaimed.
     pub spot: bool,
+    /// A spot machine goes to the highest bid; else spot has a fixed price and is taken back without one.
+    pub bids: bool,
     /// An order key can be put on a machine and read back from lists.
     pub label: bool,
     /// A repeated rent call with the same key rents once.
@@ -26,6 +28,8 @@ pub struct Capabilities {
     pub visibility_window: Duration,
     /// How long a rent call may take at most, from its first byte to giving up.
     pub rent_limit: Duration,
+    /// Compute is billed from the rent call on, while the image is pulled too; else from the moment the container runs.
+    pub starting_costs: bool,
     /// A stopped or outbid machine still costs money for its disk.
     pub stopped_costs: bool,
     /// A machine taken away may come back by itself while it is not terminated.
@@ -169,10 +173,32 @@ pub struct Machine {
 /// State and identity of the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The provider's id of the account; a change means that the key now belongs to somebody else.
-    pub id: String,
+    /// The provider's id of the account, where it tells one; a change means that the key now belongs to somebody else. `None` = two keys
+    /// cannot be told to be of one account by this alone.
+    pub id: Option<String>,
     /// Credit left, where told.
     pub credit: Option<Money>,
+}
+
+/// What one machine was charged for, GPU, disk and traffic together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// The provider's id of the machine, which may be gone by now or never have been ours.
+    pub id: String,
+    /// Dollars. Below zero = a refund.
+    pub amount: Money,
+}
+
+/// How a machine can end its own rental, with a key that the provider itself puts into its environment: no key of ours ever gets there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SelfEnd {
+    /// HTTP method.
+    pub method: String,
+    /// Whole URL.
+    pub url: String,
+    /// Name of the variable in the machine's environment whose value goes into `Authorization: Bearer`.
+    pub bearer_env: String,
 }
 
 /// What to look for. Adapters send what the market can filter by; callers filter again.
@@ -265,7 +291,7 @@ pub trait GpuProvider: Send + Sync {
     fn offers<'a>(&'a self, query: &'a OfferQuery) -> BoxFuture<'a, ProviderResult<Vec<Offer>>>;
 
     /// Rents one machine, at most once. Sends nothing if `not_after` (the clock's monotonic time) has passed, checked right before the
-    /// first byte; that is a refusal as [`Refusal::Invalid`] with nothing left behind.
+    /// first byte; that is a refusal as [`Refusal::RateLimited`] with nothing left behind: the order may be made again, in its own time.
     fn rent<'a>(&'a self, request: &'a RentRequest, not_after: Duration) -> BoxFuture<'a, RentOutcome>;
 
     /// One machine by the provider's id; `None` = it does not exist (any more). An error never means gone.
@@ -282,4 +308,12 @@ pub trait GpuProvider: Send + Sync {
 
     /// The last lines of the machine's output as the provider keeps them; `None` where it keeps none.
     fn logs<'a>(&'a self, id: &'a str, lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>>;
+
+    /// What the account was charged since `since`, one row a machine, ended ones too: all pages, or an error. `None` = the provider
+    /// publishes no charges. They may trail by minutes, and `since` is taken to the start of the provider's own period (an hour, a day):
+    /// the sum of a machine that was rented after `since` is its whole bill so far.
+    fn charges(&self, since: Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>>;
+
+    /// How the machine with this id can end its own rental; `None` where it cannot. Calls nobody.
+    fn self_end(&self, id: &str) -> Option<SelfEnd>;
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use tradewind_core::SecretString;
 
+use crate::market::Kind;
 use crate::probe::Step;
 
 /// A market of rented machines on one computer.
@@ -22,11 +23,14 @@ const LONG: &str = "A market of rented machines on one computer: it speaks the p
 const EXAMPLES: &str = r#"Examples:
   tradewind-sim serve --market market.json
   tradewind-sim serve --market market.json --seed 7 --time-scale 0 --listen 127.0.0.1:9000
-  TRADEWIND_API_KEY=vast-key tradewind-sim probe --kind vast --url http://127.0.0.1:9001 --spot
+  TRADEWIND_API_KEY=vast-key tradewind-sim probe --kind vast --url http://127.0.0.1:9002 --spot
+  TRADEWIND_API_KEY=runpod-key tradewind-sim probe --kind runpod --url http://127.0.0.1:9001
 
 A small market file:
   {"providers": {"vast": {"kind": "vast", "apiKey": "vast-key", "offers": [
-    {"id": 1001, "gpu_name": "RTX 4090", "dph_base": 0.40, "min_bid": 0.20, "sim": {"boot": 1}}]}}}"#;
+    {"id": 1001, "gpu_name": "RTX 4090", "dph_base": 0.40, "min_bid": 0.20, "sim": {"boot": 1}}]},
+   "runpod": {"kind": "runpod", "apiKey": "runpod-key", "offers": [
+    {"id": "NVIDIA GeForce RTX 4090", "price": {"secure": 0.69, "community": 0.44}, "sim": {"stock": 2}}]}}}"#;
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -67,15 +71,15 @@ pub struct Serve {
 #[derive(Debug, clap::Args)]
 pub struct Probe {
     /// The provider's kind.
-    #[arg(long, value_parser = ["vast"])]
-    pub kind: String,
+    #[arg(long, value_parser = kind)]
+    pub kind: Kind,
     /// Base URL. The key is sent there.
     #[arg(long)]
     pub url: reqwest::Url,
     /// Steps, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Step::Offers, Step::Rent, Step::Describe, Step::List, Step::Terminate])]
     pub steps: Vec<Step>,
-    /// Rent by a winning bid instead of on demand.
+    /// Rent what may be taken away (by a winning bid, where there are bids) instead of on demand.
     #[arg(long)]
     pub spot: bool,
     /// Most dollars an hour.
@@ -87,6 +91,10 @@ pub struct Probe {
 #[expect(clippy::disallowed_methods, reason = "the one place of this binary that reads the environment")]
 pub fn api_key() -> Option<SecretString> {
     std::env::var("TRADEWIND_API_KEY").ok().filter(|key| !key.is_empty()).map(SecretString::from)
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    Kind::parse(text).ok_or_else(|| format!("must be one of {}", Kind::ALL.map(Kind::as_str).join(", ")))
 }
 
 fn scale(text: &str) -> Result<f64, String> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::faults::Fault;
 use crate::market::{ControlError, Event, Machine, Market, OfferChange, micros_of_dollars};
-use crate::vast;
+use crate::wire;
 use crate::world::World;
 
 /// A refusal.
@@ -118,10 +118,10 @@ async fn machines(State(world): State<Arc<World>>) -> Json<Value> {
 
 fn machine_json(world: &World, market: &Market, m: &Machine) -> Value {
     let now = market.now();
-    let directory = world.runner.directory(&m.account, m.id).display().to_string();
+    let directory = world.runner.directory(&m.account, &m.wire_id()).display().to_string();
     json!({
-        "provider": m.account, "id": m.id.to_string(), "offer": m.offer, "label": m.label, "spot": m.is_spot(),
-        "status": vast::status_word(market, m), "running": m.pays_compute(), "paid": m.is_paid(),
+        "provider": m.account, "id": m.wire_id(), "offer": m.offer, "label": m.label, "spot": m.is_spot(),
+        "status": wire::status_word(market, m), "running": m.runs(), "paid": m.is_paid(),
         "pricePerHourMicros": m.compute_micros_per_hour(), "costMicros": m.cost_micros(now),
         "createdAt": market.timestamp(m.created_at).to_string(), "endedAt": m.ended_at.map(|at| market.timestamp(at).to_string()),
         "pid": world.runner.pid(m.id), "dir": directory,
@@ -134,7 +134,6 @@ async fn act(
     body: axum::body::Bytes,
 ) -> Answered {
     let fields = object(&body, &["do", "price", "message", "code", "wipe", "value"])?;
-    let id: u64 = id.parse().map_err(|_| Refused(StatusCode::NOT_FOUND, format!("no machine {id} at {provider}")))?;
     let verb = text(&fields, "do")?.ok_or_else(|| bad("do is missing"))?;
     let price = number(&fields, "price")?.map(micros_of_dollars);
     let (message, value) = (text(&fields, "message")?, text(&fields, "value")?);
@@ -148,8 +147,12 @@ async fn act(
     };
     let wipe = fields.get("wipe") == Some(&Value::Bool(true));
     let (result, pending) = world.with(|market, now| {
+        let kind = market.account(&provider).map(|account| account.kind);
+        let missing = || Refused(StatusCode::NOT_FOUND, format!("no machine {id} at {provider}"));
+        let id = kind.and_then(|kind| kind.parse_machine_id(&id)).ok_or_else(missing)?;
         match verb.as_str() {
             "outbid" => market.outbid(now, &provider, id, price),
+            "reclaim" if value.as_deref() == Some("absent") => market.reclaim_without_trace(now, &provider, id),
             "reclaim" => market.reclaim(now, &provider, id),
             "fail" => market.fail(now, &provider, id, message),
             "exit" => market.exit(now, &provider, id, code, wipe),
@@ -157,9 +160,10 @@ async fn act(
             other => return Err(bad(format!("do must be outbid, reclaim, fail, exit or status, found {other}"))),
         }
         .map_err(Refused::from)
+        .map(|()| id)
     });
     pending.done().await;
-    result?;
+    let id = result?;
     let (answer, _) =
         world.with(|market, _| market.machine(id).map_or(Value::Null, |m| machine_json(&world, market, m)));
     Ok(Json(answer))

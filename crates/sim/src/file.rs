@@ -1,13 +1,13 @@
 //! Market files: read strictly, so that a slip is refused before anything starts. Every refusal is one sentence that names the file,
 //! the field and the value.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::market::{Account, Image, Kind, Offer, OfferTerms, micros_of_dollars};
-use crate::vast::defaults;
+use crate::{runpod, vast};
 
 /// Credit of an account whose file does not say, in dollars.
 const CREDIT: f64 = 100.0;
@@ -146,16 +146,15 @@ fn parse_account(name: &str, at: &At<'_>) -> Result<Account, FileError> {
     }
     at.only(&["kind", "apiKey", "credit", "sshKeys", "rateLimits", "images", "offers"])?;
     let kind = at.get("kind").ok_or_else(|| at.bad("must have the field kind"))?;
-    if kind.text()? != Kind::Vast.as_str() {
-        return Err(kind.bad("only the kind \"vast\" is simulated so far"));
-    }
+    let known = || Kind::ALL.map(|kind| format!("\"{}\"", kind.as_str())).join(" or ");
+    let kind = Kind::parse(kind.text()?).ok_or_else(|| kind.bad(format!("must be {}", known())))?;
     let key = at.get("apiKey").map(|key| key.text()).transpose()?.map_or_else(|| format!("{name}-key"), str::to_owned);
     if key.is_empty() {
         return Err(at.child("apiKey", &Value::Null).bad("must not be empty"));
     }
     let credit = at.get("credit").map_or(Ok(CREDIT), |credit| credit.number(0.0, 1e9))?;
     let credit = i64::try_from(micros_of_dollars(credit)).unwrap_or(i64::MAX);
-    let mut account = Account::new(name.to_owned(), Kind::Vast, key, credit);
+    let mut account = Account::new(name.to_owned(), kind, key, credit);
     account.rate_limits = at.get("rateLimits").map_or(Ok(false), |flag| flag.flag())?;
     if let Some(keys) = at.get("sshKeys") {
         account.ssh_keys = keys.items()?.iter().map(|key| key.text().map(str::to_owned)).collect::<Result<_, _>>()?;
@@ -170,7 +169,10 @@ fn parse_account(name: &str, at: &At<'_>) -> Result<Account, FileError> {
     let offers = at.get("offers").ok_or_else(|| at.bad("must have the field offers"))?;
     let mut seen = BTreeSet::new();
     for (position, offer) in offers.items()?.iter().enumerate() {
-        let parsed = parse_offer(offer, position)?;
+        let parsed = match kind {
+            Kind::Vast => parse_offer(offer, position)?,
+            Kind::Runpod => parse_gpu_type(offer)?,
+        };
         if !seen.insert(parsed.id.clone()) {
             return Err(offer.bad(format!("the id {} is used twice", parsed.id)));
         }
@@ -225,17 +227,78 @@ fn parse_offer(at: &At<'_>, position: usize) -> Result<Offer, FileError> {
             field.text()?;
         }
     }
-    let terms = at.get("sim").map_or(Ok(OfferTerms::default()), |sim| parse_terms(&sim))?;
-    Ok(defaults::complete_offer(number, given, terms, position))
+    let mut terms = OfferTerms::default();
+    if let Some(sim) = at.get("sim") {
+        parse_terms(&sim, &mut terms)?;
+        if let Some(stock) = sim.get("stock") {
+            terms.stock = whole(&stock, "must be a whole number (Vast.ai offers have one region)")?;
+        }
+    }
+    Ok(vast::defaults::complete_offer(number, given, terms, position))
 }
 
-fn parse_terms(at: &At<'_>) -> Result<OfferTerms, FileError> {
-    at.only(&["stock", "boot", "lag", "prices", "lifetime", "refuse"])?;
-    let mut terms = OfferTerms::default();
-    if let Some(stock) = at.get("stock") {
-        let whole = stock.value.as_u64().and_then(|n| u32::try_from(n).ok());
-        terms.stock = whole.ok_or_else(|| stock.bad("must be a whole number (Vast.ai offers have one region)"))?;
+fn whole(at: &At<'_>, problem: &str) -> Result<u32, FileError> {
+    at.value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| at.bad(problem))
+}
+
+/// A GPU type as RunPod's catalogue has it.
+fn parse_gpu_type(at: &At<'_>) -> Result<Offer, FileError> {
+    let given: Map<String, Value> =
+        at.fields()?.into_iter().map(|(name, field)| (name.to_owned(), field.value.clone())).collect();
+    let id = at.get("id").ok_or_else(|| at.bad("must have the field id"))?;
+    if id.text()?.is_empty() {
+        return Err(id.bad("must not be empty"));
     }
+    for name in ["name", "pool"] {
+        at.get(name).map_or(Ok(""), |field| field.text())?;
+    }
+    for name in ["secure", "community"] {
+        at.get(name).map_or(Ok(false), |field| field.flag())?;
+    }
+    at.get("memory").map_or(Ok(0), |field| whole(&field, "must be a whole number of GB"))?;
+    for (object, most) in [("price", 1e6), ("maxCount", 1e3)] {
+        for (_, field) in at.get(object).map_or(Ok(Vec::new()), |field| field.fields())? {
+            field.number(0.0, most)?;
+        }
+    }
+    let levels = ["NONE", "LOW", "MEDIUM", "HIGH"];
+    let level = |at: Option<At<'_>>| match at {
+        Some(at) if !levels.contains(&at.text()?) => Err(at.bad(format!("must be one of {}", levels.join(", ")))),
+        _ => Ok(()),
+    };
+    level(at.get("availability"))?;
+    let mut centers = BTreeSet::new();
+    let listed = at.get("dataCenters");
+    for center in listed.as_ref().map_or(Ok(Vec::new()), At::items)? {
+        level(center.get("availability"))?;
+        let id = center.get("id").ok_or_else(|| center.bad("must have the field id"))?;
+        if !centers.insert(id.text()?) {
+            return Err(id.bad("the data centre is there twice"));
+        }
+    }
+    let mut terms = OfferTerms { stock: runpod::defaults::STOCK, ..OfferTerms::default() };
+    let mut stocks = BTreeMap::new();
+    if let Some(sim) = at.get("sim") {
+        parse_terms(&sim, &mut terms)?;
+        let problem = "must be a whole number, or one for each data centre";
+        if let Some(stock) = sim.get("stock").filter(|stock| stock.value.is_object()) {
+            for (center, field) in stock.fields()? {
+                if listed.is_some() && !centers.contains(center) {
+                    return Err(field.bad("no such data centre among the offer's dataCenters"));
+                }
+                stocks.insert(center.to_owned(), whole(&field, problem)?);
+            }
+            terms.stock = stocks.values().fold(0, |sum: u32, stock| sum.saturating_add(*stock));
+        } else if let Some(stock) = sim.get("stock") {
+            terms.stock = whole(&stock, problem)?;
+        }
+    }
+    Ok(runpod::defaults::complete_offer(id.text()?, given, terms, &stocks))
+}
+
+/// What every kind's `sim` may have beside `stock`.
+fn parse_terms(at: &At<'_>, terms: &mut OfferTerms) -> Result<(), FileError> {
+    at.only(&["stock", "boot", "lag", "prices", "lifetime", "refuse"])?;
     if let Some(boot) = at.get("boot") {
         terms.boot = if boot.value.is_array() {
             let ends = boot.items()?;
@@ -263,5 +326,5 @@ fn parse_terms(at: &At<'_>) -> Result<OfferTerms, FileError> {
             terms.prices.push((second_at, price));
         }
     }
-    Ok(terms)
+    Ok(())
 }

@@ -1,7 +1,9 @@
 //! The market as a [`GpuProvider`] in memory: for the world simulation, which needs neither HTTP nor an executor. Every future is ready
 //! at the first poll, or, where the [`Gate`] says crash, never.
 //!
-//! What it tells is what our Vast.ai adapter tells of the same market over HTTP; `tests/in_process.rs` compares the two.
+//! What it tells is what our adapter of the account's kind tells of the same market over HTTP; `tests/in_process.rs` compares the two.
+
+mod runpod;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,14 +13,13 @@ use futures::future::BoxFuture;
 use tradewind_core::gate::{Gate, Open, Point, pass};
 use tradewind_core::{Capacity, Clock, GpuModel, Money, Offer as MarketOffer, Trust};
 use tradewind_providers::{
-    Account, Capabilities, GpuProvider, Machine as ProviderMachine, MachineState, OfferQuery, ProviderError,
-    ProviderResult, Refusal, RentOutcome, RentRequest,
+    Account, Capabilities, Charge, GpuProvider, Machine as ProviderMachine, MachineState, OfferQuery, ProviderError,
+    ProviderResult, Refusal, RentOutcome, RentRequest, SelfEnd,
 };
 
 use crate::faults::{Fault, Faults, When};
-use crate::market::{Machine, Market, Offer, RentError, RentSpec, SimTime, State, Workload};
+use crate::market::{Kind, Machine, Market, Offer, Place, RentError, RentSpec, SimTime, State, Workload};
 
-const KIND: &str = "vast";
 /// Bytes in a GiB over bytes in a GB.
 const GB_PER_GIB: f64 = 1.073_741_824;
 /// Times that a read or a termination is tried, as the adapter does.
@@ -30,6 +31,7 @@ const OFFLINE_DOUBT_MICROS: u64 = 30_000_000;
 #[derive(Clone)]
 pub struct MarketProvider {
     market: Arc<Mutex<Market>>,
+    kind: Kind,
     account: String,
     provider: String,
     key: Option<String>,
@@ -45,8 +47,15 @@ impl MarketProvider {
     /// The account `account` of the market, offered under the name of the Provider object `provider`. Market time is `clock`'s wall
     /// time, counted from the market's epoch.
     pub fn new(market: Arc<Mutex<Market>>, account: &str, provider: &str, clock: Arc<dyn Clock>) -> Self {
+        let known = market.lock().unwrap_or_else(PoisonError::into_inner).account(account).map(|account| account.kind);
+        let kind = known.unwrap_or(Kind::Vast);
+        let capabilities = match kind {
+            Kind::Vast => capabilities(),
+            Kind::Runpod => runpod::capabilities(),
+        };
         Self {
             market,
+            kind,
             account: account.to_owned(),
             provider: provider.to_owned(),
             key: None,
@@ -55,7 +64,7 @@ impl MarketProvider {
             faults: Arc::default(),
             calls: Arc::default(),
             leftovers: false,
-            capabilities: Arc::new(capabilities()),
+            capabilities: Arc::new(capabilities),
         }
     }
 
@@ -127,7 +136,8 @@ impl MarketProvider {
         about: &str,
         deed: impl Fn(&mut Market, SimTime) -> ProviderResult<R>,
     ) -> ProviderResult<R> {
-        let unavailable = |message| ProviderError::Unavailable { provider: KIND, operation: verb, message };
+        let provider = self.kind.as_str();
+        let unavailable = |message| ProviderError::Unavailable { provider, operation: verb, message };
         let point = Point { port: "provider", verb, key: about.to_owned() };
         let tries = async {
             let mut failure = Failure::Unanswered;
@@ -135,7 +145,7 @@ impl MarketProvider {
                 match self.call(verb, &deed) {
                     Ok(result) => return result,
                     Err(Failure::Answered(status, message)) if status < 500 => {
-                        return Err(refused(verb, status, message));
+                        return Err(refused(provider, verb, status, message));
                     }
                     Err(other) => failure = other,
                 }
@@ -155,10 +165,44 @@ impl MarketProvider {
             );
         }
         if self.clock.monotonic() > not_after {
-            return refused(Refusal::Invalid, "the time for this call is over".to_owned());
+            return refused(Refusal::RateLimited, "the time for this call is over".to_owned());
         }
+        let ordered = match self.kind {
+            Kind::Vast => Some((self.vast_order(request), Place::default())),
+            Kind::Runpod => runpod::order(request),
+        };
+        let Some((spec, place)) = ordered else {
+            return refused(Refusal::Invalid, "the offer is not one of this market".to_owned());
+        };
+        match self.call("rent", |market, now| self.rent_at(market, now, spec, &place, request.price_cap)) {
+            Ok(outcome) => outcome,
+            Err(Failure::Answered(status, message)) if status < 500 => match refusal_of_status(status) {
+                Some(why) => refused(why, message),
+                None => RentOutcome::Unknown { message },
+            },
+            Err(failure) => RentOutcome::Unknown { message: failure.to_string() },
+        }
+    }
+
+    fn rent_at(&self, market: &mut Market, now: SimTime, spec: RentSpec, place: &Place, cap: Money) -> RentOutcome {
+        let id = match market.rent_at(now, &self.account, spec, place) {
+            Ok(rented) => rented.id(),
+            Err(error) => return refusal(&error),
+        };
+        let Some(made) = market.machine(id) else { return RentOutcome::Unknown { message: "it is gone".to_owned() } };
+        let (id, price) = (made.wire_id(), money(made.compute_micros_per_hour()));
+        // RunPod takes no cap: the price is known by the answer only.
+        if self.kind == Kind::Runpod && price > cap {
+            let message = format!("the pod costs {price} an hour, more than its offer said");
+            return RentOutcome::Refused { why: Refusal::PriceRose, message, leftover: Some(id) };
+        }
+        RentOutcome::Rented { id }
+    }
+
+    fn vast_order(&self, request: &RentRequest) -> RentSpec {
+        let spot = request.offer.capacity == Capacity::Spot;
         let bid = request.offer.price_per_hour.min(request.price_cap);
-        let spec = RentSpec {
+        RentSpec {
             offer: request.offer.id.clone(),
             label: Some(request.key.to_string()),
             bid_micros_per_hour: spot.then(|| u64::try_from(bid.micros()).unwrap_or(0)),
@@ -171,15 +215,21 @@ impl MarketProvider {
             },
             park: self.leftovers && spot,
             start: true,
-        };
-        match self.call("rent", |market, now| market.rent(now, &self.account, spec)) {
-            Ok(Ok(rented)) => RentOutcome::Rented { id: rented.id().to_string() },
-            Ok(Err(error)) => refusal(&error),
-            Err(Failure::Answered(status, message)) if status < 500 => match refusal_of_status(status) {
-                Some(why) => refused(why, message),
-                None => RentOutcome::Unknown { message },
-            },
-            Err(failure) => RentOutcome::Unknown { message: failure.to_string() },
+        }
+    }
+
+    fn number(&self, operation: &'static str, id: &str) -> ProviderResult<u64> {
+        self.kind.parse_machine_id(id).ok_or_else(|| ProviderError::Refused {
+            provider: self.kind.as_str(),
+            operation,
+            message: "the id is not one of this market".to_owned(),
+        })
+    }
+
+    fn machine(&self, market: &Market, m: &Machine) -> Option<ProviderMachine> {
+        match self.kind {
+            Kind::Vast => Some(machine(market, m)),
+            Kind::Runpod => runpod::machine(market, m),
         }
     }
 }
@@ -191,6 +241,9 @@ impl GpuProvider for MarketProvider {
 
     fn offers<'a>(&'a self, query: &'a OfferQuery) -> BoxFuture<'a, ProviderResult<Vec<MarketOffer>>> {
         Box::pin(self.repeat("offers", &self.account, |market, now| {
+            if self.kind == Kind::Runpod {
+                return Ok(runpod::offers(market, now, (&self.account, &self.provider), query));
+            }
             let found = market.offers(now, &self.account);
             let (now, fits) = (market.now(), |offer: &Offer| fits(offer, query));
             let rentable = || found.iter().filter(|(offer, free)| *free > 0 && fits(offer)).map(|(offer, _)| offer);
@@ -212,37 +265,70 @@ impl GpuProvider for MarketProvider {
 
     fn describe<'a>(&'a self, id: &'a str) -> BoxFuture<'a, ProviderResult<Option<ProviderMachine>>> {
         Box::pin(self.repeat("describe", id, move |market, now| {
-            let number = number("describe", id)?;
+            let number = self.number("describe", id)?;
             let visible = market.describe(now, &self.account, number).is_some();
-            Ok(market.machine(number).filter(|_| visible).map(|m| machine(market, m)))
+            Ok(market.machine(number).filter(|_| visible).and_then(|m| self.machine(market, m)))
         }))
     }
 
     fn list_owned(&self) -> BoxFuture<'_, ProviderResult<Vec<ProviderMachine>>> {
         Box::pin(self.repeat("list", &self.account, |market, now| {
             let ids: Vec<u64> = market.list(now, &self.account).iter().map(|m| m.id).collect();
-            Ok(ids.iter().filter_map(|id| market.machine(*id)).map(|m| machine(market, m)).collect())
+            Ok(ids.iter().filter_map(|id| self.machine(market, market.machine(*id)?)).collect())
         }))
     }
 
     fn terminate<'a>(&'a self, id: &'a str) -> BoxFuture<'a, ProviderResult<()>> {
         Box::pin(self.repeat("terminate", id, move |market, now| {
             // Gone already is as good.
-            let _ = market.terminate(now, &self.account, number("terminate", id)?);
+            let _ = market.terminate(now, &self.account, self.number("terminate", id)?);
             Ok(())
         }))
     }
 
     fn account(&self) -> BoxFuture<'_, ProviderResult<Account>> {
         Box::pin(self.repeat("account", &self.account, |market, _| {
+            if self.kind == Kind::Runpod {
+                // REST tells neither who the account is nor what it has.
+                return Ok(Account { id: None, credit: None });
+            }
             let credit = Money::from_micros(market.credit_micros(&self.account));
-            Ok(Account { id: crate::vast::user_id(&self.account).to_string(), credit: Some(credit) })
+            Ok(Account { id: Some(crate::vast::user_id(&self.account).to_string()), credit: Some(credit) })
         }))
     }
 
     fn logs<'a>(&'a self, _id: &'a str, _lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>> {
         // Nothing runs here, so nothing is printed.
         Box::pin(async { Ok(None) })
+    }
+
+    fn charges(&self, since: jiff::Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>> {
+        Box::pin(self.repeat("charges", &self.account, move |market, now| {
+            if self.kind == Kind::Runpod {
+                return Ok(Some(runpod::charges(market, now, &self.account, since)));
+            }
+            let paid = |m: &&Machine| {
+                let ended = market.timestamp(m.ended_at.unwrap_or(now));
+                m.account == self.account && ended >= since
+            };
+            // The wire rounds to a tenth of a cent.
+            let amount = |m: &Machine| {
+                let micros = (m.cost_micros(now) + 500) / 1000 * 1000;
+                Money::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+            };
+            let charge = |m: &Machine| Charge { id: m.id.to_string(), amount: amount(m) };
+            Ok(Some(market.machines().iter().filter(paid).map(charge).collect()))
+        }))
+    }
+
+    fn self_end(&self, id: &str) -> Option<SelfEnd> {
+        // There is nobody to call; the words are those of the adapter.
+        let id = self.number("terminate", id).ok().filter(|_| self.kind == Kind::Vast)?;
+        Some(SelfEnd {
+            method: "DELETE".to_owned(),
+            url: format!("https://market.invalid/api/v0/instances/{id}/"),
+            bearer_env: "CONTAINER_API_KEY".to_owned(),
+        })
     }
 }
 
@@ -255,11 +341,11 @@ enum Failure {
     Unanswered,
 }
 
-fn refused(operation: &'static str, status: u16, message: String) -> ProviderError {
+fn refused(provider: &'static str, operation: &'static str, status: u16, message: String) -> ProviderError {
     match status {
-        401 | 403 => ProviderError::Unauthorised { provider: KIND, message },
-        429 => ProviderError::RateLimited { provider: KIND, retry_after: None },
-        _ => ProviderError::Refused { provider: KIND, operation, message },
+        401 | 403 => ProviderError::Unauthorised { provider, message },
+        429 => ProviderError::RateLimited { provider, retry_after: None },
+        _ => ProviderError::Refused { provider, operation, message },
     }
 }
 
@@ -328,7 +414,6 @@ fn fits(offer: &Offer, query: &OfferQuery) -> bool {
 }
 
 fn convert(provider: &str, offer: &Offer, now: SimTime, capacity: Capacity) -> Option<MarketOffer> {
-    let money = |micros: u64| Money::from_micros(i64::try_from(micros).unwrap_or(i64::MAX));
     let asked = money(offer.on_demand_micros_per_hour);
     let price = match capacity {
         Capacity::OnDemand => asked,
@@ -390,6 +475,17 @@ fn floor(number: f64) -> u64 {
     number as u64
 }
 
+fn money(micros: u64) -> Money {
+    Money::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+/// GiB as whole GB, rounded up.
+fn disk_gb(gib: u64) -> u64 {
+    #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
+    let gb = (gib as f64 * GB_PER_GIB).ceil();
+    floor(gb)
+}
+
 /// GiB as thousandths of a GB, rounded up to hundredths of a GB, at least Vast.ai's minimum of 8 GB.
 fn disk_milli_gb(gib: u64) -> u64 {
     #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
@@ -397,24 +493,18 @@ fn disk_milli_gb(gib: u64) -> u64 {
     floor(hundredths).saturating_mul(10).max(8_000)
 }
 
-fn number(operation: &'static str, id: &str) -> ProviderResult<u64> {
-    id.parse().map_err(|_| ProviderError::Refused {
-        provider: KIND,
-        operation,
-        message: "the id is not one of this market".to_owned(),
-    })
-}
-
 /// What Vast.ai can do: the same as the adapter says.
 fn capabilities() -> Capabilities {
     Capabilities {
-        kind: KIND,
+        kind: Kind::Vast.as_str(),
         container: true,
         spot: true,
+        bids: true,
         label: true,
         idempotent_rent: false,
         visibility_window: Duration::from_secs(150),
         rent_limit: Duration::from_secs(30),
+        starting_costs: false,
         stopped_costs: true,
         resumes_by_itself: true,
         self_termination: true,

@@ -58,6 +58,7 @@ async fn run_probe(arguments: cli::Probe) -> ExitCode {
         return ExitCode::from(REFUSED);
     };
     let settings = probe::Settings {
+        kind: arguments.kind,
         url: arguments.url,
         key,
         steps: arguments.steps,

@@ -8,8 +8,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tradewind_core::{Capacity, Clock, InstallId, Money, Offer, OrderKey, SecretString, SystemClock};
+use tradewind_providers::http::SetupError;
+use tradewind_providers::runpod::{RunPod, RunPodConfig};
 use tradewind_providers::vast::{Vast, VastConfig};
 use tradewind_providers::{GpuProvider, MachineState, OfferQuery, RentOutcome, RentRequest, SecretEnv};
+
+use crate::market::Kind;
 
 /// How long to wait for a machine to run or to be gone.
 const PATIENCE: Duration = Duration::from_mins(15);
@@ -44,20 +48,22 @@ impl Step {
 
 /// What the probe needs to know.
 pub struct Settings {
+    /// The provider's kind.
+    pub kind: Kind,
     /// Base URL; the key goes there.
     pub url: reqwest::Url,
     /// The account's key.
     pub key: SecretString,
     /// Steps, in order.
     pub steps: Vec<Step>,
-    /// Rent by bid.
+    /// Rent what may be taken away.
     pub spot: bool,
     /// Most dollars an hour.
     pub max_price: Money,
 }
 
 struct Probe {
-    provider: Vast,
+    provider: Box<dyn GpuProvider>,
     clock: Arc<dyn Clock>,
     settings: Settings,
     offers: Vec<Offer>,
@@ -68,9 +74,7 @@ struct Probe {
 /// Runs the steps until one fails; each is one JSON line for `tell`. True if every step was ok and nothing is left.
 pub async fn run(settings: Settings, tell: impl Fn(&str)) -> anyhow::Result<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-    let mut config = VastConfig::new("probe", settings.key.clone(), &clock);
-    config.base_url = settings.url.clone();
-    let provider = Vast::new(config, Arc::clone(&clock))?;
+    let provider = adapter(&settings, &clock)?;
     let mut probe = Probe { provider, clock, settings, offers: Vec::new(), order: None, rented: None };
     let mut all_ok = true;
     for step in probe.settings.steps.clone() {
@@ -87,6 +91,21 @@ pub async fn run(settings: Settings, tell: impl Fn(&str)) -> anyhow::Result<bool
         all_ok &= probe.told(Step::Terminate, &tell).await;
     }
     Ok(all_ok)
+}
+
+/// Our adapter for the kind.
+fn adapter(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Box<dyn GpuProvider>, SetupError> {
+    let (key, url) = (settings.key.clone(), settings.url.clone());
+    Ok(match settings.kind {
+        Kind::Vast => {
+            let config = VastConfig { base_url: url, ..VastConfig::new("probe", key, clock) };
+            Box::new(Vast::new(config, Arc::clone(clock))?)
+        }
+        Kind::Runpod => {
+            let config = RunPodConfig { base_url: url, ..RunPodConfig::new("probe", key, clock) };
+            Box::new(RunPod::new(config, Arc::clone(clock))?)
+        }
+    })
 }
 
 /// Waits for Ctrl-C or SIGTERM.

@@ -24,7 +24,8 @@ use crate::faults::{Fault, Faults};
 use crate::file::{self, FileError};
 use crate::market::{Account, Market};
 use crate::runner::{Exit, Runner};
-use crate::vast::{self, DropConnection};
+use crate::vast::DropConnection;
+use crate::wire;
 use crate::world::World;
 
 /// Longest time between two looks at what is due.
@@ -137,7 +138,7 @@ async fn listen(settings: &Settings, world: &Arc<World>, state: &Path) -> Result
         port = if port == 0 { 0 } else { port.saturating_add(1) };
         let (listener, address) = bind(SocketAddr::new(settings.listen.ip(), port)).await?;
         let url = format!("http://{address}");
-        tokio::spawn(accept(listener, vast::router(world.clone(), name.clone(), url.clone())));
+        tokio::spawn(accept(listener, wire::router(kind, world.clone(), name.clone(), url.clone())));
         providers.insert(name, json!({"kind": kind.as_str(), "url": url, "apiKey": key}));
     }
     tokio::spawn(accept(control_listener, control::router(world.clone())));

@@ -12,6 +12,7 @@ use crate::clock::SimClock;
 use crate::faults::Faults;
 use crate::market::{Effect, Market, SimTime};
 use crate::runner::Runner;
+use crate::runpod::{self, PodLogs};
 use crate::vast::Limits;
 
 /// Fetched results (logs, command output) kept.
@@ -26,6 +27,8 @@ pub struct World {
     pub runner: Arc<Runner>,
     faults: Mutex<Faults>,
     limits: Mutex<BTreeMap<String, Limits>>,
+    pod_limits: Mutex<BTreeMap<String, runpod::Limits>>,
+    pod_logs: Mutex<PodLogs>,
     results: Mutex<VecDeque<Stored>>,
 }
 
@@ -69,6 +72,8 @@ impl World {
             runner,
             faults: Mutex::new(faults),
             limits: Mutex::default(),
+            pod_limits: Mutex::default(),
+            pod_logs: Mutex::default(),
             results: Mutex::default(),
         }
     }
@@ -103,7 +108,17 @@ impl World {
         self.faults.lock().expect("no holder of the faults panics")
     }
 
-    /// The request limits of every account.
+    /// What has been seen of RunPod pods' logs.
+    pub fn pod_logs(&self) -> MutexGuard<'_, PodLogs> {
+        self.pod_logs.lock().expect("no holder of the logs panics")
+    }
+
+    /// The request limits of every RunPod account.
+    pub fn pod_limits(&self) -> MutexGuard<'_, BTreeMap<String, runpod::Limits>> {
+        self.pod_limits.lock().expect("no holder of the limits panics")
+    }
+
+    /// The request limits of every Vast.ai account.
     pub fn limits(&self) -> MutexGuard<'_, BTreeMap<String, Limits>> {
         self.limits.lock().expect("no holder of the limits panics")
     }

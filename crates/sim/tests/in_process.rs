@@ -1,7 +1,8 @@
-//! The market as a provider in process: the providers' conformance suite, its crashes, and a comparison with what our Vast.ai adapter
-//! tells of the same market over HTTP (whose own conformance is in `vast_conformance.rs`).
+//! The market as a provider in process: the providers' conformance suite, its crashes, and a comparison with what our adapters
+//! tell of the same market over HTTP (whose own conformance is in `vast_conformance.rs` and `runpod_conformance.rs`).
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::unwrap_in_result,
     clippy::cast_precision_loss,
     reason = "a test fails where it cannot go on, and measures with its own clock"
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use hyper::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use support::Served;
@@ -20,12 +22,13 @@ use tradewind_core::gate::{Gate, Point, Verdict};
 use tradewind_core::{Capacity, Clock, InstallId, ManualClock, Money, Offer, OrderKey, SecretString, SystemClock};
 use tradewind_providers::conformance::{self, Check, Fault as Disturb, Fixture, Verb};
 use tradewind_providers::http::RateGate;
+use tradewind_providers::runpod::{RunPod, RunPodConfig};
 use tradewind_providers::vast::{Vast, VastConfig};
 use tradewind_providers::{GpuProvider, OfferQuery, Refusal, RentOutcome, RentRequest, SecretEnv};
 use tradewind_sim::faults::Fault;
 use tradewind_sim::file::parse_market;
 use tradewind_sim::in_process::MarketProvider;
-use tradewind_sim::market::{Market, OfferChange};
+use tradewind_sim::market::{Kind, Machine, Market, OfferChange};
 
 fn market() -> Value {
     support::market(json!([
@@ -36,6 +39,17 @@ fn market() -> Value {
         {"id": 1005, "gpu_name": "H100 SXM", "verification": "deverified"},
         {"id": 1006, "gpu_name": "H100 SXM", "sim": {"stock": 0}},
         {"id": 1007, "num_gpus": 0}
+    ]))
+}
+
+fn pods() -> Value {
+    support::pods::market(json!([
+        {"id": support::pods::GPU, "memory": 24, "price": {"secure": 0.69, "community": 0.44}, "dataCenters": [{"id": "EU-RO-1"}, {"id": "US-KS-2"}],
+         "sim": {"boot": 0.3, "stock": 4}},
+        {"id": "NVIDIA H200", "memory": 141, "price": {"secure": 3.99}, "dataCenters": [{"id": "EU-FR-1"}], "sim": {"stock": {"EU-FR-1": 2}}},
+        {"id": "NVIDIA A40", "price": {"community": 0.2}, "dataCenters": [{"id": "CA-MTL-3"}]},
+        {"id": "NVIDIA L4", "sim": {"stock": 0}},
+        {"id": "AMD Instinct MI300X OAM"}
     ]))
 }
 
@@ -67,6 +81,8 @@ fn key(clock: &Arc<dyn Clock>, number: &mut u32) -> OrderKey {
 struct InProcess {
     market: Arc<Mutex<Market>>,
     provider: MarketProvider,
+    /// The account, named like its kind.
+    account: &'static str,
     clock: Arc<ManualClock>,
     keys: u32,
 }
@@ -74,7 +90,9 @@ struct InProcess {
 impl InProcess {
     fn change(&self, offer: &Offer, change: OfferChange) -> Check {
         let now = self.provider.now();
-        self.market.lock().unwrap().change_offer(now, "vast", &offer.id, change).map_err(|error| error.to_string())
+        // RunPod's offers are named by cloud, data centre and count before the GPU type.
+        let id = offer.id.splitn(4, '/').last().unwrap();
+        self.market.lock().unwrap().change_offer(now, self.account, id, change).map_err(|error| error.to_string())
     }
 }
 
@@ -94,7 +112,7 @@ impl Fixture for InProcess {
         key(&clock, &mut self.keys)
     }
     fn secrets(&self) -> Vec<String> {
-        vec!["vast-key".to_owned()]
+        vec![format!("{}-key", self.account)]
     }
     fn pass_time(&mut self, time: Duration) -> BoxFuture<'_, ()> {
         self.clock.advance(time);
@@ -111,12 +129,12 @@ impl Fixture for InProcess {
         ready(self.change(offer, OfferChange { bid_micros_per_hour: Some(bid), ..OfferChange::default() }))
     }
     fn arm(&mut self, verb: Verb, fault: Disturb) -> BoxFuture<'_, Check> {
-        let fault = Fault::parse(&json!({"op": word(verb), "when": when(fault)}), &["vast"]);
+        let fault = Fault::parse(&json!({"op": word(verb), "when": when(fault)}), &[self.account]);
         ready(fault.map(|fault| self.provider.faults().add(fault)).map_err(|error| error.to_string()))
     }
     fn set_key_valid(&mut self, valid: bool) -> BoxFuture<'_, Check> {
-        let key = if valid { "vast-key" } else { "another" };
-        ready(self.market.lock().unwrap().set_api_key("vast", key.to_owned()).map_err(|error| error.to_string()))
+        let key = if valid { format!("{}-key", self.account) } else { "another".to_owned() };
+        ready(self.market.lock().unwrap().set_api_key(self.account, key).map_err(|error| error.to_string()))
     }
     fn calls(&mut self, verb: Verb) -> BoxFuture<'_, Check<usize>> {
         ready(Ok(self.provider.calls(word(verb))))
@@ -124,17 +142,18 @@ impl Fixture for InProcess {
     fn billed<'a>(&'a mut self, key: &'a OrderKey) -> BoxFuture<'a, Check<Vec<String>>> {
         let market = self.market.lock().unwrap();
         let paid = market.machines().iter().filter(|m| m.is_paid() && m.label.as_deref() == Some(&key.to_string()));
-        ready(Ok(paid.map(|m| m.id.to_string()).collect()))
+        ready(Ok(paid.map(Machine::wire_id).collect()))
     }
     fn take_away<'a>(&'a mut self, id: &'a str) -> BoxFuture<'a, Check> {
         let now = self.provider.now();
-        ready(
-            self.market
-                .lock()
-                .unwrap()
-                .outbid(now, "vast", id.parse().unwrap(), None)
-                .map_err(|error| error.to_string()),
-        )
+        let mut market = self.market.lock().unwrap();
+        let kind = market.account(self.account).unwrap().kind;
+        let id = kind.parse_machine_id(id).unwrap();
+        let done = match kind {
+            Kind::Vast => market.outbid(now, self.account, id, None),
+            Kind::Runpod => market.reclaim(now, self.account, id),
+        };
+        ready(done.map_err(|error| error.to_string()))
     }
 }
 
@@ -145,12 +164,24 @@ fn adapter(sim: &Served, clock: &Arc<dyn Clock>) -> Vast {
     Vast::new(config, clock.clone()).unwrap()
 }
 
+fn pod_adapter(sim: &Served, clock: &Arc<dyn Clock>) -> RunPod {
+    let mut config = RunPodConfig::new("main", SecretString::from("runpod-key"), clock);
+    config.base_url = sim.url("runpod").parse().unwrap();
+    config.gate = Arc::new(RateGate::off(clock.clone()));
+    RunPod::new(config, clock.clone()).unwrap()
+}
+
 fn in_process(seed: u64) -> InProcess {
+    in_process_of("vast", &market(), seed)
+}
+
+fn in_process_of(account: &'static str, market: &Value, seed: u64) -> InProcess {
     let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_795_000_000).unwrap(), seed));
-    let accounts = parse_market(&market(), "market", std::path::Path::new(".")).unwrap();
+    let accounts = parse_market(market, "market", std::path::Path::new(".")).unwrap();
     let market = Arc::new(Mutex::new(Market::new(seed, clock.now(), accounts)));
-    let provider = MarketProvider::new(market.clone(), "vast", "main", clock.clone()).with_key("vast-key");
-    InProcess { market, provider, clock, keys: 0 }
+    let provider =
+        MarketProvider::new(market.clone(), account, "main", clock.clone()).with_key(&format!("{account}-key"));
+    InProcess { market, provider, account, clock, keys: 0 }
 }
 
 fn assert_conforms(report: &conformance::Report) {
@@ -160,7 +191,11 @@ fn assert_conforms(report: &conformance::Report) {
 
 #[test]
 fn the_market_in_process_conforms_without_an_executor() {
-    let mut fixture = in_process(5);
+    conforms(in_process(5));
+    conforms(in_process_of("runpod", &pods(), 5));
+}
+
+fn conforms(mut fixture: InProcess) {
     let provider = fixture.provider.clone();
     let run = std::pin::pin!(conformance::run(&provider, &mut fixture));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -190,6 +225,91 @@ async fn both_tell_the_same_of_the_same_market() {
     }
     assert_eq!(http.capabilities(), memory.provider.capabilities());
     assert_eq!(http.account().await.unwrap(), memory.provider.account().await.unwrap());
+}
+
+#[tokio::test]
+async fn both_tell_the_same_of_the_same_pods() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let sim = Served::start(&pods(), &["--time-scale", "0"]);
+    let (http, mut memory) = (pod_adapter(&sim, &clock), in_process_of("runpod", &pods(), 0));
+    for count in [1, 3, 8] {
+        let query = OfferQuery { min_gpu_count: count, min_gpu_memory_mib: 20_000, disk_gib: 10 };
+        let (mut ours, mut theirs) =
+            (http.offers(&query).await.unwrap(), memory.provider.offers(&query).await.unwrap());
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours, theirs, "{query:?}");
+        assert!(!ours.is_empty());
+    }
+    assert_eq!(http.capabilities(), memory.provider.capabilities());
+    assert_eq!(http.account().await.unwrap(), memory.provider.account().await.unwrap());
+    assert_eq!(http.self_end("x"), memory.provider.self_end("x"));
+
+    // The same pods, rented in both, through what may happen to them.
+    let mut ids = Vec::new();
+    for capacity in [Capacity::OnDemand, Capacity::Spot, Capacity::OnDemand] {
+        // Over HTTP it really runs, and must not end by itself.
+        let request = RentRequest { bootstrap: "sleep 600".to_owned(), ..request(&mut memory, capacity) };
+        let not_after = clock.monotonic() + Duration::from_mins(1);
+        let RentOutcome::Rented { id } = http.rent(&request, not_after).await else { panic!("not rented over HTTP") };
+        let not_after = memory.clock.monotonic() + Duration::from_mins(1);
+        assert_eq!(memory.provider.rent(&request, not_after).await, RentOutcome::Rented { id: id.clone() });
+        ids.push(id);
+    }
+    let same = async |what: &str| {
+        for (position, id) in ids.iter().enumerate() {
+            let mut pair = [http.describe(id).await.unwrap(), memory.provider.describe(id).await.unwrap()];
+            for machine in pair.iter_mut().flatten() {
+                machine.created_at = None; // The two markets began at different times.
+            }
+            assert_eq!(pair[0], pair[1], "pod {position}, {what}");
+        }
+        assert_eq!(http.list_owned().await.unwrap().len(), memory.provider.list_owned().await.unwrap().len());
+    };
+    same("rented").await;
+    let pass = async |seconds: u64| {
+        sim.told(Method::POST, "/clock", json!({"advance": seconds})).await;
+        memory.clock.advance(Duration::from_secs(seconds));
+    };
+    pass(1).await;
+    same("running").await;
+    let number = |position: usize| Kind::Runpod.parse_machine_id(&ids[position]).unwrap();
+    let now = memory.provider.now();
+    sim.make(&ids[0], json!({"do": "exit"})).await;
+    memory.market.lock().unwrap().exit(now, "runpod", number(0), None, false).unwrap();
+    sim.make(&ids[1], json!({"do": "reclaim"})).await;
+    memory.market.lock().unwrap().reclaim(now, "runpod", number(1)).unwrap();
+    for word in ["PROVISIONING", "ERROR", "TERMINATED", "MIGRATING"] {
+        sim.make(&ids[2], json!({"do": "status", "value": word})).await;
+        memory.market.lock().unwrap().show_status(now, "runpod", number(2), Some(word.to_owned())).unwrap();
+        same(word).await;
+    }
+    sim.make(&ids[2], json!({"do": "reclaim", "value": "absent"})).await;
+    memory.market.lock().unwrap().reclaim_without_trace(now, "runpod", number(2)).unwrap();
+    same("absent").await;
+    let amounts = async |provider: &dyn GpuProvider, clock: Arc<dyn Clock>| {
+        let since = clock.now() - jiff::SignedDuration::from_hours(3);
+        let mut charges = provider.charges(since).await.unwrap().unwrap();
+        charges.sort_by(|a, b| a.id.cmp(&b.id));
+        charges
+    };
+    pass(600).await;
+    let ours = amounts(&http, clock.clone()).await;
+    assert_eq!(ours, amounts(&memory.provider, memory.clock.clone()).await);
+    assert_eq!(ours.len(), 3, "{ours:?}");
+}
+
+#[test]
+fn a_price_that_rose_at_runpod_is_known_too_late() {
+    let mut world = in_process_of("runpod", &pods(), 1);
+    let request = request(&mut world, Capacity::Spot);
+    let dearer = OfferChange { on_demand_micros_per_hour: Some(900_000), ..OfferChange::default() };
+    world.change(&request.offer.clone(), dearer).unwrap();
+    let outcome = poll_once(world.provider.rent(&request, Duration::from_mins(1))).unwrap();
+    let RentOutcome::Refused { why: Refusal::PriceRose, leftover: Some(id), .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(poll_once(world.billed(&request.key)).unwrap().unwrap(), [id]);
 }
 
 /// A gate with one verdict for everything.

@@ -363,8 +363,8 @@ fn slips_in_a_market_file_name_file_field_and_value() {
     let offer = |offer: serde_json::Value| refusal(json!({"providers": {"v": {"kind": "vast", "offers": [offer]}}}));
     for (refused, says) in [
         (
-            refusal(json!({"providers": {"r": {"kind": "runpod", "offers": []}}})),
-            "m.json: providers.r.kind: only the kind \"vast\" is simulated so far, found \"runpod\"",
+            refusal(json!({"providers": {"r": {"kind": "lambda", "offers": []}}})),
+            "m.json: providers.r.kind: must be \"vast\" or \"runpod\", found \"lambda\"",
         ),
         (refusal(json!([])), "m.json: the file: must be an object, found []"),
         (refusal(json!({"providers": {}})), "m.json: providers: must name at least one provider"),

@@ -64,9 +64,9 @@ fn bad_files_are_refused_before_the_ready_line() {
         (write("a.json", "{"), None, "a.json: not JSON"),
         (directory.path().join("none.json").to_str().unwrap().to_owned(), None, "none.json: cannot be read"),
         (
-            write("b.json", r#"{"providers": {"r": {"kind": "runpod", "offers": []}}}"#),
+            write("b.json", r#"{"providers": {"r": {"kind": "lambda", "offers": []}}}"#),
             None,
-            r#"b.json: providers.r.kind: only the kind "vast" is simulated so far, found "runpod""#,
+            r#"b.json: providers.r.kind: must be "vast" or "runpod", found "lambda""#,
         ),
         (
             good.clone(),

@@ -15,8 +15,8 @@ use tradewind_providers::conformance::{self, Check, Fault, Fixture, Verb};
 use tradewind_providers::http::{Call, Http, HttpSettings, Lane, Method, RateGate};
 use tradewind_providers::vast::{Times, Vast, VastConfig};
 use tradewind_providers::{
-    Account, Capabilities, GpuProvider, Machine, OfferQuery, ProviderError, ProviderResult, Refusal, RentOutcome,
-    RentRequest, SecretEnv,
+    Account, Capabilities, Charge, GpuProvider, Machine, OfferQuery, ProviderError, ProviderResult, Refusal,
+    RentOutcome, RentRequest, SecretEnv, SelfEnd,
 };
 
 const API_KEY: &str = "vast-key-5f3a9c1e7b2d";
@@ -282,6 +282,14 @@ impl GpuProvider for Wrong {
 
     fn logs<'a>(&'a self, id: &'a str, lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>> {
         self.vast.logs(id, lines)
+    }
+
+    fn charges(&self, since: jiff::Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>> {
+        self.vast.charges(since)
+    }
+
+    fn self_end(&self, id: &str) -> Option<SelfEnd> {
+        self.vast.self_end(id)
     }
 }
 

@@ -112,12 +112,9 @@ impl Providers {
         }
         // A key that is refused says nothing about the owner; the looks that follow tell of it.
         let Ok(info) = handle.account().await else { return Ok(()) };
-        if info.id == *old {
-            return Ok(());
-        }
+        let Some(id) = info.id.filter(|id| id != old) else { return Ok(()) };
         let message = format!(
-            "the key belongs to account {}, but machines of account {old} are not gone yet; give its key back, or wait until they are",
-            info.id
+            "the key belongs to account {id}, but machines of account {old} are not gone yet; give its key back, or wait until they are",
         );
         Err(crate::storage::Unusable { reason: Reason::KeyRefused, message })
     }
@@ -194,7 +191,7 @@ impl Providers {
         status.machines = i64::try_from(alive.count()).unwrap_or(i64::MAX);
         status.committed_per_hour = ledger::committed(here(), name, "");
         if let Some((info, _)) = account.and_then(Account::info) {
-            status.account = Some(info.id);
+            status.account = info.id;
             let moved = match (status.credit, info.credit) {
                 (Some(old), Some(new)) => (new.micros() - old.micros()).abs() >= CREDIT_STEP,
                 (old, new) => old != new,

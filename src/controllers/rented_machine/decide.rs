@@ -112,6 +112,10 @@ pub struct AccountView {
     pub rent_limit: Duration,
     /// New machines may stay invisible for so long.
     pub visibility: Duration,
+    /// Compute is billed from the rental on, not from the start of the container.
+    pub starting_costs: bool,
+    /// What a spot machine costs is our own bid; else it is the market's price.
+    pub bids: bool,
 }
 
 /// One external change.
@@ -223,9 +227,8 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
     let listed = account.listed_at.unwrap_or(observed.now);
     let before = account.listed_before.unwrap_or(listed);
     let rented = status.rented_at.as_ref().map_or(before, |t| t.0);
-    if let (Some(price), Some(offer), Capacity::OnDemand) =
-        (machine.price_per_hour, rented_offer(observed, status), machine.capacity)
-    {
+    let own_bid = account.bids && machine.capacity == Capacity::Spot;
+    if let (Some(price), Some(offer), false) = (machine.price_per_hour, rented_offer(observed, status), own_bid) {
         // What it costs is what the provider says now, not what it said when it was an offer.
         status.price_per_hour = Some(cost::with_disk(price, offer, observed.spec.workload.disk_gib));
     }
@@ -260,6 +263,9 @@ pub fn became_ours(
 ) {
     status.machine_id = Some(id.to_owned());
     status.rented_at = Some(MicroTime(at));
+    if observed.account.as_ref().is_some_and(|account| account.starting_costs) {
+        status.running_since = Some(MicroTime(at));
+    }
     status.phase = MachinePhase::Booting;
     let offer = usize::try_from(order.offer).ok().and_then(|i| observed.offers.get(i)).and_then(Option::as_ref);
     if let Some(offer) = offer {

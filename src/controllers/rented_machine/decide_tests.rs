@@ -118,6 +118,8 @@ fn claimed() -> Observed {
             machines: Vec::new(),
             rent_limit: Duration::from_mins(1),
             visibility: Duration::from_secs(30),
+            starting_costs: false,
+            bids: true,
         }),
         served: Some(Served { prepared: true, looked: true, heard_at: Some(at(1000)), ..Served::default() }),
         gone_looks: 0,

@@ -63,9 +63,11 @@ impl Serving<'_> {
     /// Draws the line anew when it is time; the document is then written again even if it says nothing else.
     pub(super) fn renew_lease(&self, control: &mut Control, memory: &mut MachineMemory) {
         let now = self.ctx.clock.monotonic();
-        let due = memory.lease_drawn.is_none_or(|at| now.saturating_sub(at) >= renew_after(control.lease_s));
-        if due {
-            control.lease_s = line(self.ctx, self.machine);
+        let line = line(self.ctx, self.machine);
+        let old = memory.lease_drawn.is_none_or(|at| now.saturating_sub(at) >= renew_after(control.lease_s));
+        // A budget that was cut, or a shorter absence allowed: that cannot wait.
+        if old || line < control.lease_s / 2 {
+            control.lease_s = line;
             memory.lease_drawn = Some(now);
             memory.control_unwritten = true;
         }

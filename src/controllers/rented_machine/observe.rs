@@ -162,6 +162,8 @@ fn account_view(ctx: &Context, account: &Account, machine: &RentedMachine) -> Ac
             .unwrap_or_default(),
         rent_limit: capabilities.rent_limit,
         visibility: capabilities.visibility_window,
+        starting_costs: capabilities.starting_costs,
+        bids: capabilities.bids,
     }
 }
 

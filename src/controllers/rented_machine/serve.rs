@@ -12,7 +12,7 @@ use tradewind_api::rented_machine::MachineCheckpoint;
 use tradewind_api::training_job::{CheckpointStatus, ProgressStatus};
 use tradewind_api::{Reason, RentedMachine};
 use tradewind_checkpoints::{Catalogue, CommitOutcome, FenceRefused, Keep, Mailbox, ReportRead};
-use tradewind_protocol::control::{Committed, RefusedOffer};
+use tradewind_protocol::control::{Committed, RefusedOffer, SelfEnd};
 use tradewind_protocol::manifest::{data_prefix, slot_key};
 use tradewind_protocol::{AgentPhase, Control, Desired, Exit, Report, SlotBatch, VERSION};
 
@@ -175,6 +175,13 @@ impl Serving<'_> {
         answered.and(renewed)
     }
 
+    /// How the machine can end its own rental, where its market allows that.
+    fn self_end(&self) -> Option<SelfEnd> {
+        let id = self.machine.status.as_ref()?.machine_id.as_deref()?;
+        let how = self.ctx.accounts.get(&self.machine.spec.provider)?.provider.self_end(id)?;
+        Some(SelfEnd { method: how.method, url: how.url, bearer_env: how.bearer_env })
+    }
+
     /// Answers a report: commits its offer and, while the machine is to live, hands out what it needs next.
     async fn answer(
         &self,
@@ -184,6 +191,7 @@ impl Serving<'_> {
         ending: bool,
     ) -> Result<(), String> {
         self.commit_offer(report, control, memory).await?;
+        control.self_end = self.self_end().or_else(|| control.self_end.take());
         if ending || self.is_second_boot(report) || report.restarted || memory.fenced {
             return Ok(());
         }

@@ -124,7 +124,7 @@ fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option
                 Some((Reason::BootFailed, format!("the machine could not start the image: {message}")))
             }
             MachineState::Starting | MachineState::Running | MachineState::Unknown { .. } => {
-                too_dear(observed, status, machine)
+                too_dear(observed, account.bids, status, machine)
             }
         }
     } else {
@@ -134,9 +134,14 @@ fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option
     }
 }
 
-/// The price of an on-demand machine may have risen between the list of offers and the rent call. A bid is our own.
-fn too_dear(observed: &Observed, status: &RentedMachineStatus, machine: &Machine) -> Option<(Reason, String)> {
-    let price = machine.price_per_hour.filter(|_| machine.capacity == Capacity::OnDemand)?;
+/// The price of a machine may have risen between the list of offers and the rent call. A bid is our own.
+fn too_dear(
+    observed: &Observed,
+    bids: bool,
+    status: &RentedMachineStatus,
+    machine: &Machine,
+) -> Option<(Reason, String)> {
+    let price = machine.price_per_hour.filter(|_| !bids || machine.capacity == Capacity::OnDemand)?;
     let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
     let cap = observed.spec.offers.get(usize::try_from(order.offer).ok()?)?.price_cap;
     (price > cap)

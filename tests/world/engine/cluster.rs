@@ -60,7 +60,7 @@ pub fn apply(memory: &Memory, plan: &Plan) {
     add::<Node>(memory, serde_json::from_value(node).expect("a node"));
     let provider = json!({
         "apiVersion": "tradewind.dev/v1alpha1", "kind": "Provider", "metadata": {"name": ACCOUNT},
-        "spec": {"kind": "Vast", "credentialsSecretRef": {"name": "vast"}, "limits": {"perHour": plan.per_hour, "perDay": "20"}},
+        "spec": {"kind": "Vast", "credentialsSecretRef": {"name": "vast"}, "limits": {"perHour": plan.per_hour, "perDay": "20"}, "operatorOutageTolerance": plan.tolerance},
     });
     add::<Provider>(memory, serde_json::from_value(provider).expect("a Provider"));
     for n in 0..plan.jobs.len() {

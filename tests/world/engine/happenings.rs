@@ -89,7 +89,7 @@ impl World {
             Happening::ApiAway => self.go_away("cluster"),
             Happening::Crash => self.kill_operator(Duration::ZERO),
             Happening::Outage => {
-                let away = self.chance.millis(60_000, 1_500_000);
+                let away = if self.is_rough() { self.chance.millis(60_000, 1_500_000) } else { Duration::from_mins(5) };
                 self.kill_operator(away);
             }
             Happening::Failover => self.fail_over(now),

@@ -20,6 +20,7 @@ use tradewind_sim::market::{Effect, State};
 use super::chance::Chance;
 use super::cluster::SECRET_VALUE;
 use super::plan::{Mutant, Plan};
+use super::ports::ACCOUNT;
 use super::program::{Deed, Files, Program, Recipe, read, sha256_hex};
 use super::wire::{Common, lock};
 
@@ -408,7 +409,11 @@ impl Fleet {
                 let outcome = self.upload(common, machine, save, &piece, &ticket);
                 Input::ChunkDone { save, slot, outcome }
             }
-            Action::EndRental { .. } => Input::RentalEnded { failure: Some("no such request here".to_owned()) },
+            Action::EndRental { .. } => {
+                common.note(|| format!("machine {machine}: ends its own rental"));
+                let _ = common.with_market(|market, now| market.terminate(now, ACCOUNT, machine));
+                Input::RentalEnded { failure: None }
+            }
             Action::StartProgram(_) | Action::Signal(_) | Action::DropStaging { .. } | Action::Leave { .. } => {
                 return None;
             }

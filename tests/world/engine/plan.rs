@@ -67,11 +67,13 @@ pub enum Story {
     Budget,
     /// Suspended while the outcome of the rent call is not known, and resumed.
     SuspendedUnknown,
+    /// The operator is away beyond the money line: the machine saves, stops and ends its own rental.
+    Silent,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Outbid,
         Self::Unknown,
         Self::Deleted,
@@ -84,6 +86,7 @@ impl Story {
         Self::PodDeleted,
         Self::Budget,
         Self::SuspendedUnknown,
+        Self::Silent,
     ];
 }
 
@@ -283,6 +286,8 @@ pub struct Plan {
     pub keep: u32,
     /// Dollars an hour that may be spent on the account.
     pub per_hour: String,
+    /// How long the operator may be away before machines end themselves.
+    pub tolerance: &'static str,
     /// Secret values travel to the machine.
     pub secrets: bool,
     /// How often calls go wrong while it is rough.
@@ -325,6 +330,7 @@ impl Plan {
             keep: u32::try_from(chance.between(1, 3)).unwrap_or(1),
             // Room for one machine, or for several.
             per_hour: if jobs == 2 && chance.one_in(2) { "0.45".to_owned() } else { "3".to_owned() },
+            tolerance: if chance.one_in(3) { "3m" } else { "24h" },
             secrets: chance.one_in(6),
             odds: Odds {
                 crash: rough(chance, 3_000),
@@ -350,6 +356,7 @@ impl Plan {
             Story::PodLost => vec![(at(45), Happening::PodEvicted)],
             Story::PodDeleted => vec![(at(45), Happening::PodDeleted)],
             Story::Suspended => vec![(at(48), Happening::Suspended)],
+            Story::Silent => vec![(at(48), Happening::Outage)],
             Story::Budget => vec![(at(48), Happening::Poor)],
             Story::SuspendedUnknown => {
                 vec![(at(0), Happening::RentFault), (Duration::from_millis(3_500), Happening::Suspended)]
@@ -375,12 +382,14 @@ impl Plan {
             room_at: None,
             keep: 2,
             per_hour: if story == Story::TwoJobs { "0.3" } else { "3" }.to_owned(),
+            tolerance: if story == Story::Silent { "30s" } else { "24h" },
             secrets: false,
             odds: Odds::default(),
             watch_lag: Duration::from_millis(60),
             happenings,
             calm_at: match story {
                 Story::Blackout => at(260),
+                Story::Silent => at(50),
                 Story::Suspended | Story::Budget | Story::SuspendedUnknown => at(300),
                 _ => at(70),
             },

@@ -24,7 +24,7 @@ use tradewind_cluster::{
 use tradewind_core::{Clock, Offer, SecretString};
 use tradewind_protocol::{LogEntry, Ticket};
 use tradewind_providers::{
-    Account, Capabilities, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest,
+    Account, Capabilities, Charge, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest, SelfEnd,
 };
 use tradewind_sim::in_process::MarketProvider;
 use tradewind_sim::market::State;
@@ -425,5 +425,13 @@ impl GpuProvider for WorldProvider {
 
     fn logs<'a>(&'a self, id: &'a str, lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>> {
         self.inner.logs(id, lines)
+    }
+
+    fn charges(&self, since: jiff::Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>> {
+        self.pass(false, self.inner.charges(since))
+    }
+
+    fn self_end(&self, id: &str) -> Option<SelfEnd> {
+        self.inner.self_end(id)
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn providers(plane: &Plane, sim: &Sim, options: &StackOptions) 
             "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": NAMESPACE, "name": secret },
             "stringData": { "apiKey": account.api_key },
         }));
-        let kind = account.kind[..1].to_uppercase() + &account.kind[1..];
+        let kind = if account.kind == "runpod" { "RunPod" } else { "Vast" };
         items.push(json!({
             "apiVersion": "tradewind.dev/v1alpha1", "kind": "Provider", "metadata": { "name": name },
             "spec": {

@@ -65,6 +65,15 @@ impl fmt::Debug for Answer {
     }
 }
 
+/// How an answer is read.
+#[derive(Clone, Copy)]
+enum Reading<'a> {
+    /// To its end.
+    Whole,
+    /// Until it is enough: it has no end of its own.
+    Stream { quiet: Duration, enough: &'a (dyn Fn(&[u8]) -> bool + Sync) },
+}
+
 /// The client of one account.
 pub struct Http {
     client: reqwest::Client,
@@ -113,7 +122,22 @@ impl Http {
         }
         let admitted = self.settings.gate.admit(call.operation, call.lane, not_after).await;
         let _seat = admitted.map_err(|wait| CallFailure::TooLate { wait: Some(wait) })?;
-        self.try_once(self.url_of(call), call, call.timeout, Some(not_after)).await
+        self.try_once(self.url_of(call), call, call.timeout, Some(not_after), Reading::Whole).await
+    }
+
+    /// Reads the beginning of an answer that has no end (server-sent events), in one try: until `enough` says so of all that has
+    /// arrived, nothing new has arrived for `quiet`, its largest size is reached, or the call's time is over. What has arrived by
+    /// then is the answer. Waits for the rate limit for as long as one try may take.
+    pub async fn read_stream(
+        &self,
+        call: &Call<'_>,
+        quiet: Duration,
+        enough: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<Answer, CallFailure> {
+        let not_after = self.settings.clock.monotonic() + call.timeout;
+        let admitted = self.settings.gate.admit(call.operation, call.lane, not_after).await;
+        let _seat = admitted.map_err(|wait| CallFailure::TooLate { wait: Some(wait) })?;
+        self.try_once(self.url_of(call), call, call.timeout, None, Reading::Stream { quiet, enough }).await
     }
 
     /// Sends a call that may be repeated (a read, or terminate) until an answer other than 429 or 5xx arrives, for `within` at most.
@@ -126,7 +150,7 @@ impl Http {
     /// Reads a file that the provider points to by a whole URL, which may be signed and never enters a text.
     /// The caller has checked the host. No authorisation is sent.
     pub async fn fetch(&self, url: Url, call: &Call<'_>) -> Result<Answer, CallFailure> {
-        self.try_once(url, call, call.timeout, None).await
+        self.try_once(url, call, call.timeout, None, Reading::Whole).await
     }
 
     async fn repeat(&self, url: &Url, call: &Call<'_>, within: Duration) -> Result<Answer, CallFailure> {
@@ -136,7 +160,7 @@ impl Http {
             let admitted = self.settings.gate.admit(call.operation, call.lane, end).await;
             let _seat = admitted.map_err(|wait| Err(CallFailure::TooLate { wait: Some(wait) }))?;
             let left = end.saturating_sub(clock.monotonic());
-            match self.try_once(url.clone(), call, call.timeout.min(left), None).await {
+            match self.try_once(url.clone(), call, call.timeout.min(left), None, Reading::Whole).await {
                 Ok(answer) if answer.status == 429 || answer.status >= 500 => Err(Ok(answer)),
                 other => other.map_err(Err),
             }
@@ -163,10 +187,11 @@ impl Http {
         call: &Call<'_>,
         timeout: Duration,
         not_after: Option<Duration>,
+        reading: Reading<'_>,
     ) -> Result<Answer, CallFailure> {
         let clock = &self.settings.clock;
         let started = clock.monotonic();
-        let result = self.exchange(url, call, timeout, not_after).await;
+        let result = self.exchange(url, call, timeout, not_after, reading).await;
         let outcome = match &result {
             Ok(answer) => CallOutcome::of_status(answer.status),
             Err(CallFailure::NotSent { .. }) => CallOutcome::NotSent,
@@ -197,9 +222,10 @@ impl Http {
         call: &Call<'_>,
         timeout: Duration,
         not_after: Option<Duration>,
+        reading: Reading<'_>,
     ) -> Result<Answer, CallFailure> {
-        let mut request =
-            self.client.request(call.method.clone(), url).timeout(timeout).header(ACCEPT, "application/json");
+        let accept = if matches!(reading, Reading::Whole) { "application/json" } else { "text/event-stream" };
+        let mut request = self.client.request(call.method.clone(), url).timeout(timeout).header(ACCEPT, accept);
         if let Some(key) = call.bearer {
             let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).map_err(|_| {
                 CallFailure::NotSent { message: "the key has characters that no header can carry".to_owned() }
@@ -219,7 +245,16 @@ impl Http {
                 CallFailure::of_request(&error)
             }
         })?;
-        read(response, call.max_answer_bytes).await
+        let limits = response.headers().get_all("ratelimit").iter().filter_map(|value| value.to_str().ok());
+        if let Some(time) = limits.filter_map(exhausted_for).max() {
+            self.settings.gate.pause_all(time);
+        }
+        match reading {
+            Reading::Stream { quiet, enough } if response.status().is_success() => {
+                Ok(read_until(response, call.max_answer_bytes, quiet, enough).await)
+            }
+            _ => read(response, call.max_answer_bytes).await,
+        }
     }
 
     /// The body, handed out only while its time is not over. Connecting takes time as well, and a head without its body is no request:
@@ -246,6 +281,37 @@ impl Http {
     }
 }
 
+/// How long a used-up window of a `RateLimit` header still lasts (IETF draft: `"minute";r=0;t=12, "hour";r=2800;t=1812`), at most one hour.
+fn exhausted_for(header: &str) -> Option<Duration> {
+    let windows = header.split(',').filter_map(|window| {
+        let number = |name: char| {
+            let mut parts = window.split(';').map(str::trim);
+            parts.find_map(|part| part.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+        };
+        (number('r')? == 0).then(|| number('t')).flatten()
+    });
+    windows.max().map(|seconds| Duration::from_secs(seconds.min(3600)))
+}
+
+async fn read_until(
+    mut response: reqwest::Response,
+    max_bytes: usize,
+    quiet: Duration,
+    enough: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> Answer {
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    // Whatever ends it, what has arrived counts.
+    while let Ok(Ok(Some(chunk))) = tokio::time::timeout(quiet, response.chunk()).await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= max_bytes || enough(&body) {
+            break;
+        }
+    }
+    body.truncate(max_bytes);
+    Answer { status, retry_after: None, body }
+}
+
 async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<Answer, CallFailure> {
     let status = response.status().as_u16();
     let too_large = || CallFailure::Unreadable { status, message: format!("larger than {max_bytes} bytes") };
@@ -266,4 +332,26 @@ async fn read(mut response: reqwest::Response, max_bytes: usize) -> Result<Answe
 fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     host == "localhost" || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod rate_limit_header {
+    use std::time::Duration;
+
+    use super::exhausted_for;
+
+    #[test]
+    fn only_a_window_without_anything_left_counts() {
+        for (header, seconds) in [
+            (r#""minute";r=0;t=12, "hour";r=2800;t=1812, "day";r=49500;t=45012"#, Some(12)),
+            (r#""minute";r=0;t=12, "hour";r=0;t=1812"#, Some(1812)),
+            (r#""day";t=45012;r=0"#, Some(3600)),
+            (r#""minute";r=3;t=12"#, None),
+            (r#""minute";r=0"#, None),
+            (r#""minute";r=x;t=12, ;;=,"#, None),
+            ("", None),
+        ] {
+            assert_eq!(exhausted_for(header), seconds.map(Duration::from_secs), "{header}");
+        }
+    }
 }

@@ -66,6 +66,16 @@ pub enum SetupError {
     BaseUrl,
 }
 
+/// Where a body's JSON went wrong, without quoting it.
+pub(crate) fn json_trouble(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "cut short",
+        serde_json::error::Category::Data => "a field of the wrong type",
+        _ => "not JSON, or nested too deep",
+    };
+    format!("{what} (line {} column {})", error.line(), error.column())
+}
+
 fn kind(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "timed out"

@@ -1,6 +1,8 @@
-//! Waiting before a call: one bucket per endpoint, a pause after every 429, and a bounded number of calls at once.
+//! Waiting before a call: one bucket per endpoint, one for all of them where the provider counts so, a pause after every 429, and a
+//! bounded number of calls at once.
 //!
-//! Endings (terminate) have their own bucket and need no seat, so that no number of other calls can keep a machine alive.
+//! Endings (terminate) have their own bucket, or go first in the common one, and need no seat, so that no number of other calls can keep
+//! a machine alive.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -25,6 +27,19 @@ pub struct EndpointLimit {
     pub penalty: Duration,
 }
 
+/// How often all operations together may be called, where the provider counts requests of an account and not of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommonLimit {
+    /// Time from one call to the next in the long run.
+    pub interval: Duration,
+    /// How many calls may come at once after a rest.
+    pub burst: u32,
+    /// How many of these are kept for endings. While more endings than that wait, nothing else is called.
+    pub for_endings: u32,
+    /// How long to stay away after a 429 that names no time.
+    pub penalty: Duration,
+}
+
 /// Which queue a call stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
@@ -38,7 +53,20 @@ pub enum Lane {
 pub struct RateGate {
     clock: Arc<dyn Clock>,
     buckets: BTreeMap<&'static str, Bucket>,
+    common: Option<Common>,
     seats: Semaphore,
+}
+
+struct Common {
+    limit: CommonLimit,
+    turn: Mutex<Turn>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Turn {
+    /// When the bucket is full again.
+    rested_at: Duration,
+    paused_until: Duration,
 }
 
 struct Bucket {
@@ -67,7 +95,13 @@ impl RateGate {
             Bucket { limiter, penalty: limit.penalty, paused_until: Mutex::new(Duration::ZERO) }
         };
         let buckets = limits.iter().map(|limit| (limit.operation, bucket(limit))).collect();
-        Self { clock, buckets, seats: Semaphore::new(SEATS) }
+        Self { clock, buckets, common: None, seats: Semaphore::new(SEATS) }
+    }
+
+    /// The same with a limit over all operations together.
+    pub fn with_common(mut self, limit: CommonLimit) -> Self {
+        self.common = Some(Common { limit, turn: Mutex::default() });
+        self
     }
 
     /// A gate without limits per endpoint: for benchmarks, and for simulators that have none.
@@ -92,6 +126,14 @@ impl RateGate {
                 tokio::time::sleep(wait).await;
             }
         }
+        if let Some(common) = &self.common {
+            while let Some(wait) = common.wait(lane, self.clock.monotonic()) {
+                if self.clock.monotonic() + wait > not_after {
+                    return Err(wait);
+                }
+                tokio::time::sleep(wait).await;
+            }
+        }
         if lane == Lane::Ending {
             return Ok(None);
         }
@@ -107,6 +149,32 @@ impl RateGate {
             let mut paused = bucket.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
             *paused = (*paused).max(until);
         }
+        if let Some(common) = &self.common {
+            self.pause_all(retry_after.unwrap_or_default().max(common.limit.penalty));
+        }
+    }
+
+    /// Keeps everybody away from all operations, where they have a limit together.
+    pub(super) fn pause_all(&self, time: Duration) {
+        if let Some(common) = &self.common {
+            let mut turn = common.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            turn.paused_until = turn.paused_until.max(self.clock.monotonic() + time);
+        }
+    }
+}
+
+impl Common {
+    /// `None` = a call was taken out of the bucket and may start now. Endings may empty it, other calls leave some in it.
+    fn wait(&self, lane: Lane, now: Duration) -> Option<Duration> {
+        let kept = if lane == Lane::Ending { 0 } else { self.limit.for_endings };
+        let at_once = self.limit.burst.saturating_sub(kept).max(1) - 1;
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let earliest = turn.rested_at.saturating_sub(self.limit.interval * at_once).max(turn.paused_until);
+        if earliest > now {
+            return Some(earliest.saturating_sub(now) + Duration::from_millis(1));
+        }
+        turn.rested_at = turn.rested_at.max(now) + self.limit.interval;
+        None
     }
 }
 

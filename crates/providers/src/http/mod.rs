@@ -10,8 +10,9 @@ mod observe;
 mod redact;
 
 pub use call::{Answer, Call, Http, HttpSettings};
+pub(crate) use failure::json_trouble;
 pub use failure::{CallFailure, SetupError};
-pub use gate::{EndpointLimit, Lane, RateGate};
+pub use gate::{CommonLimit, EndpointLimit, Lane, RateGate};
 pub use observe::{CallObserver, CallOutcome, ObservedCall};
 pub use redact::Redactor;
 pub use reqwest::{Method, Url};

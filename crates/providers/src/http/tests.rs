@@ -263,3 +263,87 @@ fn a_base_url_is_an_address_and_nothing_else() {
         assert!(matches!(Http::new(settings), Err(SetupError::BaseUrl)), "{bad}");
     }
 }
+
+/// Endings keep their part of a common limit, however much else is called, and go first when there is more to end than that.
+#[tokio::test]
+async fn endings_come_first_where_all_calls_have_one_limit() {
+    let clock = Arc::new(ManualClock::new("2026-11-21T12:00:00Z".parse().unwrap(), 1));
+    let s = Duration::from_secs;
+    let limit = CommonLimit { interval: s(2), burst: 5, for_endings: 2, penalty: s(7) };
+    let gate = RateGate::new(&[], clock.clone()).with_common(limit);
+    let admit = |lane| {
+        let (gate, now) = (&gate, clock.monotonic());
+        async move { gate.admit("any", lane, now).await.map(drop).is_ok() }
+    };
+    let mut others = 0;
+    while admit(Lane::Other).await {
+        others += 1;
+    }
+    let mut endings = 0;
+    while admit(Lane::Ending).await {
+        endings += 1;
+    }
+    assert_eq!((others, endings), (3, 2));
+    clock.advance(s(2));
+    assert!(!admit(Lane::Other).await, "the first place that is free again is for endings");
+    assert!(admit(Lane::Ending).await && !admit(Lane::Ending).await);
+    clock.advance(s(6));
+    assert!(admit(Lane::Other).await && !admit(Lane::Other).await);
+    gate.pause("any", None);
+    clock.advance(s(6));
+    assert!(!admit(Lane::Ending).await, "after a 429 everybody stays away");
+    clock.advance(s(1));
+    assert!(admit(Lane::Ending).await);
+}
+
+#[tokio::test]
+async fn a_used_up_window_holds_the_next_call_back() {
+    let header = "ratelimit: \"minute\";r=0;t=30, \"hour\";r=2800;t=1812\r\n";
+    let server = Server::new(vec![Act::Answer(200, header, b"{}".to_vec())]).await;
+    let clock = system();
+    let limit = CommonLimit { interval: Duration::from_millis(1), burst: 9, for_endings: 1, penalty: Duration::ZERO };
+    let gate = Arc::new(RateGate::off(Arc::clone(&clock)).with_common(limit));
+    let settings = HttpSettings {
+        provider: "p",
+        base_url: server.url.clone(),
+        gate,
+        observer: Arc::new(()),
+        clock: clock.clone(),
+    };
+    let http = Http::new(settings).unwrap();
+    let key = SecretString::from(KEY);
+    http.send_once(&call(&key, Duration::from_secs(5)), LATER).await.unwrap();
+    let soon = clock.monotonic() + Duration::from_secs(20);
+    let failure = http.send_once(&call(&key, Duration::from_secs(5)), soon).await.unwrap_err();
+    assert!(
+        matches!(failure, CallFailure::TooLate { wait: Some(wait) } if wait > Duration::from_secs(20)),
+        "{failure:?}"
+    );
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_is_read_until_it_is_enough_quiet_large_or_late() {
+    let key = SecretString::from(KEY);
+    let lines = |n: usize| move |body: &[u8]| body.split(|b| *b == b'\n').count() > n;
+    let s = Duration::from_secs;
+    for (what, act, enough, size) in [
+        ("endless", Act::Flood, 1, 1 << 20),
+        ("silent", Act::Hang, 1, 0),
+        ("whole", ok("a\nb\n"), 5, 4),
+        ("cut", Act::Cut(b"a\nb".to_vec()), 5, 3),
+    ] {
+        let server = Server::new(vec![act]).await;
+        let (http, _) = client(&server.url, system(), &[]);
+        let read = http.read_stream(&call(&key, s(2)), s(1), &lines(enough)).await;
+        match read {
+            Ok(answer) => assert_eq!((answer.status, answer.body.len()), (200, size), "{what}"),
+            Err(failure) => assert!(what == "silent" && failure.may_have_happened(), "{what}: {failure}"),
+        }
+        assert_eq!(server.seen()[0].header("accept"), Some("text/event-stream"));
+    }
+    let server = Server::new(vec![Act::Answer(404, "", b"no".to_vec())]).await;
+    let (http, _) = client(&server.url, system(), &[]);
+    let answer = http.read_stream(&call(&key, s(2)), s(1), &lines(9)).await.unwrap();
+    assert_eq!((answer.status, &*answer.body), (404, &b"no"[..]));
+}

@@ -11,7 +11,8 @@ use tradewind_core::{Capacity, Offer};
 use super::config::{KIND, operation};
 use super::wire::{Create, Filter, InstancePage, Said, Search, SearchAnswer};
 use super::{Vast, convert, error, state};
-use crate::http::{Answer, Call, Lane};
+use crate::amounts::balance;
+use crate::http::{Answer, Call, Lane, json_trouble};
 use crate::{Account, Machine, OfferQuery, ProviderError, ProviderResult, Refusal, RentOutcome, RentRequest};
 
 /// Limits of create (endpoint file, `x-input-validation`), in characters.
@@ -212,12 +213,8 @@ impl Vast {
         let body: Value = parse(operation::ACCOUNT, &answer.body)?;
         let id = body.get("id").and_then(super::wire::id);
         let id = id.ok_or_else(|| error::malformed(operation::ACCOUNT, "no field `id`"))?;
-        let credit = body.get("credit").and_then(Value::as_f64);
-        // An account may be in debt, which is no price.
-        let credit = credit.and_then(|c| {
-            if c < 0.0 { convert::money(-c).map(|m| tradewind_core::Money::ZERO - m) } else { convert::money(c) }
-        });
-        Ok(Account { id: id.to_string(), credit })
+        let credit = body.get("credit").and_then(Value::as_f64).and_then(balance);
+        Ok(Account { id: Some(id.to_string()), credit })
     }
 
     pub(super) fn call(&self, operation: &'static str, method: Method, path: String) -> Call<'_> {
@@ -302,12 +299,6 @@ pub(super) fn parse(operation: &'static str, body: &[u8]) -> ProviderResult<Valu
     if value.is_object() { Ok(value) } else { Err(error::malformed(operation, "not a JSON object")) }
 }
 
-/// Where the JSON went wrong, without quoting it.
-fn unreadable(operation: &'static str, e: &serde_json::Error) -> ProviderError {
-    let what = match e.classify() {
-        serde_json::error::Category::Eof => "cut short",
-        serde_json::error::Category::Data => "a field of the wrong type",
-        _ => "not JSON, or nested too deep",
-    };
-    error::malformed(operation, &format!("{what} (line {} column {})", e.line(), e.column()))
+pub(super) fn unreadable(operation: &'static str, e: &serde_json::Error) -> ProviderError {
+    error::malformed(operation, &json_trouble(e))
 }

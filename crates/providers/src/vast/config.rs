@@ -20,7 +20,8 @@ const BASE_URL: &str = "https://console.vast.ai";
 pub struct VastConfig {
     /// Name of the Provider object; goes into each offer.
     pub provider: String,
-    /// API key. Needs the permissions `misc`, `instance_read`, `instance_write` and `user_read`.
+    /// API key. Needs the permissions `misc`, `instance_read`, `instance_write` and `user_read`, and
+    /// `billing_read` for charges.
     pub api_key: SecretString,
     /// Where the API is. Anything but the real market only by an operator's flag (demo, tests): whoever is there gets the key.
     pub base_url: Url,
@@ -81,6 +82,7 @@ pub(super) mod operation {
     pub const ACCOUNT: &str = "account";
     pub const LOGS: &str = "logs";
     pub const LOG_FILE: &str = "log_file";
+    pub const CHARGES: &str = "charges";
 }
 
 /// The documented limits: minimum intervals per endpoint from `x-rate-limit` of the official endpoint files (github vast-ai/docs,
@@ -102,6 +104,7 @@ pub fn limits() -> Vec<EndpointLimit> {
         rule(operation::TERMINATE, 3300, 1, 4),
         rule(operation::ACCOUNT, 2200, 1, 3),
         rule(operation::LOGS, 2200, 1, 3),
+        rule(operation::CHARGES, 1100, 1, 2),
     ]
 }
 
@@ -112,6 +115,7 @@ pub(super) fn capabilities(times: &Times) -> Capabilities {
         container: true,
         // `type: bid` offers, called interruptible in docs.vast.ai.
         spot: true,
+        bids: true,
         // `label`, at most 256 characters at creation (endpoint file of create instance).
         label: true,
         // There is no idempotency key; the label is what we find a machine by.
@@ -120,6 +124,8 @@ pub(super) fn capabilities(times: &Times) -> Capabilities {
         // minutes is far above what anybody reported.
         visibility_window: times.rent + times.unseen,
         rent_limit: times.rent,
+        // GPU by the second while running, by measurement; disk from creation on.
+        starting_costs: false,
         // Docs, billing: storage is charged until the instance is destroyed.
         stopped_costs: true,
         // Docs, interruptible instances: they resume when the bid wins again.

@@ -6,11 +6,9 @@ use serde_json::value::RawValue;
 use tradewind_core::{Capacity, GpuModel, Money, Offer, Trust};
 
 use super::wire::{OfferRow, SearchAnswer};
+pub(super) use crate::amounts::money;
+use crate::amounts::{GB_PER_GIB, HOURS_PER_MONTH, whole};
 
-/// Bytes in a GiB over bytes in a GB.
-const GB_PER_GIB: f64 = 1.073_741_824;
-/// Storage is priced by the month of 30 days (docs, pricing; field measurements).
-const HOURS_PER_MONTH: f64 = 720.0;
 /// The bounds of a bid, $/h (endpoint file of create instance, `x-input-validation`).
 pub(super) const MIN_BID: Money = Money::from_micros(1_000);
 pub(super) const MAX_BID: Money = Money::from_micros(128_000_000);
@@ -134,32 +132,11 @@ fn region(geolocation: &str) -> String {
     if is_code { last.to_owned() } else { String::new() }
 }
 
-/// Dollars rounded up to the next micro-dollar; what lies within a thousandth of one is the float's doing. `None` for what is no price.
-pub(super) fn money(dollars: f64) -> Option<Money> {
-    if !dollars.is_finite() || !(0.0..=1e9).contains(&dollars) {
-        return None;
-    }
-    let micros = dollars * 1e6;
-    let near = micros.round();
-    let up = if (micros - near).abs() < 1e-3 { near } else { micros.ceil() };
-    #[expect(clippy::cast_possible_truncation, reason = "whole and at most 1e15")]
-    Some(Money::from_micros(up as i64))
-}
-
 /// Dollars for the wire.
 pub(super) fn dollars(money: Money) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "bids are at most 128 million micro-dollars")]
     let micros = money.micros() as f64;
     micros / 1e6
-}
-
-/// The whole number at or below `n`. `None` for what is no size.
-fn whole(n: f64) -> Option<u64> {
-    if !n.is_finite() || !(0.0..=1e15).contains(&n) {
-        return None;
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just above")]
-    Some(n as u64)
 }
 
 /// The disk to ask for, in GB rounded up to hundredths, at least the market's minimum.

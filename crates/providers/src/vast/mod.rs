@@ -4,6 +4,7 @@
 //! cost money are named where they are handled: `error.rs` (a refused rental that leaves a machine), `state.rs` (what outbid looks like),
 //! `client.rs` (gone is 200 with null).
 
+mod charges;
 mod client;
 mod config;
 mod convert;
@@ -20,12 +21,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use tradewind_core::{Clock, ExposeSecret, Offer, SecretString};
 
 pub use config::{Times, VastConfig, limits};
 
 use crate::http::{Http, HttpSettings, Redactor, SetupError};
-use crate::{Account, Capabilities, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest};
+use crate::{
+    Account, Capabilities, Charge, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest, SelfEnd,
+};
 
 /// One account on Vast.ai.
 pub struct Vast {
@@ -102,5 +106,13 @@ impl GpuProvider for Vast {
 
     fn logs<'a>(&'a self, id: &'a str, lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>> {
         Box::pin(self.fetch_logs(id, lines))
+    }
+
+    fn charges(&self, since: Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>> {
+        Box::pin(self.charged_since(since))
+    }
+
+    fn self_end(&self, id: &str) -> Option<SelfEnd> {
+        self.end_from_within(id)
     }
 }

@@ -108,6 +108,22 @@ pub(super) struct InstancePage {
     pub total_instances: Option<u64>,
 }
 
+/// One page of `GET /api/v0/charges/`.
+#[derive(Deserialize)]
+pub(super) struct ChargePage {
+    pub results: Vec<ChargeRow>,
+    pub next_token: Option<String>,
+}
+
+/// What one contract was charged.
+#[derive(Deserialize)]
+pub(super) struct ChargeRow {
+    /// `instance-12345678`.
+    pub source: String,
+    /// Dollars, rounded to a tenth of a cent.
+    pub amount: f64,
+}
+
 /// What any answer may say about success, read from a JSON object field by field: a field of a strange type is as good as missing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Said {

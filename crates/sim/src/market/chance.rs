@@ -12,6 +12,10 @@ pub enum Purpose {
     Refusal,
     /// The key that a machine gets for itself.
     InstanceKey,
+    /// Whether a pod says that it runs before it does.
+    EarlyWord,
+    /// How a pod whose host is gone looks from outside.
+    HostLoss,
 }
 
 /// 64 random bits.

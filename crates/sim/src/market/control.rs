@@ -1,5 +1,6 @@
 //! What the one who runs the simulation can do to the market: the powers behind the control API.
 
+use super::kind::Kind;
 use super::machine::{Machine, State};
 use super::time::SimTime;
 use super::{Effect, Market};
@@ -37,6 +38,13 @@ impl Market {
     ) -> Result<(), ControlError> {
         let index = self.controlled(now, account, id)?;
         let m = &self.machines[index];
+        let id = m.wire_id();
+        if !m.kind.has_spot() {
+            return Err(ControlError::Conflict(format!(
+                "machine {id} cannot be outbid: the kind {} has no machines rented by bid",
+                m.kind.as_str()
+            )));
+        }
         let Some(bid) = m.bid_micros_per_hour else {
             return Err(ControlError::Conflict(format!("machine {id} is rented on demand and cannot be outbid")));
         };
@@ -57,20 +65,42 @@ impl Market {
         Ok(())
     }
 
-    /// The host vanishes without notice.
+    /// The host vanishes without notice. What is left of the machine on the wire is the provider's way of telling it.
     pub fn reclaim(&mut self, now: SimTime, account: &str, id: u64) -> Result<(), ControlError> {
-        let index = self.controlled(now, account, id)?;
-        if matches!(self.machines[index].state, State::Offline { .. }) {
-            return Err(ControlError::Conflict(format!("the host of machine {id} is gone already")));
-        }
+        let index = self.still_hosted(now, account, id)?;
         self.host_gone(index);
         Ok(())
+    }
+
+    /// The host vanishes, and the machine disappears from the account with it (RunPod; at Vast.ai it stays listed as offline).
+    pub fn reclaim_without_trace(&mut self, now: SimTime, account: &str, id: u64) -> Result<(), ControlError> {
+        let index = self.still_hosted(now, account, id)?;
+        let m = &self.machines[index];
+        if m.kind == Kind::Vast {
+            return Err(ControlError::Conflict(format!(
+                "machine {} stays listed when its host is gone: the kind vast shows it as offline",
+                m.wire_id()
+            )));
+        }
+        self.log(index, "reclaimed", &[]);
+        self.end(index);
+        Ok(())
+    }
+
+    fn still_hosted(&mut self, now: SimTime, account: &str, id: u64) -> Result<usize, ControlError> {
+        let index = self.controlled(now, account, id)?;
+        let m = &self.machines[index];
+        if matches!(m.state, State::Offline { .. }) {
+            return Err(ControlError::Conflict(format!("the host of machine {} is gone already", m.wire_id())));
+        }
+        Ok(index)
     }
 
     /// The boot fails for good.
     pub fn fail(&mut self, now: SimTime, account: &str, id: u64, message: Option<String>) -> Result<(), ControlError> {
         let index = self.controlled(now, account, id)?;
         if !matches!(self.machines[index].state, State::Booting { .. }) {
+            let id = self.machines[index].wire_id();
             return Err(ControlError::Conflict(format!("machine {id} is not booting, so its boot cannot fail")));
         }
         let message = message.unwrap_or_else(|| {
@@ -91,6 +121,7 @@ impl Market {
     ) -> Result<(), ControlError> {
         let index = self.controlled(now, account, id)?;
         if self.machines[index].state != State::Running {
+            let id = self.machines[index].wire_id();
             return Err(ControlError::Conflict(format!("machine {id} runs no process that could exit")));
         }
         self.effects.push(Effect::Kill { machine: id });
@@ -126,8 +157,13 @@ impl Market {
         let unknown = || ControlError::NotFound(format!("no offer {id} at {account}"));
         let account = self.account_index(account).ok_or_else(unknown)?;
         let offer = self.accounts[account].offers.iter().position(|o| o.id == id).ok_or_else(unknown)?;
+        if change.bid_micros_per_hour.is_some() && !self.accounts[account].kind.has_spot() {
+            let kind = self.accounts[account].kind.as_str();
+            return Err(ControlError::Conflict(format!("offer {id} has no bid: the kind {kind} rents nothing by bid")));
+        }
         if let Some(stock) = change.stock {
-            self.accounts[account].offers[offer].capacity = self.held_of(account, id).saturating_add(stock);
+            let held = self.held_of(account, id, None);
+            self.accounts[account].offers[offer].set_capacity(held.saturating_add(stock));
         }
         let found = &mut self.accounts[account].offers[offer];
         if let Some(price) = change.on_demand_micros_per_hour {
@@ -158,10 +194,20 @@ impl Market {
         Ok(())
     }
 
-    pub(super) fn held_of(&self, account: usize, offer: &str) -> u32 {
+    /// Replaces the account's public keys.
+    pub fn set_ssh_keys(&mut self, account: &str, keys: Vec<String>) -> Result<(), ControlError> {
+        let index =
+            self.account_index(account).ok_or_else(|| ControlError::NotFound(format!("no provider {account}")))?;
+        self.accounts[index].ssh_keys = keys;
+        Ok(())
+    }
+
+    /// Machines that hold an offer now, in all regions or in one.
+    pub(super) fn held_of(&self, account: usize, offer: &str, region: Option<&str>) -> u32 {
         let name = &self.accounts[account].name;
-        let held = self.machines.iter().filter(|m| &m.account == name && m.offer == offer && m.holds_gpu()).count();
-        u32::try_from(held).unwrap_or(u32::MAX)
+        let here = |m: &&Machine| region.is_none() || m.region.as_deref() == region;
+        let held = self.machines.iter().filter(|m| &m.account == name && m.offer == offer && m.holds_gpu());
+        u32::try_from(held.filter(here).count()).unwrap_or(u32::MAX)
     }
 
     fn place_of(&self, m: &Machine) -> (usize, usize) {
@@ -177,7 +223,7 @@ impl Market {
         let index =
             self.machine_index(id).filter(|index| self.machines[*index].account == account).ok_or_else(unknown)?;
         if self.machines[index].has_ended() {
-            return Err(ControlError::Conflict(format!("machine {id} has ended")));
+            return Err(ControlError::Conflict(format!("machine {} has ended", self.machines[index].wire_id())));
         }
         Ok(index)
     }

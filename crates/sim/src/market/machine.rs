@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::kind::Kind;
 use super::money::{Meter, disk_micros_per_hour};
 use super::time::SimTime;
 
@@ -50,6 +51,8 @@ pub enum StopCause {
     NoCredit,
     /// The host's offer ended.
     ContractEnd,
+    /// Its image could not be pulled (RunPod, which then stops the pod).
+    PullFailed,
 }
 
 /// Where a machine is.
@@ -89,10 +92,55 @@ pub enum State {
     Ended,
 }
 
+/// A stretch of time in which a machine's rates did not change.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    from: SimTime,
+    until: SimTime,
+    rates: Rates,
+}
+
+/// What a machine pays while its state stays, `None` for what is not in use.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rates {
+    /// Micro-dollars an hour.
+    compute: Option<u64>,
+    /// Thousandths of a micro-dollar a month, for all its disks.
+    storage: Option<u64>,
+}
+
+/// What a machine has used.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Meters {
+    gpu: Meter,
+    storage: Meter,
+}
+
+impl Meters {
+    fn run(&mut self, from: SimTime, to: SimTime, rates: Rates) {
+        if let Some(rate) = rates.compute {
+            self.gpu.run(from, to, rate);
+        }
+        if let Some(rate) = rates.storage {
+            self.storage.run(from, to, rate);
+        }
+    }
+
+    fn compute_micros(&self) -> u64 {
+        self.gpu.micros_at_hourly_rate()
+    }
+
+    fn storage_micros(&self) -> u64 {
+        self.storage.micros_of_disk(1)
+    }
+}
+
 /// One rental.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// The provider's id.
+    /// The provider's kind.
+    pub kind: Kind,
+    /// The market's number; on the wire it is [`Machine::wire_id`].
     pub id: u64,
     /// Name of the account.
     pub account: String,
@@ -110,8 +158,16 @@ pub struct Machine {
     pub on_demand_micros_per_hour: u64,
     /// Disk in thousandths of a GB.
     pub disk_milli_gb: u64,
+    /// A volume beside the disk that outlives stops, in thousandths of a GB; RunPod's `mounts.persistent`.
+    pub volume_milli_gb: u64,
     /// Micro-dollars per GB of disk and month.
     pub storage_micros_per_gb_month: u64,
+    /// GPUs, where the customer chooses how many.
+    pub gpus: u32,
+    /// The data centre, where offers have several.
+    pub region: Option<String>,
+    /// On hosts of strangers (RunPod's Community Cloud).
+    pub community: bool,
     /// When it was rented.
     pub created_at: SimTime,
     /// From when on lists and reads show it.
@@ -126,6 +182,8 @@ pub struct Machine {
     pub boots: u32,
     /// When it last began to run.
     pub running_since: Option<SimTime>,
+    /// When its command was last started.
+    pub command_since: Option<SimTime>,
     /// A word shown instead of its status, set by control.
     pub status_override: Option<String>,
     /// Host ports of its mapped ports, while its command runs.
@@ -137,9 +195,13 @@ pub struct Machine {
     pub(super) image_present: bool,
     pub(super) host_gone_at: Option<SimTime>,
     pub(super) settled_at: SimTime,
-    pub(super) gpu: Meter,
-    pub(super) disk: Meter,
+    pub(super) meters: Meters,
+    pub(super) history: History,
 }
+
+/// Every stretch that was settled, for bills by the hour or day. Kept where the provider publishes such bills.
+#[derive(Debug, Clone, Default)]
+pub(super) struct History(Vec<Stretch>);
 
 impl Machine {
     /// Rented by bid.
@@ -152,9 +214,14 @@ impl Machine {
         self.bid_micros_per_hour.unwrap_or(self.on_demand_micros_per_hour)
     }
 
-    /// What an hour of its disk costs, in micro-dollars.
+    /// The id as the provider writes it.
+    pub fn wire_id(&self) -> String {
+        self.kind.machine_id(self.id)
+    }
+
+    /// What an hour of its disk costs while it runs, in micro-dollars.
     pub fn disk_micros_per_hour(&self) -> u64 {
-        disk_micros_per_hour(self.storage_micros_per_gb_month, self.disk_milli_gb)
+        disk_micros_per_hour(self.storage_micros_per_gb_month, self.disk_milli_gb + self.volume_milli_gb)
     }
 
     /// Holds the GPU: nobody else can have it.
@@ -162,12 +229,18 @@ impl Machine {
         matches!(self.state, State::Booting { .. } | State::Running | State::Restarting { .. })
     }
 
-    /// The GPU is billed.
-    pub const fn pays_compute(&self) -> bool {
+    /// Its command runs, or is about to be started again.
+    pub const fn runs(&self) -> bool {
         matches!(self.state, State::Running | State::Restarting { .. })
     }
 
-    /// Anything is billed. A machine whose host vanished is not, nor one that ended.
+    /// The GPU is billed.
+    pub const fn pays_compute(&self) -> bool {
+        self.runs() || (self.kind.bills_boot() && self.holds_gpu())
+    }
+
+    /// Still on the bill. A machine whose host vanished is not, nor one that ended. A stopped pod without a volume is, although it
+    /// costs nothing while it stays so.
     pub const fn is_paid(&self) -> bool {
         !matches!(self.state, State::Offline { .. } | State::Ended)
     }
@@ -182,49 +255,77 @@ impl Machine {
         self.wants_to_run
     }
 
-    /// Meters of compute and disk as of `now`.
-    fn meters_at(&self, now: SimTime) -> (Meter, Meter) {
-        let (mut gpu, mut disk) = (self.gpu, self.disk);
-        if self.pays_compute() {
-            gpu.run(self.settled_at, now, self.compute_micros_per_hour());
+    /// What it pays in its present state. RunPod: the container's disk only while the pod runs, a volume at twice the rate while it
+    /// does not (its pricing page).
+    fn rates(&self) -> Rates {
+        if !self.is_paid() {
+            return Rates::default();
         }
-        if self.is_paid() {
-            disk.run(self.settled_at, now, self.storage_micros_per_gb_month);
+        let (disk, volume) = match self.kind {
+            Kind::Vast => (1, 0),
+            Kind::Runpod if self.holds_gpu() => (1, 1),
+            Kind::Runpod => (0, 2),
+        };
+        let billed = disk * self.disk_milli_gb + volume * self.volume_milli_gb;
+        Rates {
+            compute: self.pays_compute().then(|| self.compute_micros_per_hour()),
+            storage: Some(self.storage_micros_per_gb_month.saturating_mul(billed)),
         }
-        (gpu, disk)
+    }
+
+    /// The meters as of `now`.
+    fn meters_at(&self, now: SimTime) -> Meters {
+        let mut meters = self.meters;
+        meters.run(self.settled_at, now, self.rates());
+        meters
     }
 
     /// Brings the meters up to `now`; to be called before anything changes that they depend on.
     pub(super) fn settle(&mut self, now: SimTime) {
-        (self.gpu, self.disk) = self.meters_at(now);
+        self.meters = self.meters_at(now);
+        if self.kind == Kind::Runpod && self.settled_at < now {
+            self.history.0.push(Stretch { from: self.settled_at, until: now, rates: self.rates() });
+        }
         self.settled_at = now;
+    }
+
+    /// What compute and disks had cost by `at`, in micro-dollars: differences of two instants add up to the whole bill. Only where
+    /// the provider bills by the hour or day.
+    pub fn costs_by(&self, at: SimTime) -> (u64, u64) {
+        let mut meters = Meters::default();
+        for stretch in self.history.0.iter().filter(|stretch| stretch.from < at) {
+            meters.run(stretch.from, stretch.until.min(at), stretch.rates);
+        }
+        if self.settled_at < at {
+            meters.run(self.settled_at, at, self.rates());
+        }
+        (meters.compute_micros(), meters.storage_micros())
     }
 
     /// What its compute has cost so far, in micro-dollars.
     pub fn compute_cost_micros(&self, now: SimTime) -> u64 {
-        self.meters_at(now).0.micros_at_hourly_rate()
+        self.meters_at(now).compute_micros()
     }
 
     /// Whole seconds of compute billed so far.
     pub fn compute_seconds(&self, now: SimTime) -> u64 {
-        self.meters_at(now).0.seconds()
+        self.meters_at(now).gpu.seconds()
     }
 
-    /// What its disk has cost so far, in micro-dollars.
+    /// What its disks have cost so far, in micro-dollars.
     pub fn disk_cost_micros(&self, now: SimTime) -> u64 {
-        self.meters_at(now).1.micros_of_disk(self.disk_milli_gb)
+        self.meters_at(now).storage_micros()
     }
 
     /// What it has cost so far, in micro-dollars.
     pub fn cost_micros(&self, now: SimTime) -> u64 {
-        let (gpu, disk) = self.meters_at(now);
-        gpu.micros_at_hourly_rate() + disk.micros_of_disk(self.disk_milli_gb)
+        let meters = self.meters_at(now);
+        meters.compute_micros() + meters.storage_micros()
     }
 
     /// What it costs an hour in its present state, in micro-dollars.
     pub fn burn_micros_per_hour(&self) -> u64 {
-        let compute = if self.pays_compute() { self.compute_micros_per_hour() } else { 0 };
-        let disk = if self.is_paid() { self.disk_micros_per_hour() } else { 0 };
-        compute + disk
+        let rates = self.rates();
+        rates.compute.unwrap_or(0) + disk_micros_per_hour(rates.storage.unwrap_or(0), 1)
     }
 }

@@ -7,6 +7,7 @@
 mod chance;
 mod control;
 mod event;
+mod kind;
 mod machine;
 mod money;
 mod offer;
@@ -21,33 +22,19 @@ use serde_json::{Map, Value, json};
 pub use chance::{Purpose, bits, share};
 pub use control::{ControlError, OfferChange};
 pub use event::{Event, EventLog};
+pub use kind::Kind;
 pub use machine::{Machine, PortWish, State, StopCause, Workload};
 pub use money::{Meter, disk_micros_per_hour, dollars_of_micros, micros_of_dollars};
-pub use offer::{Offer, OfferTerms};
+pub use offer::{Offer, OfferTerms, Region};
 pub use time::SimTime;
-pub use verbs::{BidError, NoSuchMachine, RentError, RentSpec, Rented, StartError};
+pub use verbs::{BidError, NoSuchMachine, Place, RentError, RentSpec, Rented, Revision, StartError};
 
 /// The first machine's id; Vast.ai contract ids have eight digits.
 const FIRST_MACHINE: u64 = 20_000_001;
 
-/// Seconds until a command that ended is started again (Vast.ai keeps an instance at its intended status).
+/// Seconds until a command that ended is started again (Vast.ai keeps an instance at its intended status; RunPod's hosts restart a
+/// container whose first process exits).
 pub const RESTART_SECONDS: f64 = 1.0;
-
-/// The wire format and the habits of an account's provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Vast.ai.
-    Vast,
-}
-
-impl Kind {
-    /// The word in market files.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Vast => "vast",
-        }
-    }
-}
 
 /// An image that machines may name.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -283,7 +270,8 @@ impl Market {
         };
         let ended = matches!(m.state, State::Offline { .. } | State::Ended);
         let host = m.host_gone_at.filter(|_| !ended).map(|at| (at, Due::HostGone { machine }));
-        let contract = (m.holds_gpu()).then_some((m.contract_end, Due::ContractEnd { machine }));
+        let ends = m.holds_gpu() && m.contract_end != SimTime::from_micros(u64::MAX);
+        let contract = ends.then_some((m.contract_end, Due::ContractEnd { machine }));
         [step, host, contract].into_iter().flatten()
     }
 
@@ -317,11 +305,17 @@ impl Market {
                 let entry = &mut self.accounts[account].offers[offer];
                 let (_, dollars) = entry.terms.prices[entry.script_done];
                 entry.script_done += 1;
-                entry.set_bid(micros_of_dollars(dollars));
+                let price = micros_of_dollars(dollars);
+                // Where nothing is rented by bid, the script is the price of new rentals.
+                if self.accounts[account].kind.has_spot() {
+                    self.accounts[account].offers[offer].set_bid(price);
+                } else {
+                    self.accounts[account].offers[offer].set_on_demand(price);
+                }
                 self.rebalance(account, offer);
             }
             Due::ContractEnd { machine } => self.halt(machine, StopCause::ContractEnd),
-            Due::HostGone { machine } => self.host_gone(machine),
+            Due::HostGone { machine } => self.lose_host(machine),
             Due::CreditGone { account } => self.stop_without_credit(account),
             Due::Booted { machine } => self.booted(machine),
             Due::Restart { machine } => {
@@ -339,8 +333,17 @@ impl Market {
         }
         let name = self.accounts[account].name.clone();
         for machine in 0..self.machines.len() {
-            if self.machines[machine].account == name && self.machines[machine].holds_gpu() {
-                self.halt(machine, StopCause::NoCredit);
+            let m = &self.machines[machine];
+            if m.account != name || !m.holds_gpu() {
+                continue;
+            }
+            match m.kind {
+                Kind::Vast => self.halt(machine, StopCause::NoCredit),
+                // Pods without a network volume, of which there are none here, are terminated (RunPod's billing page).
+                Kind::Runpod => {
+                    self.log(machine, "terminated", &[("by", json!("no credit"))]);
+                    self.end(machine);
+                }
             }
         }
     }
@@ -351,7 +354,10 @@ impl Market {
         m.settle(now);
         if let State::Booting { failure: Some(message), .. } = &m.state {
             let message = message.clone();
-            self.fail_boot(machine, message);
+            match m.kind {
+                Kind::Vast => self.fail_boot(machine, message),
+                Kind::Runpod => self.give_up(machine, State::Stopped(StopCause::PullFailed), "pull failed", &message),
+            }
             return;
         }
         m.state = State::Running;
@@ -362,17 +368,23 @@ impl Market {
     }
 
     fn fail_boot(&mut self, machine: usize, message: String) {
+        self.give_up(machine, State::BootFailed { message: message.clone() }, "boot failed", &message);
+    }
+
+    /// The boot ends in a state in which nothing runs.
+    fn give_up(&mut self, machine: usize, state: State, reason: &str, message: &str) {
         let m = &mut self.machines[machine];
         m.settle(self.now);
         m.wants_to_run = false;
-        m.state = State::BootFailed { message: message.clone() };
-        self.log(machine, "stopped", &[("reason", json!("boot failed")), ("message", json!(message))]);
+        m.state = state;
+        self.log(machine, "stopped", &[("reason", json!(reason)), ("message", json!(message))]);
         self.rebalance_of(machine);
     }
 
     fn start_command(&mut self, machine: usize) {
         let m = &mut self.machines[machine];
         m.boots += 1;
+        m.command_since = Some(self.now);
         let effect = Effect::Start { machine: m.id, boot: m.boots };
         self.effects.push(effect);
     }
@@ -391,6 +403,30 @@ impl Market {
             _ => "platform",
         };
         self.log(machine, "stopped", &[("reason", json!(reason))]);
+        self.rebalance_of(machine);
+    }
+
+    /// The host takes its machine back by itself. At RunPod chance decides between the two ways in which that was seen.
+    fn lose_host(&mut self, machine: usize) {
+        let m = &self.machines[machine];
+        if m.kind == Kind::Runpod && share(self.seed, &m.account, m.id, Purpose::HostLoss) < 0.5 {
+            self.log(machine, "reclaimed", &[]);
+            self.end(machine);
+        } else {
+            self.host_gone(machine);
+        }
+    }
+
+    /// The machine is gone from the account: nothing is billed, nothing is left of it.
+    fn end(&mut self, machine: usize) {
+        let m = &mut self.machines[machine];
+        m.settle(self.now);
+        m.wants_to_run = false;
+        m.state = State::Ended;
+        m.ended_at = Some(self.now);
+        m.host_ports.clear();
+        let id = m.id;
+        self.effects.push(Effect::Remove { machine: id });
         self.rebalance_of(machine);
     }
 
@@ -446,7 +482,11 @@ impl Market {
         let Some(offer) = self.accounts[account].offers.iter().find(|o| o.id == m.offer) else { return false };
         let wins =
             m.bid_micros_per_hour.is_none_or(|bid| offer.bid_micros_per_hour.is_some_and(|lowest| bid >= lowest));
-        wins && self.free_of(account, offer) > 0 && self.balance(account) > 0 && m.contract_end > self.now
+        let free = match &m.region {
+            None => self.free_of(account, offer),
+            Some(region) => self.free_in(account, offer, region),
+        };
+        wins && free > 0 && self.balance(account) > 0 && m.contract_end > self.now
     }
 
     fn begin_boot(&mut self, machine: usize) {
@@ -464,11 +504,24 @@ impl Market {
         let m = &mut self.machines[machine];
         m.settle(self.now);
         m.state = State::Booting { since: self.now, until, failure };
+        if m.kind == Kind::Runpod && m.boots > 0 && m.volume_milli_gb == 0 {
+            // The container's disk does not outlive a stop.
+            let id = m.id;
+            self.effects.push(Effect::Wipe { machine: id });
+        }
     }
 
     /// Machines that can still be had of an offer.
     fn free_of(&self, account: usize, offer: &Offer) -> u32 {
-        offer.capacity.saturating_sub(self.held_of(account, &offer.id))
+        offer.capacity.saturating_sub(self.held_of(account, &offer.id, None))
+    }
+
+    /// Machines that can still be had of an offer in one of its regions.
+    fn free_in(&self, account: usize, offer: &Offer, region: &str) -> u32 {
+        let Some(known) = offer.regions.iter().find(|r| r.id == region) else { return 0 };
+        let here =
+            known.stock.map_or(u32::MAX, |stock| stock.saturating_sub(self.held_of(account, &offer.id, Some(region))));
+        here.min(self.free_of(account, offer))
     }
 
     fn balance(&self, account: usize) -> i64 {
@@ -489,6 +542,6 @@ impl Market {
     fn log(&mut self, machine: usize, kind: &'static str, details: &[(&str, Value)]) {
         let m = &self.machines[machine];
         let details = details.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        self.events.push(self.now, &m.account, Some(m.id.to_string()), kind, details);
+        self.events.push(self.now, &m.account, Some(m.wire_id()), kind, details);
     }
 }

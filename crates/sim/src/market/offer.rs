@@ -30,6 +30,15 @@ impl Default for OfferTerms {
     }
 }
 
+/// A data centre that an offer is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// Its id.
+    pub id: String,
+    /// Machines at once in it, where that is limited apart from the offer's stock.
+    pub stock: Option<u32>,
+}
+
 /// Something on the market.
 #[derive(Debug, Clone)]
 pub struct Offer {
@@ -47,6 +56,10 @@ pub struct Offer {
     pub storage_micros_per_gb_month: u64,
     /// When the host's offer ends: the hard end of every rental on it.
     pub ends_at: SimTime,
+    /// The price on hosts of strangers in micro-dollars an hour, where the offer has such hosts (RunPod's Community Cloud).
+    pub community_micros_per_hour: Option<u64>,
+    /// Data centres, for offers that are in several.
+    pub regions: Vec<Region>,
     /// How many machines may hold it at once, now.
     pub(super) capacity: u32,
     /// Entries of the price script that have happened.
@@ -54,6 +67,7 @@ pub struct Offer {
     /// Prices changed since the file was read: those that the wire must show instead of the file's.
     pub(super) on_demand_changed: bool,
     pub(super) bid_changed: bool,
+    pub(super) stock_changed: bool,
 }
 
 impl Offer {
@@ -70,9 +84,32 @@ impl Offer {
             script_done: 0,
             on_demand_changed: false,
             bid_changed: false,
+            stock_changed: false,
+            community_micros_per_hour: None,
+            regions: Vec::new(),
             fields: Arc::new(fields),
             terms,
         }
+    }
+
+    /// A GPU type of a catalogue: RunPod's way. `fields` hold the price of one GPU in `price`.
+    pub fn of_catalogue(
+        id: String,
+        fields: Map<String, Value>,
+        terms: OfferTerms,
+        regions: Vec<Region>,
+        storage_micros_per_gb_month: u64,
+    ) -> Self {
+        let price = |tier: &str| fields.get("price").and_then(|price| price.get(tier)).and_then(Value::as_f64);
+        let has = |tier: &str| fields.get(tier).and_then(Value::as_bool) == Some(true);
+        let on_demand = price("secure").map_or(0, micros_of_dollars);
+        let community = price("community").filter(|_| has("community")).map(micros_of_dollars);
+        let mut offer = Self::new(id, fields, terms, SimTime::from_micros(u64::MAX));
+        offer.on_demand_micros_per_hour = on_demand;
+        offer.community_micros_per_hour = community;
+        offer.storage_micros_per_gb_month = storage_micros_per_gb_month;
+        offer.regions = regions;
+        offer
     }
 
     /// A number among the wire fields.
@@ -92,10 +129,18 @@ impl Offer {
 
     /// The on-demand price for the wire: the file's own number until the market changed it.
     pub fn on_demand_dollars(&self) -> f64 {
-        match self.number("dph_base") {
+        let tier = |tier: &str| self.fields.get("price").and_then(|price| price.get(tier)).and_then(Value::as_f64);
+        let catalogue =
+            if self.fields.get("secure") == Some(&Value::Bool(false)) { tier("community") } else { tier("secure") };
+        match self.number("dph_base").or(catalogue) {
             Some(given) if !self.on_demand_changed => given,
             _ => dollars_of_micros(i64::try_from(self.on_demand_micros_per_hour).unwrap_or(i64::MAX)),
         }
+    }
+
+    /// What an hour on demand costs for one unit, on hosts of strangers or not, in micro-dollars.
+    pub fn price_in(&self, community: bool) -> u64 {
+        self.community_micros_per_hour.filter(|_| community).unwrap_or(self.on_demand_micros_per_hour)
     }
 
     /// The lowest winning bid for the wire: the file's own number until the market changed it.
@@ -104,6 +149,11 @@ impl Offer {
             Some(given) if !self.bid_changed => Some(given),
             _ => self.bid_micros_per_hour.map(|micros| dollars_of_micros(i64::try_from(micros).unwrap_or(i64::MAX))),
         }
+    }
+
+    /// The stock is not the file's any more.
+    pub const fn stock_has_changed(&self) -> bool {
+        self.stock_changed
     }
 
     /// The on-demand price is not the file's any more.
@@ -122,7 +172,18 @@ impl Offer {
     }
 
     pub(super) fn set_on_demand(&mut self, micros_per_hour: u64) {
-        self.on_demand_changed |= self.on_demand_micros_per_hour != micros_per_hour;
+        self.on_demand_changed |= self.on_demand_micros_per_hour != micros_per_hour
+            || self.community_micros_per_hour.is_some_and(|community| community != micros_per_hour);
         self.on_demand_micros_per_hour = micros_per_hour;
+        self.community_micros_per_hour = self.community_micros_per_hour.map(|_| micros_per_hour);
+    }
+
+    /// So many machines may hold it at once from now on, wherever.
+    pub(super) fn set_capacity(&mut self, capacity: u32) {
+        self.capacity = capacity;
+        self.stock_changed = true;
+        for region in &mut self.regions {
+            region.stock = None;
+        }
     }
 }

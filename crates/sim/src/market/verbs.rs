@@ -2,10 +2,11 @@
 
 use serde_json::json;
 
-use super::machine::{Machine, State, StopCause, Workload};
+use super::kind::Kind;
+use super::machine::{History, Machine, Meters, State, StopCause, Workload};
 use super::offer::Offer;
 use super::time::SimTime;
-use super::{Effect, FIRST_MACHINE, Market, Meter, Purpose, RESTART_SECONDS, bits, share};
+use super::{Effect, FIRST_MACHINE, Market, Purpose, RESTART_SECONDS, bits, share};
 
 /// A request for one machine.
 #[derive(Debug, Clone)]
@@ -24,6 +25,40 @@ pub struct RentSpec {
     pub park: bool,
     /// Start it (else it is made stopped).
     pub start: bool,
+}
+
+/// Where a machine is to be and how big, at providers where the customer says so. By default wherever the offer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Data centres that will do; any, if empty.
+    pub regions: Vec<String>,
+    /// On hosts of strangers.
+    pub community: bool,
+    /// GPUs; the price is for one.
+    pub gpus: u32,
+    /// A volume that outlives stops, in thousandths of a GB.
+    pub volume_milli_gb: u64,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { regions: Vec::new(), community: false, gpus: 1, volume_milli_gb: 0 }
+    }
+}
+
+/// What a machine is from now on (RunPod's way of changing a pod).
+#[derive(Debug, Clone)]
+pub struct Revision {
+    /// Its name.
+    pub label: Option<String>,
+    /// What it runs.
+    pub workload: Workload,
+    /// Disk in thousandths of a GB.
+    pub disk_milli_gb: u64,
+    /// Volume in thousandths of a GB.
+    pub volume_milli_gb: u64,
+    /// Its container is made anew, with an empty disk.
+    pub again: bool,
 }
 
 /// A machine was made.
@@ -84,7 +119,7 @@ pub enum StartError {
     /// No such machine.
     #[error("no such machine")]
     NoSuchMachine,
-    /// The GPU is not free or the bid loses: it is queued and may start later.
+    /// The GPU is not free or the bid loses: it is queued and may start later (at RunPod it is just refused).
     #[error("resources are not available")]
     Queued,
     /// The host is gone.
@@ -116,6 +151,17 @@ impl Market {
 
     /// Rents one machine.
     pub fn rent(&mut self, now: SimTime, account: &str, spec: RentSpec) -> Result<Rented, RentError> {
+        self.rent_at(now, account, spec, &Place::default())
+    }
+
+    /// How many more machines of an offer can be had in one of its regions now.
+    pub fn free_at(&mut self, now: SimTime, account: &str, offer: &Offer, region: &str) -> u32 {
+        self.advance(now);
+        self.account_index(account).map_or(0, |account| self.free_in(account, offer, region))
+    }
+
+    /// Rents one machine in a place.
+    pub fn rent_at(&mut self, now: SimTime, account: &str, spec: RentSpec, place: &Place) -> Result<Rented, RentError> {
         self.advance(now);
         let account = self.account_index(account).ok_or(RentError::NoSuchAccount)?;
         let number = self.accounts[account].rent_calls;
@@ -124,10 +170,18 @@ impl Market {
             self.accounts[account].offers.iter().position(|o| o.id == spec.offer).ok_or(RentError::NoSuchOffer)?;
         let found = &self.accounts[account].offers[offer];
         // Offers without GPUs are listed, but cannot be had (a user's report).
-        if found.gpu_count() == 0 {
+        if self.accounts[account].kind == Kind::Vast && found.gpu_count() == 0 {
             return Err(RentError::NoSuchOffer);
         }
-        if self.balance(account) <= 0 {
+        let least = match self.accounts[account].kind {
+            Kind::Vast => 1,
+            // About an hour's credit is needed to create (RunPod's billing page).
+            Kind::Runpod => i64::try_from(found.price_in(place.community))
+                .unwrap_or(i64::MAX)
+                .saturating_mul(place.gpus.into())
+                .max(1),
+        };
+        if self.balance(account) < least {
             return Err(RentError::NoCredit);
         }
         if found.number("disk_space").is_some_and(|gb| spec.disk_milli_gb > super::micros_of_dollars(gb) / 1000) {
@@ -138,12 +192,13 @@ impl Market {
         }
         let loses =
             spec.bid_micros_per_hour.is_some_and(|bid| found.bid_micros_per_hour.is_none_or(|lowest| bid < lowest));
-        let sold_out = self.free_of(account, found) == 0;
+        let region = self.region_for(account, found, place);
+        let sold_out = self.free_of(account, found) == 0 || (region.is_none() && !found.regions.is_empty());
         if (loses || sold_out) && !spec.park {
             return Err(RentError::SoldOut);
         }
         let (park, start) = (spec.start && (loses || sold_out), spec.start);
-        let machine = self.make_machine(account, offer, spec);
+        let machine = self.make_machine(account, offer, spec, place, region);
         let id = self.machines[machine].id;
         if loses && start {
             return Err(RentError::BidTooLow { leftover: Some(id) });
@@ -155,7 +210,21 @@ impl Market {
         Ok(Rented::Started(id))
     }
 
-    fn make_machine(&mut self, account: usize, offer: usize, spec: RentSpec) -> usize {
+    /// The first region of the wished ones, else of all, that has something left.
+    fn region_for(&self, account: usize, offer: &Offer, place: &Place) -> Option<String> {
+        let all: Vec<&String> = offer.regions.iter().map(|region| &region.id).collect();
+        let wished = if place.regions.is_empty() { all } else { place.regions.iter().collect() };
+        wished.into_iter().find(|region| self.free_in(account, offer, region) > 0).cloned()
+    }
+
+    fn make_machine(
+        &mut self,
+        account: usize,
+        offer: usize,
+        spec: RentSpec,
+        place: &Place,
+        region: Option<String>,
+    ) -> usize {
         let index = self.machines.len();
         let id = FIRST_MACHINE + index as u64;
         let account = &self.accounts[account];
@@ -170,6 +239,7 @@ impl Market {
             bits(!self.seed, &account.name, id, Purpose::InstanceKey)
         );
         let machine = Machine {
+            kind: account.kind,
             id,
             account: account.name.clone(),
             offer: offer.id.clone(),
@@ -177,8 +247,12 @@ impl Market {
             label: spec.label,
             workload: spec.workload,
             bid_micros_per_hour: spec.bid_micros_per_hour,
-            on_demand_micros_per_hour: offer.on_demand_micros_per_hour,
+            on_demand_micros_per_hour: offer.price_in(place.community) * u64::from(place.gpus),
             disk_milli_gb: spec.disk_milli_gb,
+            volume_milli_gb: place.volume_milli_gb,
+            gpus: place.gpus,
+            region,
+            community: place.community,
             storage_micros_per_gb_month: offer.storage_micros_per_gb_month,
             created_at: self.now,
             visible_at: self.now.after_seconds(offer.terms.lag),
@@ -187,6 +261,7 @@ impl Market {
             state: State::Stopped(if spec.start { StopCause::Parked } else { StopCause::User }),
             boots: 0,
             running_since: None,
+            command_since: None,
             status_override: None,
             host_ports: Vec::new(),
             instance_key,
@@ -194,8 +269,8 @@ impl Market {
             image_present: false,
             host_gone_at,
             settled_at: self.now,
-            gpu: Meter::default(),
-            disk: Meter::default(),
+            meters: Meters::default(),
+            history: History::default(),
         };
         let (spot, offer) = (machine.is_spot(), machine.offer.clone());
         self.machines.push(machine);
@@ -222,15 +297,8 @@ impl Market {
     pub fn terminate(&mut self, now: SimTime, account: &str, id: u64) -> Result<(), NoSuchMachine> {
         self.advance(now);
         let index = self.owned(account, id).ok_or(NoSuchMachine)?;
-        let m = &mut self.machines[index];
-        m.settle(self.now);
-        m.wants_to_run = false;
-        m.state = State::Ended;
-        m.ended_at = Some(self.now);
-        m.host_ports.clear();
-        self.effects.push(Effect::Remove { machine: id });
         self.log(index, "terminated", &[]);
-        self.rebalance_of(index);
+        self.end(index);
         Ok(())
     }
 
@@ -248,8 +316,12 @@ impl Market {
         if self.balance(account) <= 0 {
             return Err(StartError::NoCredit);
         }
+        let can_start = self.can_start(index);
+        if !can_start && !self.machines[index].kind.queues_starts() {
+            return Err(StartError::Queued);
+        }
         self.machines[index].wants_to_run = true;
-        if !self.can_start(index) {
+        if !can_start {
             if !matches!(self.machines[index].state, State::Stopped(StopCause::Outbid)) {
                 self.machines[index].state = State::Stopped(StopCause::Parked);
             }
@@ -283,7 +355,7 @@ impl Market {
     pub fn reboot(&mut self, now: SimTime, account: &str, id: u64, recycle: bool) -> Result<(), NoSuchMachine> {
         self.advance(now);
         let index = self.owned(account, id).ok_or(NoSuchMachine)?;
-        if !self.machines[index].pays_compute() {
+        if !self.machines[index].runs() {
             return Ok(());
         }
         let due = self.now.after_seconds(RESTART_SECONDS);
@@ -294,6 +366,19 @@ impl Market {
         }
         self.machines[index].state = State::Restarting { due, word: if recycle { "recycling" } else { "rebooting" } };
         Ok(())
+    }
+
+    /// Changes what a machine is.
+    pub fn revise(&mut self, now: SimTime, account: &str, id: u64, revision: Revision) -> Result<(), NoSuchMachine> {
+        self.advance(now);
+        let index = self.owned(account, id).ok_or(NoSuchMachine)?;
+        let m = &mut self.machines[index];
+        m.settle(self.now);
+        m.image_present &= m.workload.image == revision.workload.image;
+        m.label = revision.label;
+        m.workload = revision.workload;
+        (m.disk_milli_gb, m.volume_milli_gb) = (revision.disk_milli_gb, revision.volume_milli_gb);
+        if revision.again { self.reboot(now, account, id, true) } else { Ok(()) }
     }
 
     /// Gives a machine another label.
@@ -317,7 +402,7 @@ impl Market {
         Ok(())
     }
 
-    /// A machine's command ended by itself. It is started again, as Vast.ai does; reports about an older start are ignored.
+    /// A machine's command ended by itself. It is started again, as Vast.ai and RunPod do; reports about an older start are ignored.
     pub fn process_exited(&mut self, now: SimTime, id: u64, boot: u32, code: i32) {
         self.advance(now);
         let Some(index) = self.machine_index(id) else { return };

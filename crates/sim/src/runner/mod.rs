@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::market::{Effect, Market, PortWish};
-use crate::vast::injected_env;
+use crate::wire::injected_env;
 
 /// Seconds between SIGTERM and SIGKILL at a stop: Docker's default, which Vast.ai uses.
 pub const STOP_GRACE_SECONDS: u64 = 10;
@@ -74,7 +74,7 @@ impl Runner {
     /// Starts a machine's command as the market has it now.
     pub fn start(&self, market: &mut Market, machine: u64, boot: u32) {
         let Some(m) = market.machine(machine) else { return };
-        let directory = self.directory(&m.account, machine);
+        let directory = self.directory(&m.account, &m.wire_id());
         let ports: Vec<(PortWish, u16)> = m.workload.ports.iter().map(|wish| (wish.clone(), free_port(wish))).collect();
         let image_root = market
             .account(&m.account)
@@ -152,9 +152,9 @@ impl Runner {
         *machines.get(&machine)?.pid.lock().expect("no holder of a pid panics")
     }
 
-    /// Where a machine's directory is while the machine is there.
-    pub fn directory(&self, account: &str, machine: u64) -> PathBuf {
-        self.state.join(format!("{account}-{machine}"))
+    /// Where a machine's directory is while the machine is there. `id` is the machine's on the wire.
+    pub fn directory(&self, account: &str, id: &str) -> PathBuf {
+        self.state.join(format!("{account}-{id}"))
     }
 
     fn known(&self, machine: u64, directory: &Path, then: impl FnOnce(&Known)) {

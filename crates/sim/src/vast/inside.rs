@@ -36,7 +36,7 @@ pub fn logs(world: &World, market: &mut Market, account: &str, id: u64, body: &[
     let text = if asked["daemon_logs"] == "true" {
         format!("simulated daemon log of instance {id}\n")
     } else {
-        read_end(&world.runner.directory(account, id).join("log"))
+        read_end(&world.runner.directory(account, &id.to_string()).join("log"))
     };
     let lines: Vec<&str> = text.lines().filter(|line| line.contains(filter)).collect();
     let kept: String = lines[lines.len().saturating_sub(tail)..].iter().flat_map(|line| [*line, "\n"]).collect();
@@ -52,7 +52,7 @@ pub fn command(world: &World, market: &mut Market, account: &str, id: u64, body:
     let Some(line) = asked["command"].as_str().filter(|line| line.chars().count() <= 512) else {
         return Answer::invalid_args("Invalid command given.");
     };
-    let directory = world.runner.directory(account, id);
+    let directory = world.runner.directory(account, &id.to_string());
     if !owns(market, account, id) || !directory.is_dir() {
         return Answer::error(400, "invalid_container_id", "Invalid container id.");
     }

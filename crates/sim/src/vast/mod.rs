@@ -20,3 +20,4 @@ pub use billing::user_id;
 pub use limits::Limits;
 pub use rows::{injected_env, status_word};
 pub use server::{DropConnection, router};
+pub use shell::split as split_words;

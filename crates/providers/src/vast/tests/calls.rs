@@ -164,7 +164,11 @@ async fn the_account_has_an_id_and_perhaps_a_credit() {
     ] {
         let server = Server::new(vec![ok(body)]).await;
         let account = vast(&server).account().await.unwrap();
-        assert_eq!((account.id.as_str(), account.credit.map(|c| c.to_string()).as_deref()), (id, credit), "{body}");
+        assert_eq!(
+            (account.id.as_deref(), account.credit.map(|c| c.to_string()).as_deref()),
+            (Some(id), credit),
+            "{body}"
+        );
     }
     for bad in ["{}", r#"{"id": null}"#, "[]", r#"{"id": {}}"#] {
         let server = Server::new(vec![ok(bad)]).await;
@@ -218,4 +222,44 @@ async fn logs_come_from_the_market_and_from_nobody_else() {
     }
     let server = Server::new(vec![answer(404, &json!({"error": "invalid_id", "msg": "Invalid instance id."}))]).await;
     assert_eq!(super::vast(&server).logs("5", 2).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn charges_are_summed_by_machine_over_all_pages() {
+    let row = |source: &str, amount: Value| json!({"start": 1, "end": 2, "type": "instance", "source": source, "amount": amount, "items": []});
+    let page = |rows: &[Value], next: Option<&str>| {
+        ok(json!({"success": true, "results": rows, "next_token": next}).to_string())
+    };
+    let first = [row("instance-7", json!(0.1)), row("volume-7", json!(5)), row("instance-8", json!(1))];
+    let server = Server::new(vec![page(&first, Some("t")), page(&[row("instance-7", json!(0.2))], None)]).await;
+    let charges = vast(&server).charges("2026-11-21T12:00:00Z".parse().unwrap()).await.unwrap().unwrap();
+    let found: Vec<(&str, String)> = charges.iter().map(|c| (c.id.as_str(), c.amount.to_string())).collect();
+    assert_eq!(found, [("7", "0.30".to_owned()), ("8", "1.00".to_owned())]);
+    let seen = server.seen();
+    let target: reqwest::Url = format!("http://x{}", seen[1].target).parse().unwrap();
+    let query: std::collections::BTreeMap<String, String> = target.query_pairs().into_owned().collect();
+    assert_eq!((target.path(), &*query["limit"], &*query["after_token"]), ("/api/v0/charges/", "500", "t"));
+    let filters: Value = serde_json::from_str(&query["select_filters"]).unwrap();
+    assert_eq!((&filters["day"]["gte"], &filters["type"]), (&json!(1_795_262_400), &json!({"in": ["instance"]})));
+    for (what, pages) in [
+        ("second page fails", vec![page(&first, Some("t")), answer(400, &json!({"error": "invalid_token"}))]),
+        ("pages in a circle", vec![page(&first, Some("t"))]),
+        ("no amount", vec![page(&[row("instance-7", json!(null))], None)]),
+        ("no rows", vec![ok(r#"{"success": true}"#)]),
+        ("may not see bills", vec![answer(403, &json!({"error": "auth_error"}))]),
+    ] {
+        let server = Server::new(pages).await;
+        let found = vast(&server).charges("2026-11-21T12:00:00Z".parse().unwrap()).await;
+        assert!(found.is_err(), "{what}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_machine_can_end_itself_with_its_own_key() {
+    let server = Server::new(vec![ok("{}")]).await;
+    let end = vast(&server).self_end("312").unwrap();
+    assert_eq!((end.method.as_str(), end.bearer_env.as_str()), ("DELETE", "CONTAINER_API_KEY"));
+    assert_eq!(end.url, format!("{}api/v0/instances/312/", server.url));
+    assert_eq!(vast(&server).self_end("../users"), None);
+    assert!(server.seen().is_empty());
 }

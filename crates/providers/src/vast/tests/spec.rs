@@ -120,6 +120,7 @@ async fn every_request_is_valid_by_the_official_files() {
         "POST" => ok(fixture("search").to_string()),
         "PUT" => ok(r#"{"success": true, "new_contract": 1}"#),
         "DELETE" => ok(r#"{"success": true}"#),
+        _ if request.target.contains("/charges/") => ok(r#"{"results": []}"#),
         _ if request.target.contains("/v1/") && !request.target.contains("after_token") => {
             ok(r#"{"instances": [], "next_token": "eyJ2YWx1ZXMiOiB7ImlkIjogMTIzfX0="}"#)
         }
@@ -154,8 +155,10 @@ async fn every_request_is_valid_by_the_official_files() {
     vast.account().await.unwrap();
     n = expect("/api/v0/users/current/", "show_user.yaml", n);
     vast.logs("1", 100).await.unwrap();
-    expect("/api/v0/instances/request_logs/{id}", "logs.yaml", n);
-    assert_eq!(checked, 10);
+    n = expect("/api/v0/instances/request_logs/{id}", "logs.yaml", n);
+    vast.charges("2026-11-21T12:00:00Z".parse().unwrap()).await.unwrap();
+    expect("/api/v0/charges/", "show_charges.yaml", n);
+    assert_eq!(checked, 11);
 }
 
 #[test]
