@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tradewind_api::rented_machine::{Claim, MachinePhase, OrderOutcome};
-use tradewind_api::training_job::{AttemptRecord, FailureAction, InCluster, JobPhase, PlacementStatus, WorkersStatus};
-use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, conditions, names};
+use tradewind_api::rented_machine::{Claim, OrderOutcome};
+use tradewind_api::training_job::{AttemptRecord, InCluster, JobPhase};
+use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, names};
 use tradewind_checkpoints::identity::EndRecord;
 
+use super::ended::ended_machine;
+use super::place::{in_cluster, place};
 use super::placement::{Choice, Rent};
 use super::status::Report;
 use super::stop;
@@ -188,13 +189,11 @@ pub fn decide(o: &Observed) -> Decision {
         return decision;
     }
     let attempt = r.status.attempt.unwrap_or(attempt);
-    match wanted {
-        Some(wanted) => stop::stopping(o, r, valid, attempt, &wanted),
-        None => {
-            r.resumed();
-            running(o, r, valid, attempt)
-        }
+    if let Some(wanted) = wanted {
+        return stop::stopping(o, r, valid, attempt, &wanted);
     }
+    r.resumed();
+    running(o, r, valid, attempt)
 }
 
 /// The RentedMachine of an attempt: there is never more than one, because its name says which attempt it is for.
@@ -253,109 +252,6 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     r.phase(JobPhase::Waiting, "its Pod is being made");
     r.workers(0);
     r.decide(Step::CreatePod { attempt, on_node: false }, Wake::OnChange)
-}
-
-/// A machine of this attempt that has ended: what it means for the job. `None` if the attempt goes on.
-fn ended_machine(
-    o: &Observed,
-    r: &mut Report,
-    valid: &Valid,
-    attempt: i64,
-    machine: &RentedMachine,
-) -> Option<Decision> {
-    let status = machine.status.as_ref()?;
-    let ended = status.ended.as_deref()?;
-    r.follow(machine);
-    if status.rented_at.is_none() && status.machine_id.is_none() {
-        // Nothing was rented: the same attempt is placed again, once nothing is left behind.
-        if status.phase == MachinePhase::Gone {
-            return None;
-        }
-        r.phase(JobPhase::Renting, &status.message);
-        return Some(r.clone().rest(Wake::OnChange));
-    }
-    if !status.last_report_read {
-        if status.exit_code.is_some() {
-            r.phase(r.status.phase, "the program has ended; the last report is read");
-        } else {
-            r.phase(JobPhase::Resuming, "the machine is being ended; its last report is read first");
-        }
-        return Some(r.clone().rest(Wake::After(Duration::from_secs(5), "the last report")));
-    }
-    let message = status.ended_message.clone().unwrap_or_default();
-    let place = r.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
-    r.remember(AttemptRecord {
-        attempt,
-        place,
-        ended: ended.to_owned(),
-        message: message.clone(),
-        from_step: status.restored_step,
-        last_step: status.progress.as_ref().map(|p| p.step),
-        at: Some(Time(o.now)),
-    });
-    match status.exit_code {
-        Some(0) => {
-            r.complete("the program ended with exit code 0");
-            return Some(r.clone().rest(Wake::OnChange));
-        }
-        Some(code) if FAILURES.iter().any(|reason| reason.as_str() == ended) => {
-            return Some(program_failed(r, valid, attempt, code, status.exit_log.as_deref().unwrap_or(""), &message));
-        }
-        _ => {}
-    }
-    // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
-    let asked = machine.spec.stop.is_some()
-        || [Reason::Deleted, Reason::OperatorSilent].iter().any(|reason| reason.as_str() == ended);
-    if ended == Reason::ProgramStalled.as_str() {
-        r.status.stalls += 1;
-        if r.status.stalls > valid.max_restarts {
-            let message =
-                format!("{message}, for the {}. time; maxRestarts is {}", r.status.stalls, valid.max_restarts);
-            r.failed(Reason::ProgramStalled, &message);
-            return Some(r.clone().rest(Wake::OnChange));
-        }
-    }
-    if !asked && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
-        r.status.preemptions += 1;
-    }
-    r.lost_work(status);
-    r.status.attempt = Some(attempt + 1);
-    r.status.template_hash = Some(valid.template_hash.clone());
-    r.resuming(&format!("{message}; attempt {} goes on from the last checkpoint", attempt + 1));
-    Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
-}
-
-/// Reasons of an end that count as the program's own failure.
-const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];
-
-fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str, how: &str) -> Decision {
-    let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
-    let said =
-        if last.is_empty() { String::new() } else { format!(" (\"{}\")", conditions::bounded(last.to_owned(), 200)) };
-    let rule = valid.rules.iter().find(|rule| rule.exit_codes.iter().any(|named| i64::from(*named) == code));
-    let action = rule.map(|rule| rule.action);
-    if action == Some(FailureAction::Fail) {
-        r.failed(Reason::ProgramFailed, &format!("{how}{said}; failurePolicy.rules says Fail for this exit code"));
-        return r.clone().rest(Wake::OnChange);
-    }
-    if action == Some(FailureAction::Restart) {
-        r.status.attempt = Some(attempt + 1);
-        r.status.template_hash = Some(valid.template_hash.clone());
-        r.resuming(&format!("{how}{said}; failurePolicy.rules says Restart for this exit code"));
-        return r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange);
-    }
-    if r.status.restarts >= valid.max_restarts {
-        let reason = if valid.max_restarts == 0 { Reason::ProgramFailed } else { Reason::TooManyRestarts };
-        let message = format!("{how}{said} after {} restarts", r.status.restarts);
-        r.failed(reason, &message);
-        return r.clone().rest(Wake::OnChange);
-    }
-    r.status.restarts += 1;
-    r.status.attempt = Some(attempt + 1);
-    r.status.template_hash = Some(valid.template_hash.clone());
-    let n = r.status.restarts;
-    r.resuming(&format!("{how}{said}; restart {n} of {}", valid.max_restarts));
-    r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
 }
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
@@ -487,71 +383,6 @@ fn pod_deleted(mut r: Report, machine: &RentedMachine, how: Deletion) -> Decisio
     r.decide(Step::Stop { machine: name, reason: Reason::PodDeleted, message }, Wake::OnChange)
 }
 
-/// Neither bound elsewhere nor claimed: wait for the cluster, or rent.
-fn place(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, claim: Claim, bound: &str) -> Decision {
-    if bound.is_empty()
-        && valid.in_cluster != InCluster::Never
-        && let Some(decision) = wait_for_cluster(o, &mut r, valid, pod)
-    {
-        return decision;
-    }
-    if o.cordoned {
-        r.waiting(
-            Reason::NodeCordoned,
-            &format!("Node {0} is cordoned: nothing is rented before `kubectl uncordon {0}`", o.node),
-        );
-        return r.rest(Wake::After(Duration::from_mins(1), "the Node may be uncordoned"));
-    }
-    match &o.choice {
-        None | Some(Choice::Wait { .. }) => {
-            let message = match &o.choice {
-                Some(Choice::Wait { message }) => message.clone(),
-                _ => "offers are read".to_owned(),
-            };
-            r.waiting(Reason::WaitingForOffers, &message);
-            r.decide(Step::Rest, Wake::After(Duration::from_secs(2), "offers"))
-        }
-        Some(Choice::None { reason, message }) => {
-            r.waiting(*reason, message);
-            r.decide(Step::Rest, Wake::After(Duration::from_secs(15), "the market may have changed"))
-        }
-        Some(Choice::Rent(rent)) => {
-            r.chosen(rent);
-            r.decide(Step::Claim { rent: rent.clone(), attempt, claim }, Wake::OnChange)
-        }
-    }
-}
-
-fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> Option<Decision> {
-    let refused = unschedulable(pod);
-    if let (Some(since), None) = (refused, r.status.unschedulable_since.as_ref()) {
-        r.status.unschedulable_since = Some(Time(since));
-    }
-    if let Err(obstacle) = &valid.rental {
-        r.waiting(Reason::WaitingForCluster, &format!("stays in the cluster: {}", obstacle.message));
-        return Some(r.clone().rest(Wake::OnChange));
-    }
-    if valid.in_cluster == InCluster::Only {
-        r.waiting(Reason::WaitingForCluster, "placement.inCluster is Only; waits for room in the cluster");
-        return Some(r.clone().rest(Wake::OnChange));
-    }
-    if refused.is_none() {
-        r.waiting(Reason::WaitingForCluster, "the scheduler looks for room in the cluster");
-        return Some(r.clone().rest(Wake::OnChange));
-    }
-    let since = r.status.unschedulable_since.as_ref().map_or(o.now, |t| t.0);
-    let due = since.checked_add(valid.burst_after).unwrap_or(Timestamp::MAX);
-    if o.now < due {
-        let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
-        r.waiting(
-            Reason::WaitingForCluster,
-            &format!("the cluster is full; a machine is rented if it still is at {}", due.strftime("%H:%M:%S UTC")),
-        );
-        return Some(r.clone().rest(Wake::After(left + Duration::from_millis(50), "burstAfter is over")));
-    }
-    None
-}
-
 /// Whether a plan is wanted in this state: decided before the plan is made, so that nothing is planned in vain.
 pub fn wants_plan(o: &Observed) -> bool {
     let Ok(valid) = &o.valid else { return false };
@@ -575,57 +406,6 @@ pub fn wants_plan(o: &Observed) -> bool {
         (true, false) => valid.in_cluster == InCluster::Never || unschedulable(pod).is_some(),
         (false, false) => false,
     }
-}
-
-fn in_cluster(mut r: Report, valid: &Valid, attempt: i64, pod: &Pod, machine: Option<&Arc<RentedMachine>>) -> Decision {
-    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
-    r.status.placement = Some(PlacementStatus {
-        summary: "cluster".to_owned(),
-        why: Some(format!("runs on node {node}")),
-        ..PlacementStatus::default()
-    });
-    if let Some(machine) = machine {
-        // The scheduler was faster than our bind: nothing was spent, the claim goes.
-        let name = machine.metadata.name.clone().unwrap_or_default();
-        return r.decide(Step::DropMachine(name), Wake::OnChange);
-    }
-    let disrupted = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|c| c.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True"));
-    match pod_phase(pod) {
-        "Succeeded" if !disrupted => {
-            r.complete(&format!("the program ended with exit code 0 on node {node}"));
-            r.rest(Wake::OnChange)
-        }
-        "Failed" | "Succeeded" if disrupted => {
-            r.status.preemptions += 1;
-            r.status.attempt = Some(attempt + 1);
-            r.resuming(&format!("the Pod was disrupted on node {node}; attempt {} follows", attempt + 1));
-            r.decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
-        }
-        "Failed" => {
-            let code = exit_code(pod).unwrap_or(1);
-            let how = format!("the program ended with exit code {code} on node {node}");
-            program_failed(&mut r, valid, attempt, code, "", &how)
-        }
-        "Running" => {
-            r.runs(Reason::InCluster, &format!("runs on node {node} of the cluster, without our agent: checkpoints stay where the program puts them"));
-            r.rest(Wake::OnChange)
-        }
-        _ => {
-            r.placed(Reason::InCluster, &format!("placed on node {node} of the cluster"));
-            r.phase(JobPhase::Starting, &format!("starts on node {node}"));
-            r.status.workers = Some(WorkersStatus { ready: 0, total: 1, summary: "0/1".to_owned() });
-            r.rest(Wake::OnChange)
-        }
-    }
-}
-
-fn exit_code(pod: &Pod) -> Option<i64> {
-    let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
-    Some(i64::from(state.terminated.as_ref()?.exit_code))
 }
 
 /// Phase of a Pod; Pending where it is not set.

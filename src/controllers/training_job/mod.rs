@@ -5,8 +5,10 @@
 
 mod act;
 pub mod decide;
+mod ended;
 pub mod identity;
 mod observe;
+mod place;
 pub mod placement;
 pub mod pod;
 pub mod status;

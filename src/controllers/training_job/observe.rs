@@ -204,9 +204,10 @@ fn identified(verdict: Result<Verdict, Unusable>, newest_attempt: Option<i64>) -
     match verdict {
         Ok(Verdict::Resume { run_id }) => Admission::Fine { newest_attempt, run_id: Some(run_id) },
         Ok(Verdict::Over(end)) => Admission::Over(end),
-        Ok(Verdict::Refused { reason, message }) => Admission::Refused { reason, message, passing: true },
         // `settle` has begun it already, or could not.
         Ok(Verdict::Begin { .. }) => Admission::Fine { newest_attempt, run_id: None },
-        Err(Unusable { reason, message }) => Admission::Refused { reason, message, passing: true },
+        Ok(Verdict::Refused { reason, message }) | Err(Unusable { reason, message }) => {
+            Admission::Refused { reason, message, passing: true }
+        }
     }
 }

@@ -1,0 +1,117 @@
+//! A machine of the present attempt has ended: what that means for the job. Pure.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tradewind_api::rented_machine::MachinePhase;
+use tradewind_api::training_job::{AttemptRecord, FailureAction, JobPhase};
+use tradewind_api::{Reason, RentedMachine, conditions};
+
+use super::decide::{Decision, Observed, Step};
+use super::status::Report;
+use super::valid::Valid;
+use crate::runtime::Wake;
+
+/// A machine of this attempt that has ended: what it means for the job. `None` if the attempt goes on.
+pub fn ended_machine(
+    o: &Observed,
+    r: &mut Report,
+    valid: &Valid,
+    attempt: i64,
+    machine: &RentedMachine,
+) -> Option<Decision> {
+    let status = machine.status.as_ref()?;
+    let ended = status.ended.as_deref()?;
+    r.follow(machine);
+    if status.rented_at.is_none() && status.machine_id.is_none() {
+        // Nothing was rented: the same attempt is placed again, once nothing is left behind.
+        if status.phase == MachinePhase::Gone {
+            return None;
+        }
+        r.phase(JobPhase::Renting, &status.message);
+        return Some(r.clone().rest(Wake::OnChange));
+    }
+    if !status.last_report_read {
+        if status.exit_code.is_some() {
+            r.phase(r.status.phase, "the program has ended; the last report is read");
+        } else {
+            r.phase(JobPhase::Resuming, "the machine is being ended; its last report is read first");
+        }
+        return Some(r.clone().rest(Wake::After(Duration::from_secs(5), "the last report")));
+    }
+    let message = status.ended_message.clone().unwrap_or_default();
+    let place = r.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
+    r.remember(AttemptRecord {
+        attempt,
+        place,
+        ended: ended.to_owned(),
+        message: message.clone(),
+        from_step: status.restored_step,
+        last_step: status.progress.as_ref().map(|p| p.step),
+        at: Some(Time(o.now)),
+    });
+    match status.exit_code {
+        Some(0) => {
+            r.complete("the program ended with exit code 0");
+            return Some(r.clone().rest(Wake::OnChange));
+        }
+        Some(code) if FAILURES.iter().any(|reason| reason.as_str() == ended) => {
+            return Some(program_failed(r, valid, attempt, code, status.exit_log.as_deref().unwrap_or(""), &message));
+        }
+        _ => {}
+    }
+    // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
+    let asked = machine.spec.stop.is_some()
+        || [Reason::Deleted, Reason::OperatorSilent].iter().any(|reason| reason.as_str() == ended);
+    if ended == Reason::ProgramStalled.as_str() {
+        r.status.stalls += 1;
+        if r.status.stalls > valid.max_restarts {
+            let message =
+                format!("{message}, for the {}. time; maxRestarts is {}", r.status.stalls, valid.max_restarts);
+            r.failed(Reason::ProgramStalled, &message);
+            return Some(r.clone().rest(Wake::OnChange));
+        }
+    }
+    if !asked && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
+        r.status.preemptions += 1;
+    }
+    r.lost_work(status);
+    r.status.attempt = Some(attempt + 1);
+    r.status.template_hash = Some(valid.template_hash.clone());
+    r.resuming(&format!("{message}; attempt {} goes on from the last checkpoint", attempt + 1));
+    Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
+}
+
+/// Reasons of an end that count as the program's own failure.
+const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];
+
+/// The program failed: what its exit code, the rules and the count of restarts lead to.
+pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str, how: &str) -> Decision {
+    let last = log.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim();
+    let said =
+        if last.is_empty() { String::new() } else { format!(" (\"{}\")", conditions::bounded(last.to_owned(), 200)) };
+    let rule = valid.rules.iter().find(|rule| rule.exit_codes.iter().any(|named| i64::from(*named) == code));
+    let action = rule.map(|rule| rule.action);
+    if action == Some(FailureAction::Fail) {
+        r.failed(Reason::ProgramFailed, &format!("{how}{said}; failurePolicy.rules says Fail for this exit code"));
+        return r.clone().rest(Wake::OnChange);
+    }
+    if action == Some(FailureAction::Restart) {
+        r.status.attempt = Some(attempt + 1);
+        r.status.template_hash = Some(valid.template_hash.clone());
+        r.resuming(&format!("{how}{said}; failurePolicy.rules says Restart for this exit code"));
+        return r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange);
+    }
+    if r.status.restarts >= valid.max_restarts {
+        let reason = if valid.max_restarts == 0 { Reason::ProgramFailed } else { Reason::TooManyRestarts };
+        let message = format!("{how}{said} after {} restarts", r.status.restarts);
+        r.failed(reason, &message);
+        return r.clone().rest(Wake::OnChange);
+    }
+    r.status.restarts += 1;
+    r.status.attempt = Some(attempt + 1);
+    r.status.template_hash = Some(valid.template_hash.clone());
+    let n = r.status.restarts;
+    r.resuming(&format!("{how}{said}; restart {n} of {}", valid.max_restarts));
+    r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
+}
