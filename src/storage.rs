@@ -83,12 +83,7 @@ impl Context {
     /// One value of a Secret, or why it cannot be had.
     pub async fn secret_value(&self, namespace: &str, name: &str, entry: &str) -> Result<SecretString, Unusable> {
         let secret = self.secret(namespace, name).await?;
-        text(&secret, entry).ok_or_else(|| Unusable {
-            reason: Reason::SecretKeyMissing,
-            message: format!(
-                "Secret {namespace}/{name} has no key {entry} with a text; it goes on by itself once it is there"
-            ),
-        })
+        text(&secret, entry).ok_or_else(|| no_such_key(namespace, name, entry))
     }
 
     /// The catalogue at `to`, opened with the keys of a Secret in `namespace`.
@@ -125,6 +120,16 @@ impl Context {
         let catalogue = Arc::new(Catalogue::open(store, Arc::clone(&self.clock)));
         self.catalogues.keep(place, version, &catalogue);
         Ok(catalogue)
+    }
+}
+
+/// What is said of a Secret without a key.
+pub fn no_such_key(namespace: &str, name: &str, entry: &str) -> Unusable {
+    Unusable {
+        reason: Reason::SecretKeyMissing,
+        message: format!(
+            "Secret {namespace}/{name} has no key {entry} with a text; it goes on by itself once it is there"
+        ),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The account's ledger: what is committed, and whether one more machine fits. Pure; the caller holds the account's lock.
 
 use tradewind_api::RentedMachine;
-use tradewind_api::provider::Limits;
+use tradewind_api::provider::{Limits, Spend};
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome};
 use tradewind_core::Money;
+
+use super::books;
 
 /// Why one more machine does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,9 +24,9 @@ pub enum Full {
         /// What was asked for.
         asked: Money,
     },
-    /// The account's daily limit, with what runs now running on for the rest of the 24 hours.
+    /// The account's daily limit, with what runs now running on for another hour.
     #[error(
-        "limits.perDay of Provider {provider} is ${limit}, ${spent} were spent by machines that still have an object, and one more hour of all machines would cost ${next_hour}"
+        "limits.perDay of Provider {provider} is ${limit}, ${spent} were spent in the last 24 hours, and one more hour of all machines would cost ${next_hour}"
     )]
     PerDay {
         /// Provider.
@@ -70,22 +72,15 @@ pub fn reserved(machine: &RentedMachine) -> Money {
         .sum()
 }
 
-/// What machines that still have an object have cost on this account, counting those that ended within `window` before `now` and those
-/// that run. A machine whose object is gone is no longer counted: the provider's own bill is compared elsewhere.
-pub fn spent_since<'a>(
+/// What was spent on this account in the last 24 hours: by the books and by machines that are not in them. `machines` must have been read
+/// before the books, else one that went in between is in neither.
+pub fn spent_today<'a>(
+    books: &Spend,
     machines: impl IntoIterator<Item = &'a RentedMachine>,
     provider: &str,
     now: jiff::Timestamp,
-    window: std::time::Duration,
 ) -> Money {
-    let window = jiff::SignedDuration::try_from(window).unwrap_or(jiff::SignedDuration::MAX);
-    machines
-        .into_iter()
-        .filter(|m| m.spec.provider == provider)
-        .filter_map(|m| m.status.as_ref())
-        .filter(|s| s.gone_at.as_ref().is_none_or(|gone| now.duration_since(gone.0) < window))
-        .filter_map(|s| s.cost)
-        .sum()
+    books::last_day(books, machines.into_iter().filter(|m| m.spec.provider == provider), now)
 }
 
 /// Whether a machine that may cost `asked` an hour fits.

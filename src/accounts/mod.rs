@@ -1,5 +1,6 @@
 //! Rental accounts: the handle of each Provider, what was last seen on it, and its serial ledger.
 
+pub mod books;
 pub mod ledger;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,11 @@ struct State {
     info: Option<AccountInfo>,
     info_at: Option<Duration>,
     trouble: Option<String>,
+    /// Why the key is not safely in our hands: nothing is rented that could not be ended.
+    unheld: Option<String>,
+    pause: Option<String>,
+    /// The Secret with the key is being deleted.
+    closing: bool,
     looked_at: Option<Duration>,
     look_wanted: bool,
 }
@@ -59,7 +65,10 @@ impl Account {
             provider,
             fingerprint,
             ledger: futures::lock::Mutex::new(()),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State {
+                unheld: Some("the account has not been looked at yet".to_owned()),
+                ..State::default()
+            }),
         }
     }
 
@@ -119,10 +128,38 @@ impl Account {
 
     /// Why nothing should be rented on this account now.
     pub fn trouble(&self) -> Option<String> {
+        let state = self.state();
+        state.unheld.as_ref().or(state.trouble.as_ref()).or(state.pause.as_ref()).cloned()
+    }
+
+    /// What is wrong with the account itself.
+    pub fn ailment(&self) -> Option<String> {
         self.state().trouble.clone()
     }
 
-    /// Sets or clears the reason not to rent.
+    /// Says whether Provider and Secret are held, so that what is rented can be ended; if not, why.
+    pub fn set_unheld(&self, why: Option<String>, closing: bool) {
+        let mut state = self.state();
+        state.unheld = why;
+        state.closing = closing;
+    }
+
+    /// The Secret with the key is being deleted: claims are given up.
+    pub fn is_closing(&self) -> bool {
+        self.state().closing
+    }
+
+    /// Why nothing is rented for a while.
+    pub fn pause(&self) -> Option<String> {
+        self.state().pause.clone()
+    }
+
+    /// Rents nothing for a while, or does again.
+    pub fn set_pause(&self, why: Option<String>) {
+        self.state().pause = why;
+    }
+
+    /// Sets or clears what is wrong with the account itself.
     pub fn set_trouble(&self, trouble: Option<String>) {
         self.state().trouble = trouble;
     }
@@ -147,6 +184,11 @@ impl Accounts {
     /// All accounts, by name.
     pub fn all(&self) -> Vec<Arc<Account>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// Forgets the account of this Provider.
+    pub fn remove(&self, name: &str) {
+        self.lock().remove(name);
     }
 
     /// Puts an account in place.

@@ -16,6 +16,7 @@ mod hostile;
 mod lost;
 mod placement;
 mod preemption;
+mod providers;
 mod refusals;
 mod restarts;
 mod restore;

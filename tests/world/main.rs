@@ -110,6 +110,7 @@ fn worlds_for(mutant: Mutant) -> Vec<Options> {
         Mutant::BlindLedger => vec![story(Story::TwoJobs)],
         Mutant::RestoreUnverified => vec![story(Story::Damaged)],
         Mutant::SkipLastReport => vec![story(Story::LastWord)],
+        Mutant::SecretNotHeld => vec![story(Story::SecretDeleted)],
         Mutant::NoVersionCheck => (0..120).map(frozen).collect(),
         _ => Story::ALL.map(story).into(),
     };

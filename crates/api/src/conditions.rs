@@ -17,6 +17,8 @@ pub const RECONCILING: &str = "Reconciling";
 pub const STALLED: &str = "Stalled";
 /// The job was stopped, with a checkpoint, and goes on when what stopped it is taken back.
 pub const SUSPENDED: &str = "Suspended";
+/// Many machines of a Provider were taken away at once, a moment ago.
+pub const LOSSES_AT_ONCE: &str = "LossesAtOnce";
 /// The job has finished with success.
 pub const COMPLETE: &str = "Complete";
 /// The job has failed for good.
@@ -145,6 +147,12 @@ reasons! {
     OutOfCredit,
     /// `spec.paused` of the Provider is true.
     Paused,
+    /// The Provider or the Secret with its key is being deleted.
+    Deleting,
+    /// Our finaliser cannot be put on the Provider or on the Secret with its key.
+    NotHeld,
+    /// Many machines of one account were taken away at once.
+    LossesAtOnce,
     /// Another job keeps its checkpoints at the same location.
     CheckpointLocationInUse,
     /// A run of this name is there, unfinished, and `checkpoint.onExisting` is Fail.

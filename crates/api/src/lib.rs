@@ -36,8 +36,15 @@ pub mod names {
     pub const POD_FINALIZER: &str = "tradewind.dev/rented-pod";
     /// Finaliser on RentedMachines: the money safety.
     pub const MACHINE_FINALIZER: &str = "tradewind.dev/machine";
+    /// Finaliser on Providers: the account's key is kept while machines are rented by it.
+    pub const PROVIDER_FINALIZER: &str = "tradewind.dev/provider";
     /// Taint on the virtual Node.
     pub const NODE_TAINT: &str = "tradewind.dev/rented";
     /// Scheduler name of Pods that must not run in the cluster: nobody serves it.
     pub const NO_SCHEDULER: &str = "tradewind.dev-rented-only";
+
+    /// Finaliser on the Secret with a Provider's key. One for each Provider, so that those which share a Secret let go of it one by one.
+    pub fn secret_finalizer(provider: &str) -> String {
+        format!("provider.tradewind.dev/{provider}")
+    }
 }

@@ -86,7 +86,7 @@ pub struct Limits {
     /// Dollars an hour, over all machines not yet gone.
     #[schemars(schema_with = "crate::schema::dollars_given")]
     pub per_hour: Money,
-    /// Dollars in any 24 hours.
+    /// Dollars in any 24 hours, by whole hours: machines that are gone by the books in the status, the others by what they have cost so far.
     #[schemars(schema_with = "crate::schema::dollars_given")]
     pub per_day: Money,
 }
@@ -117,6 +117,55 @@ pub struct ProviderStatus {
     #[serde(default)]
     #[schemars(schema_with = "crate::schema::dollars")]
     pub committed_per_hour: Money,
+    /// Secrets that carry our finaliser because machines may have been rented by their key: the one in use and, for a moment, the one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub held_credentials: Vec<SecretKey>,
+    /// What machines that are gone have cost.
+    #[serde(default, skip_serializing_if = "Spend::is_empty")]
+    pub spend: Spend,
+}
+
+/// The books of an account: final costs of machines that are gone, by UTC time. A machine's cost is spread evenly over the time from its
+/// rental to its end, so one that runs over midnight counts on both days.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Spend {
+    /// By hour such as `2026-11-21T17:00Z`, for the last 24 hours before the newest entry: what limits.perDay counts.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub hours: Vec<Spent>,
+    /// By day such as `2026-11-21`, for the last 31 days.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub days: Vec<Spent>,
+    /// By month such as `2026-11`, for the last 12 months.
+    #[serde(default)]
+    #[schemars(length(max = 12))]
+    pub months: Vec<Spent>,
+    /// Uids of RentedMachines whose cost is in here; trimmed when the objects are gone.
+    #[serde(default)]
+    #[schemars(length(max = 4096))]
+    pub booked: Vec<String>,
+}
+
+impl Spend {
+    /// True before the first machine is gone.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What was spent in one stretch of time.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Spent {
+    /// Which stretch.
+    #[schemars(length(max = 20))]
+    pub at: String,
+    /// Dollars.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub dollars: Money,
 }
 
 fn minus_one() -> i64 {

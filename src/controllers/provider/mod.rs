@@ -1,20 +1,29 @@
-//! Provider: keeps the handle of each account, lists its assets on every poll, watches its health.
+//! Provider: keeps the handle of each account, lists its assets on every poll, watches its health, keeps its books, and holds Provider
+//! and Secret while anything rented by them may be left.
 
-use std::sync::Arc;
+pub mod hold;
+pub mod losses;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Secret;
 use sha2::{Digest, Sha256};
-use tradewind_api::conditions::{READY, set_condition};
+use tradewind_api::conditions::{LOSSES_AT_ONCE, READY, condition, set_condition};
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::{Provider, ProviderStatus, Reason, RentedMachine};
-use tradewind_cluster::Key;
-use tradewind_core::{ExposeSecret, Money};
+use tradewind_cluster::{Key, Selector, Typed};
+use tradewind_core::{ExposeSecret, Money, SecretString};
 use tradewind_providers::{GpuProvider, ProviderError};
 
-use crate::accounts::{Account, ledger};
+use self::hold::{Departure, Leaving};
+use self::losses::Losses;
+use crate::accounts::{Account, books, ledger};
 use crate::context::Context;
 use crate::controllers::{rented_machine, sweeper};
+use crate::events::{Severity, reference};
 use crate::market::MarketReader;
 use crate::runtime::{Failure, Reconciler, Wake};
 
@@ -27,6 +36,8 @@ const CREDIT_STEP: i64 = 1_000_000;
 /// The controller.
 pub struct Providers {
     ctx: Arc<Context>,
+    /// By Provider.
+    losses: Mutex<BTreeMap<String, Losses>>,
 }
 
 /// What was found out about an account.
@@ -39,37 +50,103 @@ struct Health {
 impl Providers {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx }
+        Self { ctx, losses: Mutex::default() }
     }
 
     async fn run(&self, key: &Key) -> Result<Wake, Failure> {
         let ctx = &self.ctx;
-        let Some(provider) = ctx.caches.providers.get(key) else { return Ok(Wake::OnChange) };
-        let (account, health) = match self.account(&provider).await {
-            Ok(account) => {
+        let Some(provider) = ctx.caches.providers.get(key) else {
+            // Its machines wait for its books no longer.
+            self.wake_machines(&key.name);
+            return Ok(Wake::OnChange);
+        };
+        let (account, secret, health) = match self.account(&provider).await {
+            Ok((account, secret)) => {
                 let health = self.health(&account, &provider).await;
-                (Some(account), health)
+                (Some(account), secret, health)
             }
             Err(unusable) => {
                 // The old handle stays and goes on looking: what runs must be followed and ended, if the old key allows it.
-                let old = ctx.accounts.get(&key.name);
+                let old = self.earlier(&provider).await;
                 if let Some(account) = &old {
                     self.health(account, &provider).await;
                 }
-                (old, Health { ready: false, reason: unusable.reason, message: unusable.message })
+                (old, None, Health { ready: false, reason: unusable.reason, message: unusable.message })
             }
         };
         if let Some(account) = &account {
             account.set_trouble((!health.ready).then(|| health.message.clone()));
         }
+        let Some((provider, health)) = self.hold(provider, account.as_deref(), secret.as_deref(), health).await? else {
+            return Ok(Wake::OnChange);
+        };
         self.write_status(&provider, account.as_deref(), health).await?;
         let poll = ctx.settings.account_poll;
         let wait = account.map_or(poll, |account| account.look_due_in(ctx.clock.monotonic(), poll));
         Ok(Wake::After(wait, "the account is listed again"))
     }
 
-    /// The handle, made anew when kind or key have changed.
-    async fn account(&self, provider: &Provider) -> Result<Arc<Account>, crate::storage::Unusable> {
+    /// Holds Provider and Secret once the account can be used, and lets go of them when they are being deleted and nothing is left. `None`
+    /// once the Provider is let go.
+    async fn hold(
+        &self,
+        provider: Arc<Provider>,
+        account: Option<&Account>,
+        secret: Option<&Secret>,
+        health: Health,
+    ) -> Result<Option<(Arc<Provider>, Health)>, Failure> {
+        let ctx = &self.ctx;
+        let unheld = |why: &str, closing| {
+            if let Some(account) = account {
+                account.set_unheld(Some(why.to_owned()), closing);
+            }
+        };
+        let Some(leaving) = hold::leaving(&provider, secret) else {
+            let usable = account.is_some_and(|account| account.passes() > 0);
+            let (Some(secret), Some(account), true) = (secret, account, usable) else {
+                if account.is_some_and(Account::is_closing) {
+                    // The Secret is gone by now.
+                    unheld(&health.message, true);
+                }
+                return Ok(Some((provider, health)));
+            };
+            return Ok(Some(match hold::hold(ctx, Arc::clone(&provider), secret).await? {
+                Ok(provider) => {
+                    account.set_unheld(None, false);
+                    (provider, health)
+                }
+                Err(unusable) => {
+                    unheld(&unusable.message, false);
+                    (provider, Health { ready: false, reason: unusable.reason, message: unusable.message })
+                }
+            }));
+        };
+        let secret = format!("{}/{}", ctx.settings.namespace, provider.spec.credentials_secret_ref.name);
+        let what = match leaving {
+            Leaving::Provider => "deleted".to_owned(),
+            Leaving::Secret => format!("Secret {secret} with its key is being deleted, so nothing new is rented"),
+        };
+        unheld(&what, true);
+        let refused = health.reason == Reason::KeyRefused;
+        let (departure, provider) = hold::leave(ctx, &provider, account, leaving, refused).await?;
+        let mut message = match (departure, leaving) {
+            (Departure::Waits(waits), Leaving::Provider) => format!("{what}; {waits}"),
+            (Departure::Waits(waits), Leaving::Secret) => format!("{what}; it {waits}"),
+            (Departure::LetGo, Leaving::Provider) => return Ok(None),
+            (Departure::LetGo, Leaving::Secret) => format!("{what}; nothing needs it any more"),
+        };
+        if matches!(health.reason, Reason::KeyRefused | Reason::ProviderUnavailable | Reason::SecretNotFound) {
+            message = format!("{message}. Meanwhile: {}", health.message);
+        }
+        unheld(&message, true);
+        Ok(Some((provider, Health { ready: false, reason: Reason::Deleting, message })))
+    }
+
+    /// The handle, made anew when kind or key have changed, and the Secret, if it was read.
+    async fn account(
+        &self,
+        provider: &Provider,
+    ) -> Result<(Arc<Account>, Option<Arc<Secret>>), crate::storage::Unusable> {
         let ctx = &self.ctx;
         let name = provider.metadata.name.clone().unwrap_or_default();
         let reference = &provider.spec.credentials_secret_ref;
@@ -80,23 +157,40 @@ impl Providers {
                 .info()
                 .is_some_and(|(_, at)| ctx.clock.monotonic().saturating_sub(at) < ctx.settings.account_health);
             if fresh && account.trouble().is_none() {
-                return Ok(Arc::clone(account));
+                return Ok((Arc::clone(account), None));
             }
         }
-        let secret = ctx.secret_value(&ctx.settings.namespace, &reference.name, &reference.key).await?;
-        let digest = Sha256::digest(secret.expose_secret().as_bytes());
-        let fingerprint = format!("{:?} {digest:x?}", provider.spec.kind);
+        let secret = ctx.secret(&ctx.settings.namespace, &reference.name).await?;
+        let value = crate::storage::text(&secret, &reference.key)
+            .ok_or_else(|| crate::storage::no_such_key(&ctx.settings.namespace, &reference.name, &reference.key))?;
+        let fingerprint = fingerprint(provider, &value);
         if let Some(account) = known.filter(|a| a.fingerprint == fingerprint) {
-            return Ok(account);
+            return Ok((account, Some(secret)));
         }
         let handle = ctx
             .open_account
-            .open(&name, provider.spec.kind, &secret)
+            .open(&name, provider.spec.kind, &value)
             .map_err(|message| crate::storage::Unusable { reason: Reason::KindNotSupported, message })?;
         self.same_owner(provider, &*handle).await?;
         let account = ctx.accounts.put(Account::new(&name, fingerprint, handle));
         ctx.ask(MarketReader::NAME, Key::cluster(name));
-        Ok(account)
+        Ok((account, Some(secret)))
+    }
+
+    /// The handle of before, when the present key cannot be used: the one in memory, or after a restart one by a Secret that is still held.
+    async fn earlier(&self, provider: &Provider) -> Option<Arc<Account>> {
+        let ctx = &self.ctx;
+        let name = provider.metadata.name.as_deref().unwrap_or_default();
+        if let Some(account) = ctx.accounts.get(name) {
+            return Some(account);
+        }
+        for held in hold::held(provider).iter().filter(|held| **held != provider.spec.credentials_secret_ref) {
+            let Ok(value) = ctx.secret_value(&ctx.settings.namespace, &held.name, &held.key).await else { continue };
+            if let Ok(handle) = ctx.open_account.open(name, provider.spec.kind, &value) {
+                return Some(ctx.accounts.put(Account::new(name, fingerprint(provider, &value), handle)));
+            }
+        }
+        None
     }
 
     /// A key of another account would make every machine of ours look gone. It is not taken while machines of the old account live.
@@ -130,10 +224,10 @@ impl Providers {
             if let Err(error) = self.look(account, now).await {
                 return unwell(&error);
             }
-        } else if let Some(message) = account.trouble() {
+        } else if let Some(message) = account.ailment() {
             let ready = provider.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == READY);
-            let known = ready.filter(|c| c.status == "False");
-            let word = known.and_then(|c| Reason::ALL.iter().copied().find(|r| r.as_str() == c.reason));
+            let known = ready.filter(|c| c.status == "False" && c.reason != Reason::Deleting.as_str());
+            let word = known.and_then(|c| Reason::from_word(&c.reason));
             return Health { ready: false, reason: word.unwrap_or(Reason::ProviderUnavailable), message };
         }
         let info = account.info().map(|(info, _)| info);
@@ -155,7 +249,7 @@ impl Providers {
         self.wake_machines(&account.name);
         let health = self.ctx.settings.account_health;
         let due = account.info().is_none_or(|(_, at)| now.saturating_sub(at) >= health);
-        if due || account.trouble().is_some() {
+        if due || account.ailment().is_some() {
             account.know(account.provider.account().await?, now);
         }
         Ok(())
@@ -182,14 +276,20 @@ impl Providers {
         let generation = provider.metadata.generation.unwrap_or(0);
         let old = provider.status.clone().unwrap_or_default();
         let mut status = ProviderStatus { observed_generation: generation, ..old.clone() };
-        let Health { ready, reason, message } = health;
-        set_condition(&mut status.conditions, ctx.clock.now(), generation, READY, Some(ready), reason, message);
         let machines = ctx.caches.rented.all();
         let here = || machines.iter().map(|m| &**m).filter(|m| m.spec.provider == name);
+        let burst = self.losses_at_once(provider, account, here().collect(), &mut status);
+        let mut health = health;
+        if let Some(pause) = account.and_then(Account::pause).filter(|_| health.ready) {
+            health = Health { ready: false, reason: Reason::LossesAtOnce, message: pause };
+        }
+        let Health { ready, reason, message } = health;
+        set_condition(&mut status.conditions, ctx.clock.now(), generation, READY, Some(ready), reason, message);
         let alive = here()
             .filter(|m| m.status.as_ref().is_some_and(|s| s.rented_at.is_some() && s.phase != MachinePhase::Gone));
         status.machines = i64::try_from(alive.count()).unwrap_or(i64::MAX);
         status.committed_per_hour = ledger::committed(here(), name, "");
+        let booked = self.keep_books(name, &machines, &mut status).await?;
         if let Some((info, _)) = account.and_then(Account::info) {
             status.account = info.id;
             let moved = match (status.credit, info.credit) {
@@ -200,18 +300,108 @@ impl Providers {
                 status.credit = info.credit;
             }
         }
+        let ask_booked = || booked.into_iter().for_each(|machine| ctx.ask(rented_machine::NAME, machine));
         if status == old {
+            ask_booked();
             return Ok(());
         }
         let mut next = provider.clone();
         next.status = Some(status);
         let written = ctx.cluster.write_status(next).await?;
         ctx.caches.providers.own(&written);
+        ask_booked();
+        if let Some(message) = burst {
+            let about = reference(Provider::KIND, provider);
+            ctx.tell(&about, Severity::Warning, Reason::LossesAtOnce, "Look", message).await;
+        }
         if ready {
             ctx.wake_waiting_jobs();
         }
         Ok(())
     }
+}
+
+impl Providers {
+    /// Puts machines whose cost is final into the books and forgets those whose objects are gone. Gives back the keys of those in the books:
+    /// they wait for that.
+    async fn keep_books(
+        &self,
+        name: &str,
+        known: &[Arc<RentedMachine>],
+        status: &mut ProviderStatus,
+    ) -> Result<Vec<Key>, Failure> {
+        let ctx = &self.ctx;
+        let is = |machine: &RentedMachine, uid: &String| machine.metadata.uid.as_ref() == Some(uid);
+        let due = |m: &RentedMachine, status: &ProviderStatus| {
+            let uid = m.metadata.uid.as_deref().unwrap_or_default();
+            m.spec.provider == name && books::is_final(m) && !books::has(&status.spend, uid)
+        };
+        let to_book = known.iter().any(|m| due(m, status));
+        let to_forget = status.spend.booked.iter().any(|uid| !known.iter().any(|m| is(m, uid)));
+        if to_book || to_forget {
+            // As they are, not as the watch tells them: one that the watch still shows may be booked, gone and forgotten, and one that it does
+            // not show yet may be there. Read after the Provider, whose write fails if somebody else has kept the books since.
+            let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
+            for machine in machines.iter().filter(|m| m.spec.provider == name && books::is_final(m)) {
+                books::book(&mut status.spend, machine, ctx.clock.now());
+            }
+            status.spend.booked.retain(|uid| machines.iter().any(|m| is(m, uid)));
+        }
+        let booked = known.iter().filter(|m| status.spend.booked.iter().any(|uid| is(m, uid)));
+        Ok(booked.map(|m| Key::of(&**m)).collect())
+    }
+
+    /// Pauses renting when many machines were lost at once; what to tell of it when that is news.
+    fn losses_at_once(
+        &self,
+        provider: &Provider,
+        account: Option<&Account>,
+        machines: Vec<&RentedMachine>,
+        status: &mut ProviderStatus,
+    ) -> Option<String> {
+        let ctx = &self.ctx;
+        let (now, poll) = (ctx.clock.now(), ctx.settings.account_poll);
+        let generation = provider.metadata.generation.unwrap_or(0);
+        let name = provider.metadata.name.clone().unwrap_or_default();
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let burst = losses.entry(name).or_default().look(machines, ctx.clock.monotonic(), poll);
+        let conditions = &mut status.conditions;
+        let paused = losses::paused_until(conditions, poll, now).is_some();
+        let told = condition(conditions, LOSSES_AT_ONCE).filter(|c| c.status == "True").map(|c| c.message.clone());
+        let mut news = None;
+        let pause = match (burst, told) {
+            (_, Some(message)) if paused => Some(message),
+            (Some(burst), told) => {
+                // A pause that is over just now ends first, so that the next one has a beginning of its own.
+                if told.is_some() {
+                    conditions.retain(|c| c.type_ != LOSSES_AT_ONCE);
+                }
+                let message = losses::sentence(burst, poll, losses::end(now, poll));
+                let reason = Reason::LossesAtOnce;
+                set_condition(conditions, now, generation, LOSSES_AT_ONCE, Some(true), reason, message.clone());
+                news = Some(message.clone());
+                Some(message)
+            }
+            (None, told) => {
+                if told.is_some() {
+                    let message = "machines are rented again";
+                    let reason = Reason::AccountReady;
+                    set_condition(conditions, now, generation, LOSSES_AT_ONCE, Some(false), reason, message);
+                }
+                None
+            }
+        };
+        if let Some(account) = account {
+            account.set_pause(pause);
+        }
+        news
+    }
+}
+
+/// Tells handles of different kinds and keys apart, without telling the key.
+fn fingerprint(provider: &Provider, key: &SecretString) -> String {
+    let digest = Sha256::digest(key.expose_secret().as_bytes());
+    format!("{:?} {digest:x?}", provider.spec.kind)
 }
 
 fn unwell(error: &ProviderError) -> Health {

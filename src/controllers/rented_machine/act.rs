@@ -173,17 +173,27 @@ impl Acting<'_> {
     async fn admit(&self, account: &Account, index: usize) -> Result<Option<ledger::Full>, Failure> {
         let ctx = self.ctx;
         let key = Key::cluster(account.name.as_str());
+        // Before the books: a machine that goes into them between the two reads is counted all the same.
+        let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
         let Some(provider) = ctx.cluster.find::<Provider>(&key).await? else {
             return Err(Failure::new("NoProvider", "the Provider does not exist"));
         };
         if provider.spec.paused {
             return Err(Failure::benign("Paused", "the Provider is paused"));
         }
+        let meta = &provider.metadata;
+        let held = meta.finalizers.iter().flatten().any(|f| f == names::PROVIDER_FINALIZER);
+        if meta.deletion_timestamp.is_some() || !held {
+            return Err(Failure::benign("Deleting", "the Provider is being deleted or not held yet"));
+        }
+        if let Some(trouble) = account.trouble() {
+            return Err(Failure::benign("AccountTrouble", trouble));
+        }
         self.claim_holds().await?;
-        let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
         let all = machines.iter().map(|m| &**m);
         let committed = ledger::committed(all.clone(), &account.name, &self.observed.uid);
-        let spent = ledger::spent_since(all, &account.name, ctx.clock.now(), Duration::from_hours(24));
+        let books = provider.status.as_ref().map(|s| s.spend.clone()).unwrap_or_default();
+        let spent = ledger::spent_today(&books, all, &account.name, ctx.clock.now());
         let asked = self.machine.spec.offers.get(index).map_or(Money::MAX, |o| o.reserve_per_hour);
         let job = self.machine.spec.budget_per_hour;
         Ok(ledger::admit(&account.name, &provider.spec.limits, committed, spent, job, asked).err())

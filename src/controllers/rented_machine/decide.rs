@@ -53,6 +53,10 @@ pub struct Observed {
     pub ran_at: Option<Timestamp>,
     /// Our Node is cordoned: nothing new is rented.
     pub cordoned: bool,
+    /// Why nothing will be rented on this account any more.
+    pub closing: Option<String>,
+    /// The machine's cost is in its Provider's books, or need not be.
+    pub booked: bool,
     /// Timings.
     pub limits: Limits,
 }
@@ -234,9 +238,7 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
     }
     match machine.state {
         MachineState::Running if status.running_since.is_none() => {
-            // The first list of a process has none before it: then the machine may have begun to run at any time since its rental.
-            let before = account.listed_before.unwrap_or(rented);
-            status.running_since = Some(MicroTime(cost::between(before.max(rented), listed.max(rented))));
+            status.running_since = Some(MicroTime(began(account, rented, listed)));
         }
         MachineState::TakenAway if status.running_until.is_none() => {
             // A machine may have come and gone between two lists: then it is charged from the list before.
@@ -251,6 +253,13 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
         }
         _ => {}
     }
+}
+
+/// When a machine began to run that the newest list shows running for the first time.
+pub fn began(account: &AccountView, rented: Timestamp, listed: Timestamp) -> Timestamp {
+    // The first list of a process has none before it: then the machine may have begun to run at any time since its rental.
+    let before = account.listed_before.unwrap_or(rented);
+    cost::between(before.max(rented), listed.max(rented))
 }
 
 /// Writes down that an order bought a machine.
@@ -383,7 +392,7 @@ fn ending(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
         JobView::Gone => true,
         JobView::Alive { settled, .. } => settled,
     };
-    match (settled, observed.deleting) {
+    match (settled && observed.booked, observed.deleting) {
         (true, true) => Step::Release,
         (true, false) => Step::DeleteSelf,
         (false, _) => Step::Rest,
@@ -439,6 +448,11 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
     if let Some(stop) = &observed.spec.stop {
         status.ended = Some(stop.reason.clone());
         status.ended_message = Some(stop.message.clone());
+        return ending(observed, status);
+    }
+    if let Some(closing) = &observed.closing {
+        status.ended = Some(Reason::NoProvider.as_str().to_owned());
+        status.ended_message = Some(format!("{closing}; nothing was rented, the job plans again"));
         return ending(observed, status);
     }
     match observed.pod {

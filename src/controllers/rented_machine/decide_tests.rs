@@ -127,6 +127,8 @@ fn claimed() -> Observed {
         end_accepted: None,
         ran_at: None,
         cordoned: false,
+        closing: None,
+        booked: true,
         limits: Limits {
             poll: Duration::from_secs(10),
             silent_after: Duration::from_mins(10),
@@ -354,6 +356,17 @@ fn the_finaliser_goes_only_when_gone_is_seen_twice_and_settled() {
         &Step::Release,
     );
     check(
+        "gone and settled, but not in the Provider's books: wait",
+        |o| {
+            ended(o);
+            o.gone_looks = 2;
+            o.job = JobView::Gone;
+            o.booked = false;
+        },
+        rented,
+        &Step::Rest,
+    );
+    check(
         "gone, last report not read: wait",
         |o| {
             ended(o);
@@ -364,6 +377,27 @@ fn the_finaliser_goes_only_when_gone_is_seen_twice_and_settled() {
         rented,
         &Step::Rest,
     );
+}
+
+#[test]
+fn an_account_that_is_being_deleted_gives_up_claims_and_keeps_machines() {
+    let close = |o: &mut Observed| o.closing = Some("Provider p is being deleted".into());
+    let claim = check("a claim is given up, and settled as nothing was rented", close, claimed, &Step::Rest);
+    assert_eq!((claim.status.phase, claim.status.ended.as_deref()), (MachinePhase::Gone, Some("NoProvider")));
+    let unbound = |o: &mut Observed| {
+        close(o);
+        o.pod = PodView::Unbound;
+        o.job = JobView::Alive { terminal: false, superseded: false, settled: true };
+    };
+    check("an unbound one too", unbound, claimed, &Step::DeleteSelf);
+    let open = |o: &mut Observed| {
+        close(o);
+        o.status.orders = vec![order(0, OrderOutcome::Open, None)];
+    };
+    let unknown = check("an order of unknown outcome is looked up", open, claimed, &Step::Rest);
+    assert_eq!(unknown.status.phase, MachinePhase::Unknown);
+    let machine = check("a machine goes on", close, rented, &Step::Rest);
+    assert_eq!((machine.status.phase, machine.status.ended), (MachinePhase::Booting, None));
 }
 
 #[test]

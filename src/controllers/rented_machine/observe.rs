@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tradewind_api::{RentedMachine, TrainingJob, names};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_core::Offer;
 use tradewind_providers::MachineState;
 
-use super::decide::{AccountView, JobView, Limits, Observed, PodView};
+use super::decide::{AccountView, JobView, Limits, Observed, PodView, began};
 use super::memory::MachineMemory;
 use super::serve;
-use crate::accounts::Account;
+use crate::accounts::{Account, books};
 use crate::context::Context;
 use crate::runtime::Failure;
 
@@ -34,18 +35,24 @@ pub async fn observe(
     status.running_until = status.running_until.or_else(|| memory.running.1.clone());
     let now = ctx.clock.now();
     let first_seen = *memory.first_seen.get_or_insert(ctx.clock.monotonic());
-    let job = job_view(ctx, machine).await?;
     let account = ctx.accounts.get(&spec.provider);
     if let (Some(id), Some(list)) = (&status.machine_id, account.as_ref().and_then(|a| a.sightings())) {
         memory.seen |= list.machines.iter().any(|m| m.id == *id);
     }
+    let closing = closing(ctx, &spec.provider, account.as_deref());
     let account = account.map(|a| account_view(ctx, &a, machine));
     if let Some(view) = &account {
         let own = view.machines.iter().find(|m| Some(&m.id) == status.machine_id.as_ref());
         if own.is_some_and(|m| m.state == MachineState::Running) {
             memory.ran_at = view.listed_at;
+            // Remembered before anything is asked of an API server that may not answer for long.
+            if let (None, Some(rented), Some(listed)) = (&status.running_since, &status.rented_at, view.listed_at) {
+                status.running_since = Some(MicroTime(began(view, rented.0, listed)));
+                memory.running.0.clone_from(&status.running_since);
+            }
         }
     }
+    let job = job_view(ctx, machine).await?;
     let ending = status.ended.is_some();
     if ending {
         memory.end_written.get_or_insert(ctx.clock.monotonic());
@@ -73,6 +80,8 @@ pub async fn observe(
         end_accepted: memory.end_accepted,
         ran_at: memory.ran_at,
         cordoned: ctx.cordoned(),
+        closing,
+        booked: booked(ctx, machine).await?,
         limits: Limits {
             poll: ctx.settings.account_poll,
             silent_after: ctx.settings.agent_silent_after,
@@ -118,6 +127,32 @@ async fn job_view(ctx: &Context, machine: &RentedMachine) -> Result<JobView, Fai
     let superseded = status.is_some_and(|s| s.attempt > Some(machine.spec.attempt));
     let settled = nothing_rented || (in_account && (terminal || superseded));
     Ok(JobView::Alive { terminal, superseded, settled })
+}
+
+/// Whether the machine's cost is in its Provider's books, or never will be: nothing was rented, or there is no Provider any more. That
+/// is believed only from the server itself.
+async fn booked(ctx: &Context, machine: &RentedMachine) -> Result<bool, Failure> {
+    let uid = machine.metadata.uid.as_deref().unwrap_or_default();
+    if !books::is_final(machine) {
+        return Ok(machine.status.as_ref().is_none_or(|s| s.rented_at.is_none()));
+    }
+    let key = Key::cluster(machine.spec.provider.as_str());
+    match ctx.caches.providers.get(&key) {
+        Some(provider) => Ok(provider.status.as_ref().is_some_and(|s| books::has(&s.spend, uid))),
+        None => Ok(ctx.cluster.find::<Provider>(&key).await?.is_none()),
+    }
+}
+
+/// Why nothing will be rented on this account any more, as far as can be seen.
+fn closing(ctx: &Context, provider: &str, account: Option<&Account>) -> Option<String> {
+    let Some(object) = ctx.caches.providers.get(&Key::cluster(provider)) else {
+        return Some(format!("Provider {provider} does not exist"));
+    };
+    if object.metadata.deletion_timestamp.is_some() {
+        return Some(format!("Provider {provider} is being deleted"));
+    }
+    let closing = account.is_some_and(Account::is_closing);
+    closing.then(|| format!("the Secret with the key of Provider {provider} is being deleted"))
 }
 
 fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {

@@ -53,19 +53,34 @@ pub fn apply(memory: &Memory, plan: &Plan) {
         let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         add(memory, Namespace { metadata, ..Namespace::default() });
     }
-    secret(memory, OPERATOR_NAMESPACE, "vast", &[("apiKey", "vast-key")]);
+    apply_account_secret(memory);
     secret(memory, TEAM, "s3", &[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
     secret(memory, TEAM, "token", &[("token", SECRET_VALUE)]);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": REAL_NODE}});
     add::<Node>(memory, serde_json::from_value(node).expect("a node"));
+    apply_provider(memory, plan);
+    for n in 0..plan.jobs.len() {
+        add(memory, job(plan, n));
+    }
+}
+
+/// Key of the Secret with the account's key.
+pub fn account_secret() -> Key {
+    Key::namespaced(OPERATOR_NAMESPACE, "vast")
+}
+
+/// A user applies the Secret with the account's key.
+pub fn apply_account_secret(memory: &Memory) {
+    secret(memory, OPERATOR_NAMESPACE, "vast", &[("apiKey", "vast-key")]);
+}
+
+/// A user applies the Provider.
+pub fn apply_provider(memory: &Memory, plan: &Plan) {
     let provider = json!({
         "apiVersion": "tradewind.dev/v1alpha1", "kind": "Provider", "metadata": {"name": ACCOUNT},
         "spec": {"kind": "Vast", "credentialsSecretRef": {"name": "vast"}, "limits": {"perHour": plan.per_hour, "perDay": "20"}, "operatorOutageTolerance": plan.tolerance},
     });
     add::<Provider>(memory, serde_json::from_value(provider).expect("a Provider"));
-    for n in 0..plan.jobs.len() {
-        add(memory, job(plan, n));
-    }
 }
 
 fn secret(memory: &Memory, namespace: &str, name: &str, entries: &[(&str, &str)]) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use tradewind_api::training_job::Budget;
-use tradewind_api::{RentedMachine, TrainingJob, names};
+use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_cluster::memory::controllers;
 use tradewind_core::Money;
@@ -13,7 +13,10 @@ use tradewind_protocol::LogEntry;
 use tradewind_sim::faults::{Fault, When};
 use tradewind_sim::market::{OfferChange, State};
 
-use super::cluster::{TEAM, cordon, delete, edit_job, force_delete, job_key, job_prefix, pause};
+use super::cluster::{
+    TEAM, account_secret, apply_account_secret, apply_provider, cordon, delete, edit_job, force_delete, job_key,
+    job_prefix, pause,
+};
 use super::operator::settings;
 use super::plan::{Happening, Odds};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
@@ -31,6 +34,10 @@ pub enum Passing {
     NoCredit,
     /// The Provider is resumed.
     Paused,
+    /// The Provider is applied again, once it is gone.
+    ProviderDeleted,
+    /// The Secret is applied again, once it is gone.
+    SecretDeleted,
     /// The job is resumed.
     Suspended(usize),
     /// The Node is uncordoned.
@@ -151,6 +158,15 @@ impl World {
                 pause(&self.common, true);
                 self.pass_later(Passing::Paused, 5_000, 200_000);
             }
+            Happening::ProviderDeleted => {
+                lock(&self.common.checker).books_closed = true;
+                delete::<Provider>(&self.common, &Key::cluster(ACCOUNT));
+                self.pass_later(Passing::ProviderDeleted, 5_000, 200_000);
+            }
+            Happening::SecretDeleted => {
+                delete::<Secret>(&self.common, &account_secret());
+                self.pass_later(Passing::SecretDeleted, 5_000, 200_000);
+            }
             Happening::Relist => {
                 if let Some(process) = self.processes.first_mut() {
                     process.relist();
@@ -169,8 +185,21 @@ impl World {
     /// Lets troubles pass whose time is over. True if one did.
     pub(super) fn trouble_passes(&mut self) -> bool {
         let now = self.common.now();
-        let Some(at) = self.passing.iter().position(|(at, _)| *at <= now || !self.rough) else { return false };
+        let deletion = |trouble| matches!(trouble, Passing::ProviderDeleted | Passing::SecretDeleted);
+        let is_over = |at: Duration, trouble| at <= now || (!self.rough && !deletion(trouble));
+        let Some(at) = self.passing.iter().position(|(at, trouble)| is_over(*at, *trouble)) else { return false };
         let (_, trouble) = self.passing.swap_remove(at);
+        let memory = &self.common.memory;
+        let still_there = match trouble {
+            Passing::ProviderDeleted => memory.peek::<Provider>(&Key::cluster(ACCOUNT)).is_some(),
+            Passing::SecretDeleted => memory.peek::<Secret>(&account_secret()).is_some(),
+            _ => false,
+        };
+        if still_there {
+            // It must go: the world does not end before.
+            self.passing.push((now + Duration::from_secs(5), trouble));
+            return true;
+        }
         self.common.note(|| format!("--- {trouble:?} passes"));
         match trouble {
             Passing::StrangeWord(id) => {
@@ -179,6 +208,8 @@ impl World {
             Passing::SoldOut => self.set_stock(1),
             Passing::NoCredit => self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000))),
             Passing::Paused => pause(&self.common, false),
+            Passing::ProviderDeleted => apply_provider(&self.common.memory, &self.plan),
+            Passing::SecretDeleted => apply_account_secret(&self.common.memory),
             Passing::Suspended(n) => edit_job(&self.common, n, |job| job.spec.suspend = false),
             Passing::Cordoned => cordon(&self.common, false),
             Passing::Poor(n) => edit_job(&self.common, n, |job| job.spec.budget = None),

@@ -69,11 +69,15 @@ pub enum Story {
     SuspendedUnknown,
     /// The operator is away beyond the money line: the machine saves, stops and ends its own rental.
     Silent,
+    /// The Provider is deleted while the program runs: it goes when the machine is gone, and is applied again.
+    ProviderDeleted,
+    /// The same with the Secret that has the account's key.
+    SecretDeleted,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Outbid,
         Self::Unknown,
         Self::Deleted,
@@ -87,6 +91,8 @@ impl Story {
         Self::Budget,
         Self::SuspendedUnknown,
         Self::Silent,
+        Self::ProviderDeleted,
+        Self::SecretDeleted,
     ];
 }
 
@@ -137,11 +143,15 @@ pub enum Mutant {
     RestoreUnverified,
     /// The last report of a lost machine is never read.
     SkipLastReport,
+    /// The list of machines in a Provider's books is lost.
+    BookTwice,
+    /// The Secret with the account's key is never held.
+    SecretNotHeld,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::RentWithoutOrder,
         Self::RentTwice,
         Self::RentLate,
@@ -154,6 +164,8 @@ impl Mutant {
         Self::BlindLedger,
         Self::RestoreUnverified,
         Self::SkipLastReport,
+        Self::BookTwice,
+        Self::SecretNotHeld,
     ];
 }
 
@@ -231,12 +243,16 @@ pub enum Happening {
     NamespaceDeleted,
     /// The Provider is paused, for a while.
     Paused,
+    /// The Provider is deleted, and applied again once it is gone.
+    ProviderDeleted,
+    /// The same with the Secret that has the account's key.
+    SecretDeleted,
     /// A caches' watch breaks and lists again, late.
     Relist,
 }
 
 /// What a rough world draws its happenings from. Frequent ones stand here more than once.
-const USUAL: [Happening; 34] = [
+const USUAL: [Happening; 36] = [
     Happening::Outbid,
     Happening::Outbid,
     Happening::Outbid,
@@ -270,6 +286,8 @@ const USUAL: [Happening; 34] = [
     Happening::Damage,
     Happening::Rubbish,
     Happening::Paused,
+    Happening::ProviderDeleted,
+    Happening::SecretDeleted,
     Happening::Relist,
 ];
 
@@ -361,6 +379,8 @@ impl Plan {
             Story::SuspendedUnknown => {
                 vec![(at(0), Happening::RentFault), (Duration::from_millis(3_500), Happening::Suspended)]
             }
+            Story::ProviderDeleted => vec![(at(45), Happening::ProviderDeleted)],
+            Story::SecretDeleted => vec![(at(45), Happening::SecretDeleted)],
             Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],
         };
         let recipe = Recipe {

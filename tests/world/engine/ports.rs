@@ -11,7 +11,7 @@ use serde_json::Value;
 use tradewind::accounts::OpenAccount;
 use tradewind_api::provider::ProviderKind;
 use tradewind_api::rented_machine::OrderOutcome;
-use tradewind_api::{RentedMachine, TrainingJob};
+use tradewind_api::{Provider, RentedMachine, TrainingJob};
 use tradewind_checkpoints::{
     Answer as StoreAnswer, Fetched, ObjectInfo, PutOutcome, Store, StoreCredentials, StoreError, Stores,
 };
@@ -77,6 +77,11 @@ impl WorldCluster {
             {
                 own(&mut object).meta_mut().resource_version.clone_from(&there.metadata.resource_version);
             }
+        } else if common.has(Mutant::BookTwice)
+            && let Some(provider) = own(&mut object).any_mut().downcast_mut::<Provider>()
+            && let Some(status) = &mut provider.status
+        {
+            status.spend.booked.clear();
         } else if common.has(Mutant::SettleTwice)
             && let Some(job) = own(&mut object).any_mut().downcast_mut::<TrainingJob>()
             && let Some(status) = &mut job.status
@@ -128,6 +133,9 @@ impl Cluster for WorldCluster {
         patch: &'a MetadataPatch,
         guard: &'a Guard,
     ) -> Answer<'a, Arc<dyn Object>> {
+        if self.wire.common.has(Mutant::SecretNotHeld) && kind.plural == "secrets" {
+            return self.pass(false, self.inner.get(kind, key));
+        }
         self.pass(true, self.inner.patch_metadata(kind, key, patch, guard))
     }
 

@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod money;
+mod providers;
 mod renting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,8 @@ pub struct Checker {
     pub results: BTreeSet<u64>,
     /// Checkpoints that machines have offered.
     pub offers: usize,
+    /// The Provider was deleted, and its books with it.
+    pub books_closed: bool,
     /// Objects in the bucket that were damaged on purpose.
     pub damaged: Vec<String>,
     jobs_seen: u64,
@@ -106,6 +109,7 @@ impl Checker {
         self.look_at_jobs(common);
         self.look_at_rentals(common);
         self.look_at_market(common);
+        self.look_at_provider(common);
         self.look_at_bucket(common);
     }
 
@@ -194,6 +198,7 @@ impl Checker {
     pub fn at_the_end(&mut self, common: &Common, failures: &[Option<(u32, u64)>], only_rented: bool) {
         self.nothing_is_left(common);
         self.books_agree(common);
+        self.provider_is_settled(common);
         for (n, fails) in failures.iter().enumerate() {
             let job = self.jobs[n].clone();
             let Some(status) = job.object.as_ref().and_then(|j| j.status.clone()).filter(|_| !job.deleted) else {

@@ -44,6 +44,7 @@ impl Checker {
         if let Some(order) = opened.first() {
             let finaliser = machine.metadata.finalizers.iter().flatten().any(|f| f == names::MACHINE_FINALIZER);
             self.ensure(finaliser, || format!("{name}: an order without a finaliser"));
+            self.account_is_held(common, &name);
             let earlier_open =
                 status.orders.iter().take(before.len()).any(|o| o.outcome != OrderOutcome::Refused || o.leftover);
             self.ensure(!earlier_open, || format!("{name}: an order while an earlier one may have bought something"));
@@ -130,6 +131,9 @@ impl Checker {
             self.ensure(ids.len() <= 1, || {
                 format!("{}: {ids:?} live at once and none of them is being ended", job_name(job))
             });
+        }
+        if let Some((id, ..)) = live.first() {
+            self.account_is_there(common, *id);
         }
         // A machine that turned out dearer than its cap is ended; until then it is not the ledger's fault.
         let capped = |id, price: u64| self.too_dear.get(id).map_or(price, |cap| price.min(*cap));
