@@ -304,8 +304,9 @@ async fn what_deploy_ships_is_accepted() {
         let answer = kubectl.run(["auth", "can-i", verb, what, "-n", namespace, account, "--quiet"]).await;
         answer.is_ok()
     };
-    assert!(may("get", "secrets", "tradewind-system").await);
-    assert!(!may("get", "secrets", &namespace).await);
+    assert!(may("get", "secrets", "tradewind-system").await && may("patch", "secrets", "tradewind-system").await);
+    assert!(!may("get", "secrets", &namespace).await && !may("patch", "secrets", &namespace).await);
+    assert!(may("patch", "providers", "default").await && !may("update", "providers", "default").await);
     let grant = std::fs::read_to_string(file("samples/secret-access.yaml")).unwrap();
     kubectl.apply(&grant.replace("namespace: default", &format!("namespace: {namespace}"))).await.unwrap();
     assert!(may("get", "secrets", &namespace).await && !may("list", "secrets", &namespace).await);

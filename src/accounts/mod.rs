@@ -129,7 +129,8 @@ impl Account {
     /// Why nothing should be rented on this account now.
     pub fn trouble(&self) -> Option<String> {
         let state = self.state();
-        state.unheld.as_ref().or(state.trouble.as_ref()).or(state.pause.as_ref()).cloned()
+        let closing = state.unheld.as_ref().filter(|_| state.closing);
+        closing.or(state.trouble.as_ref()).or(state.unheld.as_ref()).or(state.pause.as_ref()).cloned()
     }
 
     /// What is wrong with the account itself.

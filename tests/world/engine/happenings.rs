@@ -190,14 +190,16 @@ impl World {
         let Some(at) = self.passing.iter().position(|(at, trouble)| is_over(*at, *trouble)) else { return false };
         let (_, trouble) = self.passing.swap_remove(at);
         let memory = &self.common.memory;
-        let still_there = match trouble {
-            Passing::ProviderDeleted => memory.peek::<Provider>(&Key::cluster(ACCOUNT)).is_some(),
-            Passing::SecretDeleted => memory.peek::<Secret>(&account_secret()).is_some(),
-            _ => false,
+        let metadata = match trouble {
+            Passing::ProviderDeleted => memory.peek::<Provider>(&Key::cluster(ACCOUNT)).map(|o| o.metadata.clone()),
+            Passing::SecretDeleted => memory.peek::<Secret>(&account_secret()).map(|o| o.metadata.clone()),
+            _ => None,
         };
-        if still_there {
-            // It must go: the world does not end before.
-            self.passing.push((now + Duration::from_secs(5), trouble));
+        if let Some(metadata) = metadata {
+            if metadata.deletion_timestamp.is_some() {
+                // It must go: the world does not end before.
+                self.passing.push((now + Duration::from_secs(5), trouble));
+            }
             return true;
         }
         self.common.note(|| format!("--- {trouble:?} passes"));

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
-use tradewind_api::RentedMachine;
+use tradewind_api::conditions::{LOSSES_AT_ONCE, condition};
+use tradewind_api::{Provider, RentedMachine};
 use tradewind_checkpoints::MemoryStore;
-use tradewind_cluster::Memory;
+use tradewind_cluster::{Key, Memory};
 use tradewind_core::gate::Point;
 use tradewind_core::{Clock, ManualClock};
 use tradewind_sim::file::parse_market;
@@ -290,11 +291,21 @@ impl World {
             && self.next_happening >= self.plan.happenings.len()
             && jobs_over
             && self.common.memory.peek_all::<RentedMachine>().is_empty()
+            && !self.renting_pauses()
+    }
+
+    /// Renting pauses after many losses; its end is still to be written.
+    fn renting_pauses(&self) -> bool {
+        let provider = self.common.memory.peek::<Provider>(&Key::cluster(ACCOUNT));
+        let status = provider.as_ref().and_then(|p| p.status.as_ref());
+        status
+            .and_then(|s| condition(&s.conditions, LOSSES_AT_ONCE))
+            .is_some_and(|condition| condition.status == "True")
     }
 
     /// Writes to the API server so far, without Leases.
     fn writes(&self) -> u64 {
-        use tradewind_api::{Provider, TrainingJob};
+        use tradewind_api::TrainingJob;
         use tradewind_cluster::Typed;
         let kinds = [TrainingJob::KIND, RentedMachine::KIND, k8s_openapi::api::core::v1::Pod::KIND, Provider::KIND];
         kinds.iter().map(|kind| self.common.memory.changes(kind, 0).map_or(0, |c| c.changes.len() as u64)).sum()
