@@ -225,7 +225,6 @@ impl Serving<'_> {
             logs: self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?,
             committed: None,
             refused: None,
-            self_end: None,
         };
         self.mailbox.write_control(&control).await.map_err(|e| e.to_string())?;
         memory.control = Some(control);
