@@ -123,6 +123,9 @@ pub struct TimeArgs {
     /// Silence of an agent after which its machine is given up.
     #[arg(long, env = "TRADEWIND_AGENT_SILENT_AFTER", value_name = "TIME", default_value = "10m", value_parser = span)]
     pub agent_silent_after: Duration,
+    /// Time for which machines go on without the operator at least, whatever operatorOutageTolerance and budgets say.
+    #[arg(long, env = "TRADEWIND_SHORTEST_MONEY_LINE", value_name = "TIME", default_value = "2m", value_parser = span)]
+    pub shortest_money_line: Duration,
     /// How often agents look for orders and report [default: the agent's own].
     #[arg(long, env = "TRADEWIND_AGENT_POLL", value_name = "TIME", value_parser = span)]
     pub agent_poll: Option<Duration>,
@@ -143,7 +146,7 @@ pub struct TimeArgs {
     #[arg(long, env = "TRADEWIND_ORPHAN_AGE", value_name = "TIME", default_value = "3m", value_parser = span)]
     pub orphan_age: Duration,
     /// Lifetime of the signed addresses that machines get; at most 7 days.
-    #[arg(long, env = "TRADEWIND_TICKET_LIFETIME", value_name = "TIME", default_value = "24h", value_parser = span)]
+    #[arg(long, env = "TRADEWIND_TICKET_LIFETIME", value_name = "TIME", default_value = "72h", value_parser = span)]
     pub ticket_lifetime: Duration,
     /// How long other replicas believe in a leader that is silent.
     #[arg(long, env = "TRADEWIND_LEASE_DURATION", value_name = "TIME", default_value = "15s", value_parser = span)]

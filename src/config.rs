@@ -147,6 +147,7 @@ impl Config {
         settings.report_poll = times.report_poll;
         settings.status_interval = times.status_interval;
         settings.agent_silent_after = times.agent_silent_after;
+        settings.shortest_line = times.shortest_money_line;
         settings.refusal_memory = times.refusal_memory;
         settings.orphan_age = times.orphan_age;
         settings.sweep_report_only = self.sweep_report_only;

@@ -25,6 +25,8 @@ pub struct Settings {
     pub status_interval: Duration,
     /// Silence of an agent after which its machine is given up.
     pub agent_silent_after: Duration,
+    /// The shortest time for which machines go on without the operator.
+    pub shortest_line: Duration,
     /// For how long a refused offer is left out.
     pub refusal_memory: Duration,
     /// How old an asset without a RentedMachine must be before the sweeper ends it.
@@ -53,10 +55,12 @@ impl Settings {
             report_poll: Duration::from_secs(5),
             status_interval: Duration::from_secs(30),
             agent_silent_after: Duration::from_mins(10),
+            shortest_line: Duration::from_mins(2),
             refusal_memory: Duration::from_mins(15),
             orphan_age: Duration::from_mins(3),
             sweep_report_only: false,
-            ticket_lifetime: Duration::from_hours(24),
+            // Renewed at half-life: what is left then outlasts the longest absence of an operator (a day) by half a day.
+            ticket_lifetime: Duration::from_hours(72),
             start_deadline: Duration::from_mins(15),
             agent_poll: None,
         }

@@ -30,6 +30,9 @@ use crate::values::Span;
     doc = "Provider is one rental account: which market, which key, and how much may be spent on it."
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.kind == oldSelf.kind").message("cannot be changed: make another Provider").field_path(".kind")
+)]
 pub struct ProviderSpec {
     /// Which market: Vast or RunPod.
     pub kind: ProviderKind,

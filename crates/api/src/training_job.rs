@@ -36,6 +36,7 @@ use crate::values::{Decimal, Size, Span};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("has(self.checkpoint) == has(oldSelf.checkpoint) && (!has(self.checkpoint) || self.checkpoint.to == oldSelf.checkpoint.to)").message("cannot be changed, since the run is kept there: make another job").field_path(".checkpoint"),
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.providers) || size(self.placement.providers) == 0").message("placement.providers names where to rent, but placement.inCluster is Only: remove one of the two").field_path(".placement.providers"),
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.capacity) || self.placement.capacity == 'Any'").message("placement.capacity is about rented machines, but placement.inCluster is Only: remove one of the two").field_path(".placement.capacity"),
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.regions) || size(self.placement.regions) == 0").message("placement.regions names where to rent, but placement.inCluster is Only: remove one of the two").field_path(".placement.regions"),
@@ -414,6 +415,9 @@ pub struct TrainingJobStatus {
     /// The present attempt, from 0; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i64>,
+    /// Hash of what decides the result, as of the present attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec_hash: Option<String>,
     /// Hash of the template with which the present attempt was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_hash: Option<String>,

@@ -196,20 +196,35 @@ impl Providers {
     /// A key of another account would make every machine of ours look gone. It is not taken while machines of the old account live.
     async fn same_owner(&self, provider: &Provider, handle: &dyn GpuProvider) -> Result<(), crate::storage::Unusable> {
         let name = provider.metadata.name.as_deref().unwrap_or_default();
-        let Some(old) = provider.status.as_ref().and_then(|s| s.account.as_ref()) else { return Ok(()) };
+        let old = provider.status.as_ref().and_then(|s| s.account.as_ref());
         let lives = |m: &RentedMachine| {
             let status = m.status.as_ref();
             m.spec.provider == name && status.is_some_and(|s| !s.orders.is_empty() && s.phase != MachinePhase::Gone)
         };
-        if !self.ctx.caches.rented.all().iter().any(|m| lives(m)) {
+        let machines = self.ctx.caches.rented.all();
+        let ours: Vec<&str> = machines
+            .iter()
+            .filter(|m| lives(m))
+            .filter_map(|m| m.status.as_ref().and_then(|s| s.machine_id.as_deref()))
+            .collect();
+        if !machines.iter().any(|m| lives(m)) {
             return Ok(());
         }
         // A key that is refused says nothing about the owner; the looks that follow tell of it.
         let Ok(info) = handle.account().await else { return Ok(()) };
-        let Some(id) = info.id.filter(|id| id != old) else { return Ok(()) };
-        let message = format!(
-            "the key belongs to account {id}, but machines of account {old} are not gone yet; give its key back, or wait until they are",
-        );
+        let message = match (old, info.id) {
+            (Some(old), Some(id)) if id == *old => return Ok(()),
+            (Some(old), Some(id)) => {
+                format!("the key belongs to account {id}, but machines of account {old} are not gone yet")
+            }
+            // Where the market tells no account, one machine of ours in its list is the proof.
+            _ => match handle.list_owned().await {
+                Ok(list) if ours.is_empty() || list.iter().any(|m| ours.contains(&m.id.as_str())) => return Ok(()),
+                Ok(_) => format!("the key shows none of the {} machines that are rented on this account", ours.len()),
+                Err(error) => format!("whether the key is of the same account cannot be seen now ({error})"),
+            },
+        };
+        let message = format!("{message}; give the old key back, or wait until they are gone");
         Err(crate::storage::Unusable { reason: Reason::KeyRefused, message })
     }
 

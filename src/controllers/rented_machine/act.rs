@@ -361,10 +361,12 @@ impl Acting<'_> {
             account.want_look();
             ctx.ask(crate::controllers::provider::NAME, Key::cluster(account.name.as_str()));
         }
-        match failed {
-            Some(failure) => Err(failure),
-            None => Ok(Done { again: true, after: Some(LOOK_AGAIN), released: false }),
+        if let Some(failure) = failed {
+            return Err(failure);
         }
+        let pause = LOOK_AGAIN.saturating_mul(1 << memory.end_looks.min(5)).min(END_AGAIN);
+        memory.end_looks += 1;
+        Ok(Done { again: true, after: Some(pause), released: false })
     }
 
     fn would_be_visible(&self, account: &Account, id: &str, memory: &MachineMemory) -> bool {
@@ -419,7 +421,7 @@ impl Acting<'_> {
 
 /// How often the end is asked for again while the machine is still there.
 const END_AGAIN: Duration = Duration::from_secs(10);
-/// Time between two looks whether a machine is gone.
+/// Time between the first two looks whether a machine is gone; doubled each time.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Brings the claimed Pod in line with the machine, if it is on our Node.
@@ -431,7 +433,14 @@ pub async fn project_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), F
     }
     let status = machine.status.clone().unwrap_or_default();
     // A Pod whose end somebody asked for stays until its machine has saved what there is to save.
-    let drains = status.ended.is_none() && status.machine_id.is_some() && deletion(&pod) == Some(Deletion::Asked);
+    let drains = status.ended.is_none()
+        && status.machine_id.is_some()
+        && match deletion(&pod) {
+            Some(Deletion::Asked) => true,
+            // Until the job has seen it: a Pod that is gone at once reads as lost.
+            Some(Deletion::Forced) => machine.metadata.deletion_timestamp.is_none(),
+            Some(Deletion::Lost) | None => false,
+        };
     if pod.metadata.deletion_timestamp.is_some() && !drains {
         return free_pod(ctx, machine).await;
     }

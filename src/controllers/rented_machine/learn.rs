@@ -26,7 +26,11 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
     }
     if is(Reason::AgentNotStarted) || is(Reason::BootFailed) || is(Reason::AgentFailed) {
         let until = now + ctx.settings.refusal_memory * 4;
-        ctx.market.ban(&offer.provider, &offer.host, until, format!("its host was unfit lately ({ended})"));
+        if !offer.host.is_empty() {
+            ctx.market.ban(&offer.provider, &offer.host, until, format!("its host was unfit lately ({ended})"));
+        }
+        // Where the market names no host, the offer is a pool of many: one bad host, or a bad image, says little of it.
+        let until = if offer.host.is_empty() { now + ctx.settings.offers_max_age } else { until };
         ctx.market.refuse(&offer.provider, &offer.id, until, format!("unfit lately ({ended})"));
     }
 }

@@ -16,18 +16,17 @@ use super::memory::MachineMemory;
 use super::serve::Serving;
 use crate::context::Context;
 
-/// A machine that hears nothing goes on for at least so long, however little is left of a budget: shorter gaps are everyday.
-const SHORTEST: Duration = Duration::from_mins(2);
 /// The longest time between two renewals.
 const RARELY: Duration = Duration::from_hours(1);
 
-/// Seconds from now to the line: the operator's longest absence, or the end of the budget at this price, whichever comes first.
-pub fn seconds(tolerance: Duration, budget_left: Option<Money>, price_per_hour: Money) -> u64 {
+/// Seconds from now to the line, `shortest` at least, since shorter gaps are everyday: the operator's longest absence, or the end of the budget at this price, whichever comes first.
+pub fn seconds(tolerance: Duration, shortest: Duration, budget_left: Option<Money>, price_per_hour: Money) -> u64 {
+    let tolerance = tolerance.max(shortest);
     let affordable = budget_left.filter(|_| price_per_hour > Money::ZERO).map(|left| {
         let micros = |money: Money| u64::try_from(money.micros()).unwrap_or(0);
         Duration::from_secs(micros(left).saturating_mul(3600) / micros(price_per_hour).max(1))
     });
-    let line = affordable.map_or(tolerance, |affordable| affordable.max(SHORTEST).min(tolerance));
+    let line = affordable.map_or(tolerance, |affordable| affordable.max(shortest).min(tolerance));
     line.as_secs().max(1)
 }
 
@@ -56,7 +55,7 @@ pub fn line(ctx: &Context, machine: &RentedMachine) -> u64 {
     let price = machine.status.as_ref().and_then(|s| s.price_per_hour).unwrap_or(asked);
     let job = ctx.caches.jobs.get(&Key::namespaced(spec.job.namespace.as_str(), spec.job.name.as_str()));
     let left = job.and_then(|job| budget_left(&job, machine, price, ctx.clock.now()));
-    seconds(Duration::from_secs(tolerance), left, price)
+    seconds(Duration::from_secs(tolerance), ctx.settings.shortest_line, left, price)
 }
 
 impl Serving<'_> {
@@ -80,6 +79,7 @@ mod tests {
 
     #[test]
     fn the_line_is_the_budget_or_the_longest_absence() {
+        let shortest = Duration::from_mins(2);
         let (day, dollar) = (Duration::from_hours(24), Money::from_micros(1_000_000));
         for (what, left, price, expected) in [
             ("no budget", None, dollar, 86_400),
@@ -88,9 +88,14 @@ mod tests {
             ("nothing left: an everyday gap ends nothing", Some(Money::ZERO), dollar, 120),
             ("free of charge", Some(dollar), Money::ZERO, 86_400),
         ] {
-            assert_eq!(seconds(day, left, price), expected, "{what}");
+            assert_eq!(seconds(day, shortest, left, price), expected, "{what}");
         }
-        assert_eq!(seconds(Duration::from_secs(20), Some(Money::ZERO), dollar), 20, "the tolerance is never passed");
+        assert_eq!(
+            seconds(Duration::from_mins(5), shortest, Some(dollar), dollar),
+            300,
+            "the tolerance is never passed"
+        );
+        assert_eq!(seconds(Duration::ZERO, shortest, None, dollar), 120, "no gap is too short");
         assert_eq!(renew_after(86_400), Duration::from_hours(1));
         assert_eq!(renew_after(20), Duration::from_secs(2));
     }

@@ -44,6 +44,8 @@ pub struct MachineMemory {
     pub checkpoint: Option<CheckpointStatus>,
     /// Looks in a row at which the provider knew nothing of the machine, after its end was asked for.
     pub gone_looks: u32,
+    /// Looks whether it is gone so far.
+    pub end_looks: u32,
     /// The provider has shown the machine at least once: only then does its absence mean anything soon.
     pub seen: bool,
     /// When the provider first accepted the end.

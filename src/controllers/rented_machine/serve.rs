@@ -22,9 +22,9 @@ use crate::context::Context;
 use crate::events::Severity;
 
 /// Upload slots in one batch.
-const SLOTS_PER_BATCH: u64 = 64;
+const SLOTS_PER_BATCH: u64 = 128;
 /// A new batch is made when fewer slots are left.
-const SLOTS_LOW: u64 = 32;
+const SLOTS_LOW: u64 = 128;
 /// Segments in the ring of logs.
 pub const LOG_RING: u32 = 8;
 

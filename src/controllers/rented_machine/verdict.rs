@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::rented_machine::{OrderOutcome, StopRequest};
+use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest};
 use tradewind_api::{Reason, RentedMachineStatus};
-use tradewind_core::Capacity;
+use tradewind_core::{Capacity, Money};
 use tradewind_providers::{Machine, MachineState};
 
+use super::cost;
 use super::decide::{JobView, Observed};
 use super::serve::AgentView;
 
@@ -144,8 +145,15 @@ fn too_dear(
     let price = machine.price_per_hour.filter(|_| !bids || machine.capacity == Capacity::OnDemand)?;
     let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
     let cap = observed.spec.offers.get(usize::try_from(order.offer).ok()?)?.price_cap;
-    (price > cap)
+    // A market that tells one price for everything counts the disk in, in whole cents.
+    let slack = if bids { Money::ZERO } else { Money::from_micros(10_000) + disk_rate(observed, order) };
+    (price > cap + slack)
         .then(|| (Reason::LimitReached, format!("the machine costs ${price} an hour, its price cap is ${cap}")))
+}
+
+fn disk_rate(observed: &Observed, order: &OrderStatus) -> Money {
+    let offer = usize::try_from(order.offer).ok().and_then(|i| observed.offers.get(i)).and_then(Option::as_ref);
+    offer.map_or(Money::ZERO, |offer| cost::with_disk(Money::ZERO, offer, observed.spec.workload.disk_gib))
 }
 
 fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {

@@ -39,6 +39,8 @@ pub struct Observed {
     pub node: String,
     /// Highest attempt that the storage knows, where that was asked: before something is rented.
     pub newest_attempt: Option<i64>,
+    /// The run's end, if its place tells of one although the job's status does not.
+    pub over: Option<EndRecord>,
     /// Our Node is cordoned: nothing new is rented.
     pub cordoned: bool,
     /// Id for a new run.
@@ -169,6 +171,10 @@ pub fn decide(o: &Observed) -> Decision {
     } else {
         r.accepted();
     }
+    if let Some(end) = &o.over {
+        r.over(end);
+        return r.rest(Wake::OnChange);
+    }
     if let (Admission::Over(end), None) = (&o.admission, r.status.attempt) {
         r.over(end);
         return r.rest(Wake::OnChange);
@@ -248,7 +254,7 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     let attempt = newest_attempt.map_or(0, |n| n + 1);
     r.status.attempt = Some(attempt);
     r.status.run_id = Some(run_id.clone().unwrap_or_else(|| o.fresh_run_id.clone()));
-    r.status.template_hash = Some(valid.template_hash.clone());
+    r.carries(valid);
     r.phase(JobPhase::Waiting, "its Pod is being made");
     r.workers(0);
     r.decide(Step::CreatePod { attempt, on_node: false }, Wake::OnChange)
@@ -258,7 +264,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     if let Some(newest) = o.newest_attempt.filter(|newest| *newest > attempt) {
         // The API server was restored from an older state: numbers that were used are never used again.
         r.status.attempt = Some(newest + 1);
-        r.status.template_hash = Some(valid.template_hash.clone());
+        r.carries(valid);
         r.resuming(&format!("the storage knows attempt {newest} already; attempt {} goes on from there", newest + 1));
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
     }
@@ -269,6 +275,13 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     }
     if let Some(pod) = left_pod(o, Some(attempt)) {
         return r.decide(Step::RemovePod(pod), Wake::OnChange);
+    }
+    if machine.is_none()
+        && let Some(pod) = o.pods.iter().find(|pod| goes_in_the_cluster(o, pod, attempt))
+    {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        r.resuming(&format!("attempt {attempt} follows once Pod {name} in the cluster is gone"));
+        return r.rest(Wake::OnChange);
     }
     let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
     if let Some(machine) = machine {
@@ -307,7 +320,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     if !bound.is_empty() && !on_ours && pod.metadata.deletion_timestamp.is_some() {
         // It may have begun to run: its number is spent.
         r.status.attempt = Some(attempt + 1);
-        r.status.template_hash = Some(valid.template_hash.clone());
+        r.carries(valid);
         r.resuming(&format!("its Pod in the cluster was deleted; attempt {} follows once it is gone", attempt + 1));
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
     }
@@ -355,6 +368,15 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         return r.decide(Step::Rest, Wake::After(soon, "cost is looked at"));
     }
     place(o, r, valid, attempt, pod, claim, bound)
+}
+
+/// A Pod of an earlier attempt that still runs on one of the cluster's own nodes while it is being deleted: two programs of one run must
+/// not run at once.
+fn goes_in_the_cluster(o: &Observed, pod: &Pod, attempt: i64) -> bool {
+    let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
+    let other = label(pod, names::ATTEMPT).is_none_or(|of| *of != attempt.to_string());
+    let over = matches!(pod_phase(pod), "Succeeded" | "Failed");
+    other && !over && pod.metadata.deletion_timestamp.is_some() && !bound.is_empty() && bound != o.node
 }
 
 fn has_open_order(machine: &RentedMachine) -> bool {

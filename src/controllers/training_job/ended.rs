@@ -50,6 +50,14 @@ pub fn ended_machine(
         last_step: status.progress.as_ref().map(|p| p.step),
         at: Some(Time(o.now)),
     });
+    let never_started = |ended: &str| NEVER_STARTED.iter().any(|reason| reason.as_str() == ended);
+    let in_a_row = r.status.history.iter().rev().take_while(|record| never_started(&record.ended)).count();
+    if in_a_row >= HOSTS_TRIED {
+        let image = &machine.spec.workload.image;
+        let message = format!("{in_a_row} machines in a row never ran image {image}; the last one: {message}");
+        r.failed(Reason::NotStartable, &message);
+        return Some(r.clone().rest(Wake::OnChange));
+    }
     match status.exit_code {
         Some(0) => {
             r.complete("the program ended with exit code 0");
@@ -66,8 +74,10 @@ pub fn ended_machine(
     if ended == Reason::ProgramStalled.as_str() {
         r.status.stalls += 1;
         if r.status.stalls > valid.max_restarts {
-            let message =
-                format!("{message}, for the {}. time; maxRestarts is {}", r.status.stalls, valid.max_restarts);
+            let message = format!(
+                "{message}, {} times in a row without a new checkpoint; maxRestarts is {}",
+                r.status.stalls, valid.max_restarts
+            );
             r.failed(Reason::ProgramStalled, &message);
             return Some(r.clone().rest(Wake::OnChange));
         }
@@ -77,10 +87,15 @@ pub fn ended_machine(
     }
     r.lost_work(status);
     r.status.attempt = Some(attempt + 1);
-    r.status.template_hash = Some(valid.template_hash.clone());
+    r.carries(valid);
     r.resuming(&format!("{message}; attempt {} goes on from the last checkpoint", attempt + 1));
     Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
 }
+
+/// Machines in a row that may fail to start the program before its image, not the hosts, is to blame.
+const HOSTS_TRIED: usize = 5;
+/// Reasons of an end before anything ran.
+const NEVER_STARTED: [Reason; 3] = [Reason::BootFailed, Reason::AgentNotStarted, Reason::NotStartable];
 
 /// Reasons of an end that count as the program's own failure.
 const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];
@@ -98,7 +113,7 @@ pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, lo
     }
     if action == Some(FailureAction::Restart) {
         r.status.attempt = Some(attempt + 1);
-        r.status.template_hash = Some(valid.template_hash.clone());
+        r.carries(valid);
         r.resuming(&format!("{how}{said}; failurePolicy.rules says Restart for this exit code"));
         return r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange);
     }
@@ -110,7 +125,7 @@ pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, lo
     }
     r.status.restarts += 1;
     r.status.attempt = Some(attempt + 1);
-    r.status.template_hash = Some(valid.template_hash.clone());
+    r.carries(valid);
     let n = r.status.restarts;
     r.resuming(&format!("{how}{said}; restart {n} of {}", valid.max_restarts));
     r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)

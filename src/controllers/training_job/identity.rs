@@ -24,6 +24,8 @@ pub struct Asker<'a> {
     pub spec_hash: &'a str,
     /// What it wants of a run that is there.
     pub on_existing: OnExisting,
+    /// It has checkpoints; without any there is nothing that another run could spoil.
+    pub saves: bool,
 }
 
 /// What a place says about a job.
@@ -78,6 +80,7 @@ pub fn judge(asker: &Asker<'_>, place: &str, found: Option<&Identity>) -> Verdic
         },
         None => Verdict::Resume { run_id: run.run_id.clone() },
         Some(end) if same_object || end.spec_hash == asker.spec_hash => Verdict::Over(Box::new(end.clone())),
+        Some(_) if !asker.saves => Verdict::Begin { number: found.number + 1, run_id: None },
         Some(end) if end.outcome == Outcome::Failed => {
             Verdict::Begin { number: found.number + 1, run_id: Some(end.run_id.clone()) }
         }
@@ -143,6 +146,7 @@ pub async fn settle(
         uid,
         spec_hash: &valid.spec_hash,
         on_existing: valid.on_existing,
+        saves: valid.checkpoint.is_some(),
     };
     // Another operator, or an answer that was lost, may have been faster: then what is there is judged again.
     for _ in 0..3 {
@@ -177,6 +181,12 @@ fn place<'a>(
     }
 }
 
+/// How the run with this id ended, as its place says: the API server may have been restored from a state before its end.
+pub async fn ended(store: &dyn Store, run_id: &str) -> Result<Option<EndRecord>, IdentityError> {
+    let found = identity::read(store, "").await?;
+    Ok(found.filter(|found| found.run.run_id == run_id).and_then(|found| found.end))
+}
+
 /// Writes down how a run ended, before the job's status says so.
 pub async fn finish(
     ctx: &Context,
@@ -201,7 +211,8 @@ pub async fn finish(
         _ => (Outcome::Failed, conditions::FAILED),
     };
     let reason = conditions::condition(&status.conditions, type_).map_or("", |c| c.reason.as_str());
-    let record = EndRecord::new(run_id, outcome, &valid.spec_hash, reason, &status.message, ctx.clock.now());
+    let spec_hash = status.spec_hash.as_deref().unwrap_or(&valid.spec_hash);
+    let record = EndRecord::new(run_id, outcome, spec_hash, reason, &status.message, ctx.clock.now());
     let written = identity::finish(place.store, &place.folder, found.number, &record).await;
     written.map(drop).map_err(|e| Unusable::from_store(&place.name, &e))
 }
@@ -213,7 +224,7 @@ mod tests {
     use super::*;
 
     fn asker(uid: &'static str, spec_hash: &'static str, on_existing: OnExisting) -> Asker<'static> {
-        Asker { install: "i", namespace: "ns", name: "job", uid, spec_hash, on_existing }
+        Asker { install: "i", namespace: "ns", name: "job", uid, spec_hash, on_existing, saves: true }
     }
 
     fn found(end: Option<Outcome>) -> Identity {
@@ -252,6 +263,8 @@ mod tests {
             assert_eq!(word(&verdict), expected, "{end:?} {uid} {hash} {on_existing:?}");
         }
         assert_eq!(word(&judge(&asker("new", "h", Fail), "s3://b/", None)), "begin 1 new");
+        let unsaved = Asker { saves: false, ..asker("new", "other", Resume) };
+        assert_eq!(word(&judge(&unsaved, "the mailbox", Some(&found(complete)))), "begin 5 new");
         let stranger = Asker { name: "twin", ..asker("new", "h", Fresh) };
         let Verdict::Refused { reason, message } = judge(&stranger, "s3://b/", Some(&found(None))) else { panic!() };
         assert_eq!(reason, Reason::CheckpointLocationInUse);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
+use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
 
@@ -40,12 +41,13 @@ pub(super) async fn observe(
         choice: None,
         node: ctx.settings.node_name.clone(),
         newest_attempt: None,
+        over: None,
         cordoned: ctx.cordoned(),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
     if wants_plan(&observed) {
         ctx.want_offers();
-        observed.newest_attempt = newest_attempt(ctx, &observed, memory).await?;
+        (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
         if let (Ok(valid), Some(status)) = (&observed.valid, &job.status) {
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
@@ -58,20 +60,29 @@ pub(super) async fn observe(
     Ok(observed)
 }
 
-/// The highest attempt in the catalogue, asked once per attempt before something is rented for it: the API server may have been restored
+/// The highest attempt in the catalogue and the run's end, asked once per attempt before something is rented for it: the API server may have been restored
 /// from an older state than the bucket's.
-async fn newest_attempt(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Result<Option<i64>, Failure> {
+async fn as_stored(
+    ctx: &Context,
+    o: &Observed,
+    memory: &mut JobMemory,
+) -> Result<(Option<i64>, Option<EndRecord>), Failure> {
     let attempt = o.job.status.as_ref().and_then(|s| s.attempt);
-    let Some(checkpoint) = o.valid.as_ref().ok().and_then(|valid| valid.checkpoint.as_ref()) else { return Ok(None) };
+    let Some(checkpoint) = o.valid.as_ref().ok().and_then(|valid| valid.checkpoint.as_ref()) else {
+        return Ok((None, None));
+    };
     if memory.attempt_checked == attempt {
-        return Ok(None);
+        return Ok((None, None));
     }
     let namespace = o.job.metadata.namespace.as_deref().unwrap_or_default();
     let catalogue = ctx.catalogue(namespace, &checkpoint.to, &checkpoint.secret_ref.name).await;
     let catalogue = catalogue.map_err(|unusable| Failure::new(unusable.reason.as_str(), unusable.message))?;
     let newest = catalogue.max_attempt().await.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;
+    let run_id = o.job.status.as_ref().and_then(|s| s.run_id.as_deref()).unwrap_or_default();
+    let end = identity::ended(catalogue.store(), run_id).await;
+    let end = end.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;
     memory.attempt_checked = attempt;
-    Ok(newest.map(i64::from))
+    Ok((newest.map(i64::from), end))
 }
 
 /// The job's machines, as the watch has told them; as they are, where the job's account is about to change: a machine that the watch
@@ -206,8 +217,8 @@ fn identified(verdict: Result<Verdict, Unusable>, newest_attempt: Option<i64>) -
         Ok(Verdict::Over(end)) => Admission::Over(end),
         // `settle` has begun it already, or could not.
         Ok(Verdict::Begin { .. }) => Admission::Fine { newest_attempt, run_id: None },
-        Ok(Verdict::Refused { reason, message }) | Err(Unusable { reason, message }) => {
-            Admission::Refused { reason, message, passing: true }
-        }
+        // Nothing but another spec, or another place, can change that.
+        Ok(Verdict::Refused { reason, message }) => Admission::Refused { reason, message, passing: false },
+        Err(Unusable { reason, message }) => Admission::Refused { reason, message, passing: true },
     }
 }

@@ -16,6 +16,7 @@ use super::decide::{Decision, Observed, Step, bounded_history};
 use super::identity;
 use super::placement::Rent;
 use super::stop::Wanted;
+use super::valid::Valid;
 use crate::runtime::Wake;
 
 /// A status under construction.
@@ -136,6 +137,10 @@ impl Report {
             self.status.progress.clone_from(&m.progress);
         }
         if let Some(checkpoint) = &m.checkpoint {
+            if self.status.checkpoint.as_ref().is_none_or(|known| checkpoint.seq > known.seq) {
+                // It moves: what hung before is forgotten.
+                self.status.stalls = 0;
+            }
             self.status.checkpoint = Some(checkpoint.clone());
         }
         if m.ended.is_some() {
@@ -220,6 +225,12 @@ impl Report {
         if condition(&self.status.conditions, SUSPENDED).is_some_and(|c| c.status == "True") {
             self.set(SUSPENDED, Some(false), Reason::Resumed, "what had stopped the job is taken back");
         }
+    }
+
+    /// The present attempt runs what the spec says now.
+    pub fn carries(&mut self, valid: &Valid) {
+        self.status.template_hash = Some(valid.template_hash.clone());
+        self.status.spec_hash = Some(valid.spec_hash.clone());
     }
 
     /// A new attempt follows.

@@ -31,6 +31,15 @@ pub fn wanted(o: &Observed, status: &TrainingJobStatus, valid: &Valid) -> Option
     let total = valid.budget_total?;
     let latched = status.cost.exhausted.is_some_and(|at| total <= at);
     let machine = status.attempt.and_then(|attempt| machine_of(o, attempt)).filter(|m| lives(m));
+    let in_cluster = o.pods.iter().any(|pod| {
+        let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
+        let over = matches!(pod_phase(pod), "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
+        !over && !bound.is_empty() && bound != o.node
+    });
+    if machine.is_none() && in_cluster {
+        // The cluster's own nodes cost the budget nothing.
+        return None;
+    }
     if latched || machine.is_some_and(|m| over_budget(total, status, m, o.now)) || status.cost.settled >= total {
         let message =
             format!("budget.total (${total}) is used up; the job goes on from its last checkpoint when it is raised");
