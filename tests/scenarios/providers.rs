@@ -248,9 +248,17 @@ fn an_account_in_trouble_rents_nothing_and_what_runs_is_ended() {
         let job = runs(world, &namespace, "broke", 40).await?;
         world.stack.sim.patch_provider(VAST, &json!({ "credit": 0 })).await?;
         condition_is(world, "Ready", "False", "OutOfCredit").await?;
-        world.stack.wait_all_gone(SOON).await?;
-        let message = job.condition(world, "Placed", "False", "NoProvider", SOON).await?;
-        ensure!(message.contains("the account has no credit"), "{message}");
+        let look = || async {
+            let paid = world.stack.paid_machines().await.map_err(|e| e.to_string())?;
+            if paid.is_empty() { Ok(()) } else { Err(format!("{paid:?}")) }
+        };
+        world.stack.eventually("the end of what was stopped", SOON, look).await?;
+        // In its condition, or in the claim that it had made before the credit was looked at.
+        let says = |job: &tradewind_api::TrainingJob| {
+            let message = job.status.as_ref().map(|s| s.message.clone()).unwrap_or_default();
+            if message.contains("the account has no credit") { Ok(()) } else { Err(message) }
+        };
+        job.until(world, "a message about credit", SOON, says).await?;
         world.stack.sim.patch_provider(VAST, &json!({ "credit": 50 })).await?;
         job.phase(world, JobPhase::Complete, MINUTE).await?;
         Ok(())

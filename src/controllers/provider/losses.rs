@@ -15,12 +15,21 @@ const SLACK: Duration = Duration::from_secs(5);
 /// Polls for which renting pauses: 5 minutes with the default poll of 10 s.
 const PAUSE_POLLS: u32 = 30;
 
-/// Losses of one account that this process has seen.
+/// Losses of one account that this process has seen. Times are monotonic.
 #[derive(Debug, Default)]
 pub struct Losses {
-    /// Uid and when the loss was first seen (monotonic); `None` for those from before this process.
-    seen: BTreeMap<String, Option<Duration>>,
+    /// When each machine was first seen alive, by uid.
+    alive: BTreeMap<String, Duration>,
+    /// When each loss was first seen, and since when the machine had lived.
+    lost: BTreeMap<String, Loss>,
     primed: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Loss {
+    /// `None` for one from before this process.
+    at: Option<Duration>,
+    since: Duration,
 }
 
 /// Many losses at once.
@@ -41,28 +50,32 @@ impl Losses {
         poll: Duration,
     ) -> Option<Burst> {
         let window = poll * 2 + SLACK;
-        let mut alive = 0;
-        let mut there = BTreeMap::new();
+        let (mut alive, mut lost) = (BTreeMap::new(), BTreeMap::new());
         for machine in machines {
             let Some(status) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { continue };
+            let uid = machine.metadata.uid.clone().unwrap_or_default();
+            let known = self.alive.get(&uid).copied();
             match status.ended.as_deref() {
-                None => alive += 1,
+                None => drop(alive.insert(uid, known.unwrap_or(now))),
                 Some(ended) if ended == Reason::Preempted.as_str() => {
-                    let uid = machine.metadata.uid.clone().unwrap_or_default();
-                    let at = self.seen.get(&uid).copied().unwrap_or_else(|| self.primed.then_some(now));
-                    there.insert(uid, at);
+                    let new = Loss { at: self.primed.then_some(now), since: known.unwrap_or_default() };
+                    let loss = self.lost.get(&uid).copied().unwrap_or(new);
+                    lost.insert(uid, loss);
                 }
                 Some(_) => {}
             }
         }
-        let recent = |at: &Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) <= window);
-        let left =
-            std::mem::take(&mut self.seen).into_iter().filter(|(uid, at)| recent(at) && !there.contains_key(uid));
-        self.seen = left.collect();
-        self.seen.extend(there);
+        let recent = |loss: &Loss| loss.at.is_some_and(|at| now.saturating_sub(at) <= window);
+        // Objects may be gone before the next look.
+        let before = std::mem::take(&mut self.lost);
+        self.lost = before.into_iter().filter(|(_, loss)| recent(loss)).chain(lost).collect();
+        self.alive = alive;
         self.primed = true;
-        let lost = self.seen.values().filter(|at| recent(at)).count();
-        let of = lost + alive;
+        let losses: Vec<&Loss> = self.lost.values().filter(|loss| recent(loss)).collect();
+        // Successors of lost machines that are lost in their turn are another matter: all must have lived side by side.
+        let first = losses.iter().filter_map(|loss| loss.at).min()?;
+        let lost = losses.iter().filter(|loss| loss.since < first).count();
+        let of = lost + self.alive.values().filter(|since| **since < first).count();
         (lost >= MANY && lost * 2 >= of).then_some(Burst { lost, of })
     }
 }
@@ -143,6 +156,21 @@ mod tests {
                 .iter()
                 .map(|(at, alive, lost, ended)| losses.look(&machines(*alive, *lost, *ended), s(*at), poll));
             assert_eq!(found.last().flatten(), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn one_job_that_is_outbid_again_and_again_is_no_burst() {
+        let (mut losses, poll) = (Losses::default(), Duration::from_secs(10));
+        let named = |name: &str, ended: bool| {
+            let mut machine = machines(usize::from(!ended), usize::from(ended), 0).remove(0);
+            machine.metadata.uid = Some(name.to_owned());
+            machine
+        };
+        for second in 0..8 {
+            let name = format!("attempt-{}", second / 2);
+            let found = losses.look(&[named(&name, second % 2 == 1)], Duration::from_secs(second), poll);
+            assert_eq!(found, None, "second {second}");
         }
     }
 
