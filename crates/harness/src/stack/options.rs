@@ -15,6 +15,7 @@ const FAST: &[(&str, &str)] = &[
     ("status-interval", "1s"),
     ("agent-poll", "250ms"),
     ("agent-silent-after", "20s"),
+    ("shortest-money-line", "2s"),
     ("start-deadline", "30s"),
     ("rent-limit", "5s"),
     ("unseen-limit", "2s"),
