@@ -73,11 +73,13 @@ pub fn ended_machine(
         || [Reason::Deleted, Reason::OperatorSilent].iter().any(|reason| reason.as_str() == ended);
     if ended == Reason::ProgramStalled.as_str() {
         r.status.stalls += 1;
-        if r.status.stalls > valid.max_restarts {
-            let message = format!(
-                "{message}, {} times in a row without a new checkpoint; maxRestarts is {}",
-                r.status.stalls, valid.max_restarts
-            );
+        // It hangs at the same place again: the record of this attempt is the last of them.
+        let at_this_place = |record: &&AttemptRecord| record.ended == ended && record.from_step == status.restored_step;
+        let in_a_row = r.status.history.iter().rev().take_while(at_this_place).count();
+        if i64::try_from(in_a_row).unwrap_or(i64::MAX) > valid.max_restarts {
+            let limit = valid.max_restarts;
+            let message =
+                format!("{message}, {in_a_row} times in a row from the same checkpoint; maxRestarts is {limit}");
             r.failed(Reason::ProgramStalled, &message);
             return Some(r.clone().rest(Wake::OnChange));
         }

@@ -137,10 +137,6 @@ impl Report {
             self.status.progress.clone_from(&m.progress);
         }
         if let Some(checkpoint) = &m.checkpoint {
-            if self.status.checkpoint.as_ref().is_none_or(|known| checkpoint.seq > known.seq) {
-                // It moves: what hung before is forgotten.
-                self.status.stalls = 0;
-            }
             self.status.checkpoint = Some(checkpoint.clone());
         }
         if m.ended.is_some() {
