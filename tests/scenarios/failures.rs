@@ -85,3 +85,23 @@ fn a_program_that_hangs_is_started_again_from_its_checkpoint() {
         Ok(())
     });
 }
+
+#[test]
+fn an_image_that_no_machine_can_pull_ends_the_job_and_not_the_budget() {
+    scenario(async |world| {
+        let namespace = world.namespace("image").await?;
+        let job = Job::new(&namespace, "typo", 5, 5, "0.05").container(json!({ "image": "typo:1" }));
+        job.apply(world).await?;
+        let failed = job.phase(world, JobPhase::Failed, MINUTE).await?;
+        let message = job.condition(world, "Failed", "True", "NotStartable", SOON).await?;
+        ensure!(
+            message.contains("5 machines in a row never ran image typo:1") && message.contains("manifest unknown"),
+            "{message}"
+        );
+        let status = failed.status.context("a status")?;
+        ensure!((status.restarts, status.preemptions) == (0, 0), "{status:?}");
+        world.all_gone().await?;
+        ensure!(world.machines().await?.len() == 5, "{:#?}", world.machines().await?);
+        Ok(())
+    });
+}

@@ -241,3 +241,40 @@ fn with_the_operator_gone_for_good_the_machine_saves_and_ends_its_own_rental() {
         job.delete(world).await
     });
 }
+
+#[test]
+fn an_edit_that_cannot_be_carried_out_stops_nothing_and_suspend_is_obeyed() {
+    scenario(async |world| {
+        let namespace = world.namespace("edited").await?;
+        let job = Job::new(&namespace, "run", 80, 20, "0.1");
+        job.apply(world).await?;
+        job.saved(world, 20, SOON).await?;
+        patch(world, &job, json!({ "workers": 2 })).await?;
+        let message = job.condition(world, "Accepted", "False", "MultipleWorkersNotSupported", SOON).await?;
+        ensure!(message.contains("spec.workers is 2"), "{message}");
+        let phase = job.now(world).await?.status.map(|s| s.phase);
+        ensure!(phase == Some(JobPhase::Running), "{phase:?}");
+        patch(world, &job, json!({ "suspend": true })).await?;
+        job.phase(world, JobPhase::Suspended, SOON).await?;
+        ensure!(world.machines().await?.iter().all(|m| !m.paid), "{:#?}", world.machines().await?);
+        patch(world, &job, json!({ "suspend": false, "workers": 1 })).await?;
+        went_on(world, &job, "Suspended", 2).await
+    });
+}
+
+#[test]
+fn where_a_run_is_kept_cannot_be_changed() {
+    scenario(async |world| {
+        let namespace = world.namespace("edited").await?;
+        let job = Job::new(&namespace, "moved", 5, 5, "0.05");
+        job.apply(world).await?;
+        let elsewhere = patch(world, &job, json!({ "checkpoint": { "to": "s3://ckpt/elsewhere/" } })).await;
+        let refused = elsewhere.err().map(|e| e.to_string()).unwrap_or_default();
+        ensure!(refused.contains("spec.checkpoint") && refused.contains("make another job"), "{refused}");
+        let none = patch(world, &job, json!({ "checkpoint": null })).await;
+        ensure!(none.is_err(), "a run without its place");
+        job.phase(world, JobPhase::Complete, MINUTE).await?;
+        finished_right(world, &job).await?;
+        Ok(())
+    });
+}

@@ -66,7 +66,10 @@ pub fn market() -> Value {
     });
     json!({ "providers": { VAST: {
         "kind": "vast", "apiKey": "vast-account-key-of-the-scenarios", "credit": 50,
-        "images": { "train:1": { "pull": 0, "root": image } },
+        "images": {
+            "train:1": { "pull": 0, "root": image },
+            "typo:1": { "pull": 0, "error": "Error response from daemon: manifest unknown" },
+        },
         "offers": OFFERS.iter().map(offer).chain([slow]).collect::<Vec<_>>(),
     } } })
 }

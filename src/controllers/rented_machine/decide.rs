@@ -240,6 +240,10 @@ fn follow(observed: &Observed, account: &AccountView, machine: &Machine, status:
         MachineState::Running if status.running_since.is_none() => {
             status.running_since = Some(MicroTime(began(account, rented, listed)));
         }
+        // It won its GPU back by itself before anybody had ended it: it is paid for again.
+        MachineState::Running if status.running_until.is_some() && status.gone_at.is_none() => {
+            status.running_until = None;
+        }
         MachineState::TakenAway if status.running_until.is_none() => {
             // A machine may have come and gone between two lists: then it is charged from the list before.
             if status.running_since.is_none() && status.boot.is_some() {

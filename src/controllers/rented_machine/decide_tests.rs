@@ -406,9 +406,15 @@ fn cost_is_compute_while_running_and_disk_all_the_time() {
     o.now = at(1000 + 3600);
     o.status.running_since = Some(MicroTime(at(1000 + 600)));
     o.status.running_until = Some(MicroTime(at(1000 + 1800)));
+    let seen_as = |o: &mut Observed, state| o.account.as_mut().unwrap().machines = vec![seen("7", 0, state)];
+    seen_as(&mut o, MachineState::TakenAway);
     let cost = decide(&o).status.cost.unwrap();
     // Compute $0.36/h for 20 minutes, 10 GiB at 36 micro-dollars an hour for an hour.
     assert_eq!(cost, Money::from_micros(120_000 + 360));
+    seen_as(&mut o, MachineState::Running);
+    let cost = decide(&o).status.cost.unwrap();
+    // Won back by itself: it is paid for again. The break in between is not known.
+    assert_eq!(cost, Money::from_micros(300_000 + 360));
 }
 
 #[test]

@@ -74,8 +74,9 @@ async fn write_claim(
     attempt: i64,
     claim: &Claim,
 ) -> Result<bool, Failure> {
-    let Ok(valid) = &observed.valid else { return Ok(false) };
-    let Some(machine) = placement::machine(ctx, job, valid, rent, attempt, claim.clone()) else { return Ok(false) };
+    let Some(machine) = placement::machine(ctx, job, &observed.valid, rent, attempt, claim.clone()) else {
+        return Ok(false);
+    };
     match ctx.cluster.add(machine).await {
         Ok(created) => {
             ctx.caches.rented.own(&created);

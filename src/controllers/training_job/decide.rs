@@ -15,7 +15,7 @@ use super::place::{in_cluster, place};
 use super::placement::{Choice, Rent};
 use super::status::Report;
 use super::stop;
-use super::valid::Valid;
+use super::valid::{Refused, Valid};
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::runtime::Wake;
 
@@ -25,8 +25,10 @@ pub struct Observed {
     pub now: Timestamp,
     /// The job.
     pub job: Arc<TrainingJob>,
-    /// The checked spec, or why it is refused.
-    pub valid: Result<Valid, super::valid::Refused>,
+    /// The spec as values.
+    pub valid: Valid,
+    /// Why it cannot be carried out, if it cannot.
+    pub refused: Option<Refused>,
     /// What the API server and the storage say.
     pub admission: Admission,
     /// Pods of the job.
@@ -145,18 +147,11 @@ pub fn decide(o: &Observed) -> Decision {
     if r.status.phase.is_terminal() {
         return finished(o, r);
     }
-    let valid = match &o.valid {
-        Ok(valid) => valid,
-        Err(refused) => {
-            let alive = r.status.attempt.and_then(|attempt| machine_of(o, attempt)).filter(|m| lives(m));
-            r.not_accepted(refused.reason, &refused.message, false);
-            if let Some(machine) = alive {
-                // What was started under an earlier spec goes on.
-                r.follow(machine);
-            }
-            return r.rest(Wake::OnChange);
-        }
-    };
+    let valid = &o.valid;
+    if let Some(refused) = &o.refused {
+        r.not_accepted(refused.reason, &refused.message, false);
+        return held_up(o, r, valid);
+    }
     if let Admission::Refused { reason, message, passing } = &o.admission {
         // What runs already goes on: a Secret that vanishes later is the machine's trouble, told there.
         if r.status.attempt.is_none() {
@@ -200,6 +195,26 @@ pub fn decide(o: &Observed) -> Decision {
     }
     r.resumed();
     running(o, r, valid, attempt)
+}
+
+/// A spec that cannot be carried out: what was started before goes on, is stopped and ends as it would; nothing new begins.
+fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
+    let Some(attempt) = r.status.attempt else { return r.rest(Wake::OnChange) };
+    if let Some(machine) = machine_of(o, attempt)
+        && let Some(mut decision) = ended_machine(o, &mut r, valid, attempt, machine)
+    {
+        if matches!(decision.step, Step::CreatePod { .. }) {
+            (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
+        }
+        return decision;
+    }
+    if let Some(wanted) = stop::wanted(o, &r.status, valid) {
+        return stop::stopping(o, r, valid, attempt, &wanted);
+    }
+    let Some(machine) = machine_of(o, attempt).filter(|m| lives(m)) else { return r.rest(Wake::OnChange) };
+    r.follow(machine);
+    let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
+    r.rest(Wake::After(soon, "cost is looked at"))
 }
 
 /// The RentedMachine of an attempt: there is never more than one, because its name says which attempt it is for.
@@ -407,7 +422,10 @@ fn pod_deleted(mut r: Report, machine: &RentedMachine, how: Deletion) -> Decisio
 
 /// Whether a plan is wanted in this state: decided before the plan is made, so that nothing is planned in vain.
 pub fn wants_plan(o: &Observed) -> bool {
-    let Ok(valid) = &o.valid else { return false };
+    if o.refused.is_some() {
+        return false;
+    }
+    let valid = &o.valid;
     let Some(status) = &o.job.status else { return false };
     let Some(attempt) = status.attempt else { return false };
     if status.phase.is_terminal() || valid.rental.is_err() || valid.in_cluster == InCluster::Only || o.cordoned {

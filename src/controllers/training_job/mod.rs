@@ -103,10 +103,9 @@ impl TrainingJobs {
         status: &TrainingJobStatus,
         memory: &mut JobMemory,
     ) -> Result<(), Failure> {
-        let Ok(valid) = &observed.valid else { return Ok(()) };
         let now = self.ctx.clock.monotonic();
         let since = *memory.end_since.get_or_insert(now);
-        match identity::finish(&self.ctx, &observed.job, valid, status).await {
+        match identity::finish(&self.ctx, &observed.job, &observed.valid, status).await {
             Ok(()) => Ok(()),
             Err(unusable) if now.saturating_sub(since) > END_LIMIT => {
                 tracing::warn!(

@@ -12,7 +12,7 @@ use super::decide::{Admission, Observed, wants_plan};
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
-use super::valid::{Valid, validate};
+use super::valid::{self, Valid};
 use super::{JobMemory, placement, pod};
 use crate::context::Context;
 use crate::runtime::Failure;
@@ -25,16 +25,20 @@ pub(super) async fn observe(
     memory: &mut JobMemory,
 ) -> Result<Observed, Failure> {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
-    let valid = validate(job);
+    let valid = valid::values(job);
+    let refused = valid::refusal(job, &valid);
     let fresh = job.status.as_ref().is_none_or(|s| s.attempt.is_none());
-    let admission = match &valid {
-        Ok(valid) => admission(ctx, job, valid, memory, fresh).await?,
-        Err(refused) => Admission::Refused { reason: refused.reason, message: refused.message.clone(), passing: false },
+    let admission = match &refused {
+        None => admission(ctx, job, &valid, memory, fresh).await?,
+        Some(refused) => {
+            Admission::Refused { reason: refused.reason, message: refused.message.clone(), passing: false }
+        }
     };
     let mut observed = Observed {
         now: ctx.clock.now(),
         job: Arc::clone(job),
         valid,
+        refused,
         admission,
         pods: ctx.caches.pods.of_job(uid),
         machines: machines(ctx, job).await?,
@@ -48,7 +52,7 @@ pub(super) async fn observe(
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
-        if let (Ok(valid), Some(status)) = (&observed.valid, &job.status) {
+        if let (valid, Some(status)) = (&observed.valid, &job.status) {
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
             observed.choice = Some(match missing_secret(ctx, job, valid).await {
@@ -68,7 +72,7 @@ async fn as_stored(
     memory: &mut JobMemory,
 ) -> Result<(Option<i64>, Option<EndRecord>), Failure> {
     let attempt = o.job.status.as_ref().and_then(|s| s.attempt);
-    let Some(checkpoint) = o.valid.as_ref().ok().and_then(|valid| valid.checkpoint.as_ref()) else {
+    let Some(checkpoint) = o.valid.checkpoint.as_ref() else {
         return Ok((None, None));
     };
     if memory.attempt_checked == attempt {

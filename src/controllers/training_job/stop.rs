@@ -57,7 +57,9 @@ fn over_budget(total: Money, status: &TrainingJobStatus, machine: &RentedMachine
     // The cost in the machine's status may be minutes old: it is counted from the clock.
     let since = m.rented_at.as_ref().map_or(now, |t| t.0);
     let seconds = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
-    status.cost.settled + price.for_seconds(seconds + RESERVE_S) >= total
+    // Machines of earlier attempts that are not settled yet count as their objects say.
+    let others = status.cost.total - m.cost.unwrap_or(Money::ZERO);
+    others + price.for_seconds(seconds + RESERVE_S) >= total
 }
 
 /// When an hour at this price would use the budget up; for the time of the next look.

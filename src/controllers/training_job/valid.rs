@@ -65,25 +65,29 @@ const ASSUMED_WORK_S: u64 = 3600;
 /// Disk for a job that asks for none, in GiB; Vast.ai's own default is 8 to 10.
 const DEFAULT_DISK_GIB: i64 = 10;
 
-/// Checks a job.
-pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
-    let spec = &job.spec;
-    if spec.workers > 1 {
-        return Err(Refused {
+/// Why a job cannot be accepted, if it cannot.
+pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
+    let workers = job.spec.workers;
+    if workers > 1 {
+        return Some(Refused {
             reason: Reason::MultipleWorkersNotSupported,
-            message: format!("spec.workers is {}: this version runs jobs of one worker; set it to 1", spec.workers),
+            message: format!("spec.workers is {workers}: this version runs jobs of one worker; set it to 1"),
         });
     }
+    let (InCluster::Never, Err(obstacle)) = (values.in_cluster, &values.rental) else { return None };
+    Some(Refused {
+        reason: obstacle.reason,
+        message: format!(
+            "placement.inCluster is Never, but the job cannot run on a rented machine: {}",
+            obstacle.message
+        ),
+    })
+}
+
+/// A job's spec as values. Total: a spec that cannot be accepted has them too, since what was started before goes by them.
+pub fn values(job: &TrainingJob) -> Valid {
+    let spec = &job.spec;
     let rental = workload(&spec.template);
-    if let (InCluster::Never, Err(obstacle)) = (spec.placement.in_cluster, &rental) {
-        return Err(Refused {
-            reason: obstacle.reason,
-            message: format!(
-                "placement.inCluster is Never, but the job cannot run on a rented machine: {}",
-                obstacle.message
-            ),
-        });
-    }
     let checkpoint = spec.checkpoint.as_ref().map(|c| MachineCheckpoint {
         path: c.path.clone(),
         pattern: c.pattern.clone(),
@@ -99,7 +103,7 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
             seconds: (w.hours.millionths().saturating_mul(3600) / 1_000_000).max(1),
             on: w.gpu.as_deref().map(|gpu| GpuModel::normalise(gpu, 0)),
         });
-    Ok(Valid {
+    Valid {
         in_cluster: spec.placement.in_cluster,
         burst_after: Duration::from_secs(spec.placement.burst_after.seconds()),
         max_restarts: i64::from(spec.failure_policy.max_restarts),
@@ -113,7 +117,7 @@ pub fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
         checkpoint,
         work,
         budget_total: spec.budget.as_ref().and_then(|b| b.total),
-    })
+    }
 }
 
 fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_secrets: bool) -> planner::Requirements {
@@ -320,6 +324,11 @@ mod tests {
         let mut spec = json!({"containers": [base]});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!({"spec": spec})
+    }
+
+    fn validate(job: &TrainingJob) -> Result<Valid, Refused> {
+        let values = values(job);
+        refusal(job, &values).map_or(Ok(values), Err)
     }
 
     #[test]
