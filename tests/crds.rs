@@ -69,7 +69,9 @@ async fn defaults_are_there_from_the_first_read() {
         json!({"inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": []})
     );
     assert_eq!((&spec["checkpoint"]["interval"], &spec["checkpoint"]["keep"]), (&json!("15m"), &json!(3)));
-    assert_eq!(spec["failurePolicy"], json!({"maxRestarts": 3}));
+    assert_eq!(spec["checkpoint"]["onExisting"], "Resume");
+    assert_eq!(spec["failurePolicy"], json!({"maxRestarts": 3, "rules": []}));
+    assert_eq!((&spec["suspend"], &spec["stallTimeout"]), (&json!(false), &json!("30m")));
     assert_eq!(read["status"]["observedGeneration"], -1);
     assert_eq!(read["status"]["phase"], "Pending");
 
