@@ -164,12 +164,14 @@ fn not_built(name: &str, command: &str) -> Error {
     Error::Missing(format!("{name} is not built: run '{command}'."))
 }
 
-/// Cargo marks its target directory with a `CACHEDIR.TAG`; the running test or demo lies somewhere below it.
+/// Cargo keeps what it knows of the compiler in its target directory, and marks one that it made itself with a `CACHEDIR.TAG`; the running
+/// test or demo lies somewhere below it.
 fn target_directory() -> PathBuf {
     let running = env::current_exe().unwrap_or_default();
+    let marks = [".rustc_info.json", "CACHEDIR.TAG"];
     running
         .ancestors()
-        .find(|directory| directory.join("CACHEDIR.TAG").exists())
+        .find(|directory| marks.iter().any(|mark| directory.join(mark).exists()))
         .map_or_else(|| project_root().join("target"), Path::to_owned)
 }
 
