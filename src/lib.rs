@@ -12,3 +12,5 @@ pub mod runtime;
 pub mod settings;
 pub mod storage;
 pub mod telemetry;
+#[cfg(test)]
+mod test_machine;

@@ -134,24 +134,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::test_machine;
 
     fn machine(uid: &str, from: &str, to: Option<&str>, cost: &str) -> RentedMachine {
-        let offer = json!({"id": "1", "offer": {}, "priceCap": "1", "reservePerHour": "1"});
-        let mut machine = json!({
-            "apiVersion": "tradewind.dev/v1alpha1", "kind": "RentedMachine", "metadata": {"name": uid, "uid": uid},
-            "spec": {
-                "provider": "p", "job": {"namespace": "n", "name": "j", "uid": "u"},
-                "claim": {"podNamespace": "n", "podName": "p", "podUid": "u"}, "runId": "r", "attempt": 0,
-                "offers": [offer], "startDeadlineS": 1,
-                "workload": {"container": "c", "image": "i", "command": [], "diskGib": 1, "stopGraceS": 1}
-            },
-            "status": {"cost": cost, "rentedAt": from, "lastReportRead": true}
-        });
+        let mut status = json!({"cost": cost, "rentedAt": from, "lastReportRead": true});
         if let Some(to) = to {
-            machine["status"]["goneAt"] = to.into();
-            machine["status"]["phase"] = "Gone".into();
+            status["goneAt"] = to.into();
+            status["phase"] = "Gone".into();
         }
-        serde_json::from_value(machine).unwrap()
+        test_machine::machine(uid, &status)
     }
 
     fn at(text: &str) -> Timestamp {

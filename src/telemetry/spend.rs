@@ -46,20 +46,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::test_machine;
 
     fn machine(uid: &str, cost: &str) -> RentedMachine {
-        let offer = json!({"id": "1", "offer": {}, "priceCap": "1", "reservePerHour": "1"});
-        serde_json::from_value(json!({
-            "apiVersion": "tradewind.dev/v1alpha1", "kind": "RentedMachine", "metadata": {"name": uid, "uid": uid},
-            "spec": {
-                "provider": "p", "job": {"namespace": "n", "name": "j", "uid": "u"},
-                "claim": {"podNamespace": "n", "podName": "p", "podUid": "u"}, "runId": "r", "attempt": 0,
-                "offers": [offer], "startDeadlineS": 1,
-                "workload": {"container": "c", "image": "i", "command": [], "diskGib": 1, "stopGraceS": 1}
-            },
-            "status": {"cost": cost}
-        }))
-        .unwrap()
+        test_machine::machine(uid, &json!({"cost": cost}))
     }
 
     #[test]

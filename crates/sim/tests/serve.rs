@@ -42,13 +42,20 @@ fn unix_now() -> i64 {
 
 #[tokio::test]
 async fn fixed_ports_follow_the_names() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let offers = json!([{"id": 1}]);
     let two = json!({"providers": {"b": {"kind": "vast", "offers": offers}, "a": {"kind": "vast", "offers": offers}}});
+    let free = three_free_ports();
     let sim = Served::start(&two, &["--listen", &format!("127.0.0.1:{free}")]);
     assert_eq!(sim.ready["control"], format!("http://127.0.0.1:{free}"));
     assert_eq!(sim.url("a"), format!("http://127.0.0.1:{}", free + 1));
     assert_eq!(sim.url("b"), format!("http://127.0.0.1:{}", free + 2));
+}
+
+/// The first of three free ports in a row, below the range from which the kernel gives ports to every connection: nothing takes them meanwhile.
+fn three_free_ports() -> u16 {
+    let free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let from = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    (from..32_700).step_by(3).find(|&port| (port..port + 3).all(free)).expect("three free ports in a row")
 }
 
 #[test]

@@ -109,23 +109,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::test_machine;
 
     fn machines(alive: usize, lost: usize, ended: usize) -> Vec<RentedMachine> {
-        let offer = json!({"id": "1", "offer": {}, "priceCap": "1", "reservePerHour": "1"});
-        let machine = |uid: String, ended: Option<&str>| {
-            let status = json!({"machineId": uid, "ended": ended});
-            serde_json::from_value(json!({
-                "apiVersion": "tradewind.dev/v1alpha1", "kind": "RentedMachine", "metadata": {"name": uid, "uid": uid},
-                "spec": {
-                    "provider": "p", "job": {"namespace": "n", "name": "j", "uid": "u"},
-                    "claim": {"podNamespace": "n", "podName": "p", "podUid": "u"}, "runId": "r", "attempt": 0,
-                    "offers": [offer], "startDeadlineS": 1,
-                    "workload": {"container": "c", "image": "i", "command": [], "diskGib": 1, "stopGraceS": 1}
-                },
-                "status": status
-            }))
-            .unwrap()
-        };
+        let machine =
+            |uid: String, ended: Option<&str>| test_machine::machine(&uid, &json!({"machineId": uid, "ended": ended}));
         let alive = (0..alive).map(|n| machine(format!("alive-{n}"), None));
         let lost = (0..lost).map(|n| machine(format!("lost-{n}"), Some("Preempted")));
         let ended = (0..ended).map(|n| machine(format!("ended-{n}"), Some("Finished")));

@@ -13,6 +13,7 @@ use tradewind_checkpoints::identity::EndRecord;
 use super::ended::ended_machine;
 use super::place::{in_cluster, place};
 use super::placement::{Choice, Rent};
+use super::pod;
 use super::status::Report;
 use super::stop;
 use super::valid::{Refused, Valid};
@@ -180,13 +181,7 @@ pub fn decide(o: &Observed) -> Decision {
         r.suspended(&wanted);
         return r.rest(Wake::OnChange);
     };
-    if let Some(machine) = machine_of(o, attempt)
-        && let Some(mut decision) = ended_machine(o, &mut r, valid, attempt, machine)
-    {
-        if wanted.is_some() && matches!(decision.step, Step::CreatePod { .. }) {
-            // The next attempt has its number, and waits for its time.
-            (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the job is being stopped"));
-        }
+    if let Some(decision) = ended(o, &mut r, attempt, wanted.is_some()) {
         return decision;
     }
     let attempt = r.status.attempt.unwrap_or(attempt);
@@ -200,12 +195,7 @@ pub fn decide(o: &Observed) -> Decision {
 /// A spec that cannot be carried out: what was started before goes on, is stopped and ends as it would; nothing new begins.
 fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     let Some(attempt) = r.status.attempt else { return r.rest(Wake::OnChange) };
-    if let Some(machine) = machine_of(o, attempt)
-        && let Some(mut decision) = ended_machine(o, &mut r, valid, attempt, machine)
-    {
-        if matches!(decision.step, Step::CreatePod { .. }) {
-            (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
-        }
+    if let Some(decision) = ended(o, &mut r, attempt, true) {
         return decision;
     }
     if let Some(wanted) = stop::wanted(o, &r.status, valid) {
@@ -215,6 +205,15 @@ fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     r.follow(machine);
     let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
     r.rest(Wake::After(soon, "cost is looked at"))
+}
+
+/// What follows from the end of the attempt's machine, if it has one. `held`: the next attempt gets its number, and waits for its time.
+fn ended(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option<Decision> {
+    let mut decision = ended_machine(o, r, &o.valid, attempt, machine_of(o, attempt)?)?;
+    if held && matches!(decision.step, Step::CreatePod { .. }) {
+        (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
+    }
+    Some(decision)
 }
 
 /// The RentedMachine of an attempt: there is never more than one, because its name says which attempt it is for.
@@ -256,9 +255,9 @@ fn finished(o: &Observed, r: Report) -> Decision {
 fn left_pod(o: &Observed, attempt: Option<i64>) -> Option<String> {
     let attempt = attempt.map(|a| a.to_string());
     let pod = o.pods.iter().find(|pod| {
-        let other = label(pod, names::ATTEMPT) != attempt.as_ref();
+        let other = pod::label(pod, names::ATTEMPT) != attempt.as_ref();
         let claimed = o.machines.iter().any(|m| Some(&m.spec.claim.pod_uid) == pod.metadata.uid.as_ref());
-        let over = matches!(pod_phase(pod), "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
+        let over = pod::is_over(pod) || pod.metadata.deletion_timestamp.is_some();
         other && !claimed && !over
     })?;
     pod.metadata.name.clone()
@@ -278,9 +277,11 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
     if let Some(newest) = o.newest_attempt.filter(|newest| *newest > attempt) {
         // The API server was restored from an older state: numbers that were used are never used again.
-        r.status.attempt = Some(newest + 1);
-        r.carries(valid);
-        r.resuming(&format!("the storage knows attempt {newest} already; attempt {} goes on from there", newest + 1));
+        r.moves_on(
+            valid,
+            newest + 1,
+            &format!("the storage knows attempt {newest} already; attempt {} goes on from there", newest + 1),
+        );
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
     }
     let machine = machine_of(o, attempt).filter(|m| lives(m));
@@ -298,7 +299,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         r.resuming(&format!("attempt {attempt} follows once Pod {name} in the cluster is gone"));
         return r.rest(Wake::OnChange);
     }
-    let pod = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string()));
+    let pod = o.pods.iter().find(|p| pod::is_of(p, attempt));
     if let Some(machine) = machine {
         r.follow(machine);
         if machine.spec.stop.is_some() {
@@ -320,7 +321,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         return r.decide(Step::CreatePod { attempt, on_node }, Wake::OnChange);
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
-    let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
+    let bound = pod::node(pod);
     let claim = Claim {
         pod_namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         pod_name: pod.metadata.name.clone().unwrap_or_default(),
@@ -334,12 +335,14 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     }
     if !bound.is_empty() && !on_ours && pod.metadata.deletion_timestamp.is_some() {
         // It may have begun to run: its number is spent.
-        r.status.attempt = Some(attempt + 1);
-        r.carries(valid);
-        r.resuming(&format!("its Pod in the cluster was deleted; attempt {} follows once it is gone", attempt + 1));
+        r.moves_on(
+            valid,
+            attempt + 1,
+            &format!("its Pod in the cluster was deleted; attempt {} follows once it is gone", attempt + 1),
+        );
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
     }
-    let lost = pod_phase(pod) == "Failed" && on_ours && machine.is_some();
+    let lost = pod::phase(pod) == "Failed" && on_ours && machine.is_some();
     if lost || pod.metadata.deletion_timestamp.is_some() {
         let why = if machine.is_some() {
             "its Pod was lost; it is made again on the same machine"
@@ -388,9 +391,9 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
 /// A Pod of an earlier attempt that still runs on one of the cluster's own nodes while it is being deleted: two programs of one run must
 /// not run at once.
 fn goes_in_the_cluster(o: &Observed, pod: &Pod, attempt: i64) -> bool {
-    let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
-    let other = label(pod, names::ATTEMPT).is_none_or(|of| *of != attempt.to_string());
-    let over = matches!(pod_phase(pod), "Succeeded" | "Failed");
+    let bound = pod::node(pod);
+    let other = !pod::is_of(pod, attempt);
+    let over = pod::is_over(pod);
     other && !over && pod.metadata.deletion_timestamp.is_some() && !bound.is_empty() && bound != o.node
 }
 
@@ -437,33 +440,15 @@ pub fn wants_plan(o: &Observed) -> bool {
     if machine_of(o, attempt).is_some_and(|m| lives(m)) || in_the_way(o, attempt) {
         return false;
     }
-    let Some(pod) = o.pods.iter().find(|p| label(p, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string())) else {
+    let Some(pod) = o.pods.iter().find(|p| pod::is_of(p, attempt)) else {
         return false;
     };
-    let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
+    let bound = pod::node(pod);
     match (bound.is_empty(), bound == o.node) {
         (_, true) => true,
-        (true, false) => valid.in_cluster == InCluster::Never || unschedulable(pod).is_some(),
+        (true, false) => valid.in_cluster == InCluster::Never || pod::unschedulable(pod).is_some(),
         (false, false) => false,
     }
-}
-
-/// Phase of a Pod; Pending where it is not set.
-pub fn pod_phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
-}
-
-/// Since when the scheduler calls the Pod unschedulable, if it does.
-pub fn unschedulable(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled")?;
-    let refused = scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable");
-    refused.then(|| scheduled.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
-}
-
-/// A label of a Pod.
-pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
-    pod.metadata.labels.as_ref()?.get(name)
 }
 
 /// Keeps the history bounded.

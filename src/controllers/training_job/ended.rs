@@ -88,9 +88,8 @@ pub fn ended_machine(
         r.status.preemptions += 1;
     }
     r.lost_work(status);
-    r.status.attempt = Some(attempt + 1);
-    r.carries(valid);
-    r.resuming(&format!("{message}; attempt {} goes on from the last checkpoint", attempt + 1));
+    let next = attempt + 1;
+    r.moves_on(valid, next, &format!("{message}; attempt {next} goes on from the last checkpoint"));
     Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
 }
 
@@ -113,22 +112,17 @@ pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, lo
         r.failed(Reason::ProgramFailed, &format!("{how}{said}; failurePolicy.rules says Fail for this exit code"));
         return r.clone().rest(Wake::OnChange);
     }
-    if action == Some(FailureAction::Restart) {
-        r.status.attempt = Some(attempt + 1);
-        r.carries(valid);
-        r.resuming(&format!("{how}{said}; failurePolicy.rules says Restart for this exit code"));
-        return r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange);
-    }
-    if r.status.restarts >= valid.max_restarts {
+    let why = if action == Some(FailureAction::Restart) {
+        format!("{how}{said}; failurePolicy.rules says Restart for this exit code")
+    } else if r.status.restarts >= valid.max_restarts {
         let reason = if valid.max_restarts == 0 { Reason::ProgramFailed } else { Reason::TooManyRestarts };
         let message = format!("{how}{said} after {} restarts", r.status.restarts);
         r.failed(reason, &message);
         return r.clone().rest(Wake::OnChange);
-    }
-    r.status.restarts += 1;
-    r.status.attempt = Some(attempt + 1);
-    r.carries(valid);
-    let n = r.status.restarts;
-    r.resuming(&format!("{how}{said}; restart {n} of {}", valid.max_restarts));
+    } else {
+        r.status.restarts += 1;
+        format!("{how}{said}; restart {} of {}", r.status.restarts, valid.max_restarts)
+    };
+    r.moves_on(valid, attempt + 1, &why);
     r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
 }

@@ -52,7 +52,8 @@ pub(super) async fn observe(
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
-        if let (valid, Some(status)) = (&observed.valid, &job.status) {
+        if let Some(status) = &job.status {
+            let valid = &observed.valid;
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
             observed.choice = Some(match missing_secret(ctx, job, valid).await {

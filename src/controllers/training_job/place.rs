@@ -10,9 +10,10 @@ use tradewind_api::rented_machine::Claim;
 use tradewind_api::training_job::{InCluster, JobPhase, PlacementStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine};
 
-use super::decide::{Decision, Observed, Step, pod_phase, unschedulable};
+use super::decide::{Decision, Observed, Step};
 use super::ended::program_failed;
 use super::placement::Choice;
+use super::pod;
 use super::status::Report;
 use super::valid::Valid;
 use crate::runtime::Wake;
@@ -61,7 +62,7 @@ pub fn place(
 }
 
 fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> Option<Decision> {
-    let refused = unschedulable(pod);
+    let refused = pod::unschedulable(pod);
     if let (Some(since), None) = (refused, r.status.unschedulable_since.as_ref()) {
         r.status.unschedulable_since = Some(Time(since));
     }
@@ -98,7 +99,7 @@ pub fn in_cluster(
     pod: &Pod,
     machine: Option<&Arc<RentedMachine>>,
 ) -> Decision {
-    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
+    let node = pod::node(pod).to_owned();
     r.status.placement = Some(PlacementStatus {
         summary: "cluster".to_owned(),
         why: Some(format!("runs on node {node}")),
@@ -114,7 +115,7 @@ pub fn in_cluster(
         .as_ref()
         .and_then(|s| s.conditions.as_ref())
         .is_some_and(|c| c.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True"));
-    match pod_phase(pod) {
+    match pod::phase(pod) {
         "Succeeded" if !disrupted => {
             r.complete(&format!("the program ended with exit code 0 on node {node}"));
             r.rest(Wake::OnChange)
@@ -126,7 +127,7 @@ pub fn in_cluster(
             r.decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
         }
         "Failed" => {
-            let code = exit_code(pod).unwrap_or(1);
+            let code = pod::exit_code(pod).unwrap_or(1);
             let how = format!("the program ended with exit code {code} on node {node}");
             program_failed(&mut r, valid, attempt, code, "", &how)
         }
@@ -141,9 +142,4 @@ pub fn in_cluster(
             r.rest(Wake::OnChange)
         }
     }
-}
-
-fn exit_code(pod: &Pod) -> Option<i64> {
-    let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
-    Some(i64::from(state.terminated.as_ref()?.exit_code))
 }

@@ -223,6 +223,13 @@ impl Report {
         }
     }
 
+    /// Another attempt follows, with what the spec says now.
+    pub fn moves_on(&mut self, valid: &Valid, attempt: i64, message: &str) {
+        self.status.attempt = Some(attempt);
+        self.carries(valid);
+        self.resuming(message);
+    }
+
     /// The present attempt runs what the spec says now.
     pub fn carries(&mut self, valid: &Valid) {
         self.status.template_hash = Some(valid.template_hash.clone());

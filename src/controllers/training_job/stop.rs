@@ -1,17 +1,15 @@
 //! Stopping with a checkpoint: suspended by the user, out of budget, or its Pod deleted. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use tradewind_api::rented_machine::OrderOutcome;
-use tradewind_api::training_job::JobPhase;
 use tradewind_api::{Reason, RentedMachine, TrainingJobStatus};
 use tradewind_core::Money;
 
-use super::decide::{Decision, Observed, Step, label, lives, machine_of, pod_phase};
+use super::decide::{Decision, Observed, Step, lives, machine_of};
+use super::pod;
 use super::status::Report;
 use super::valid::Valid;
 use crate::runtime::Wake;
-use tradewind_api::names;
 
 /// Why a job should not run now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +30,8 @@ pub fn wanted(o: &Observed, status: &TrainingJobStatus, valid: &Valid) -> Option
     let latched = status.cost.exhausted.is_some_and(|at| total <= at);
     let machine = status.attempt.and_then(|attempt| machine_of(o, attempt)).filter(|m| lives(m));
     let in_cluster = o.pods.iter().any(|pod| {
-        let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("");
-        let over = matches!(pod_phase(pod), "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some();
-        !over && !bound.is_empty() && bound != o.node
+        let over = pod::is_over(pod) || pod.metadata.deletion_timestamp.is_some();
+        !over && !pod::node(pod).is_empty() && pod::node(pod) != o.node
     });
     if machine.is_none() && in_cluster {
         // The cluster's own nodes cost the budget nothing.
@@ -94,15 +91,12 @@ pub fn stopping(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, wanted
         r.suspending(wanted);
         return r.rest(Wake::OnChange);
     }
-    let of_attempt = |pod: &Pod| label(pod, names::ATTEMPT).is_some_and(|a| *a == attempt.to_string());
-    let unfinished = |pod: &&std::sync::Arc<Pod>| !matches!(pod_phase(pod), "Succeeded" | "Failed");
-    if let Some(pod) = o.pods.iter().find(unfinished) {
+    if let Some(pod) = o.pods.iter().find(|pod| !pod::is_over(pod)) {
         r.suspending(wanted);
         if pod.metadata.deletion_timestamp.is_some() {
             return r.rest(Wake::OnChange);
         }
-        let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|node| !node.is_empty());
-        if bound && of_attempt(pod) {
+        if !pod::node(pod).is_empty() && pod::is_of(pod, attempt) {
             // It may have begun to run: its number is spent.
             r.status.attempt = Some(attempt + 1);
         }
@@ -126,9 +120,4 @@ fn stop_machine(r: Report, machine: &RentedMachine, wanted: &Wanted) -> Decision
         return r.rest(Wake::OnChange);
     }
     r.decide(Step::Stop { machine: name, reason: wanted.reason, message: wanted.message.clone() }, Wake::OnChange)
-}
-
-/// The phases in which a job is stopped or being stopped.
-pub fn is_stopped(phase: JobPhase) -> bool {
-    matches!(phase, JobPhase::Suspending | JobPhase::Suspended)
 }

@@ -3,6 +3,8 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use crate::{ProviderError, Refusal, RentOutcome};
+
 /// A call without a whole answer. Texts hold no URL, header or body.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallFailure {
@@ -38,6 +40,27 @@ impl CallFailure {
     /// False only where nothing can have happened.
     pub const fn may_have_happened(&self) -> bool {
         matches!(self, Self::Unanswered { .. } | Self::Unreadable { .. })
+    }
+
+    /// What it means for a call that rents: never again where it may have happened.
+    pub fn as_rent_outcome(&self) -> RentOutcome {
+        let refused = |why| RentOutcome::Refused { why, message: self.to_string(), leftover: None };
+        match self {
+            Self::NotSent { .. } => refused(Refusal::Unreachable),
+            Self::TooLate { .. } => refused(Refusal::RateLimited),
+            Self::Unanswered { .. } | Self::Unreadable { .. } => RentOutcome::Unknown { message: self.to_string() },
+        }
+    }
+
+    /// What it means for any other call of this provider.
+    pub fn as_error(&self, provider: &'static str, operation: &'static str) -> ProviderError {
+        match self {
+            Self::TooLate { wait: Some(wait) } => ProviderError::RateLimited { provider, retry_after: Some(*wait) },
+            Self::Unreadable { status: 200..=299, .. } => {
+                ProviderError::Malformed { provider, operation, message: self.to_string() }
+            }
+            _ => ProviderError::Unavailable { provider, operation, message: self.to_string() },
+        }
     }
 
     /// The failure of a request that has no answer's head yet.

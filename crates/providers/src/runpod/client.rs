@@ -149,7 +149,7 @@ impl RunPod {
 
     /// Any whole answer.
     async fn answer(&self, call: &Call<'_>, within: Duration) -> ProviderResult<Answer> {
-        self.http.send_repeatedly(call, within).await.map_err(|failure| error::failed(call.operation, &failure))
+        self.http.send_repeatedly(call, within).await.map_err(|failure| failure.as_error(KIND, call.operation))
     }
 
     /// An answer that says yes, to a call that only reads.

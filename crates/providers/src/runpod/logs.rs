@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::RunPod;
 use super::client::pod_path;
-use super::config::operation;
+use super::config::{KIND, operation};
 use super::error;
 use crate::ProviderResult;
 
@@ -24,7 +24,7 @@ impl RunPod {
         call.max_answer_bytes = MAX_LOG_BYTES;
         let enough = |body: &[u8]| events(body) >= lines as usize;
         let answer = self.http.read_stream(&call, self.times.logs_quiet, &enough).await;
-        let answer = answer.map_err(|failure| error::failed(operation::LOGS, &failure))?;
+        let answer = answer.map_err(|failure| failure.as_error(KIND, operation::LOGS))?;
         if error::says_gone(&answer) {
             return Ok(None);
         }

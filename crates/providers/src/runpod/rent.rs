@@ -45,7 +45,7 @@ impl RunPod {
         }
         match self.http.send_once(&call, not_after).await {
             Ok(answer) => error::rent_outcome(&answer, error::dearest(request), &redactor),
-            Err(failure) => error::rent_failure(&failure),
+            Err(failure) => failure.as_rent_outcome(),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Vast {
         }
         match self.http.send_once(&call, not_after).await {
             Ok(answer) => error::rent_outcome(&answer, spot, &redactor),
-            Err(failure) => error::rent_failure(&failure),
+            Err(failure) => failure.as_rent_outcome(),
         }
     }
 
@@ -233,7 +233,7 @@ impl Vast {
 
     /// Any whole answer.
     pub(super) async fn answer(&self, call: &Call<'_>, within: Duration) -> ProviderResult<Answer> {
-        self.http.send_repeatedly(call, within).await.map_err(|failure| error::failed(call.operation, &failure))
+        self.http.send_repeatedly(call, within).await.map_err(|failure| failure.as_error(KIND, call.operation))
     }
 
     /// An answer that says yes, to a call that only reads.

@@ -3,7 +3,7 @@
 
 use super::config::KIND;
 use super::wire::Said;
-use crate::http::{Answer, CallFailure, Redactor};
+use crate::http::{Answer, Redactor};
 use crate::{ProviderError, Refusal, RentOutcome};
 
 /// Longest text of the provider's that a message takes over, in characters.
@@ -112,18 +112,6 @@ fn refusal(status: u16, said: &Said, spot: bool) -> Refusal {
     }
 }
 
-/// What became of a rent call that has no whole answer.
-pub(super) fn rent_failure(failure: &CallFailure) -> RentOutcome {
-    let refused = |why| RentOutcome::Refused { why, message: failure.to_string(), leftover: None };
-    match failure {
-        CallFailure::NotSent { .. } => refused(Refusal::Unreachable),
-        CallFailure::TooLate { .. } => refused(Refusal::RateLimited),
-        CallFailure::Unanswered { .. } | CallFailure::Unreadable { .. } => {
-            RentOutcome::Unknown { message: failure.to_string() }
-        }
-    }
-}
-
 /// The error for an answer that is no success.
 pub(super) fn refused(operation: &'static str, answer: &Answer, redactor: &Redactor) -> ProviderError {
     let said = Said::read(&answer.body);
@@ -141,17 +129,6 @@ pub(super) fn refused(operation: &'static str, answer: &Answer, redactor: &Redac
         // Not the market's own words: a proxy's page, say.
         _ if said.is_none() => ProviderError::Malformed { provider: KIND, operation, message },
         _ => ProviderError::Refused { provider: KIND, operation, message },
-    }
-}
-
-/// The error for a call without a whole answer.
-pub(super) fn failed(operation: &'static str, failure: &CallFailure) -> ProviderError {
-    match failure {
-        CallFailure::TooLate { wait: Some(wait) } => {
-            ProviderError::RateLimited { provider: KIND, retry_after: Some(*wait) }
-        }
-        CallFailure::Unreadable { status: 200..=299, .. } => malformed(operation, &failure.to_string()),
-        _ => ProviderError::Unavailable { provider: KIND, operation, message: failure.to_string() },
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Vast;
 use super::client::{number, parse};
-use super::config::operation;
+use super::config::{KIND, operation};
 use super::error;
 use super::wire::{LogsRequest, Said};
 use crate::ProviderResult;
@@ -48,7 +48,7 @@ impl Vast {
             if tried > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
-            let answer = self.http.fetch(url.clone(), &call).await.map_err(|e| error::failed(operation::LOGS, &e))?;
+            let answer = self.http.fetch(url.clone(), &call).await.map_err(|e| e.as_error(KIND, operation::LOGS))?;
             match answer.status {
                 200 => return Ok(Some(last_lines(&String::from_utf8_lossy(&answer.body), lines))),
                 403 | 404 => {}

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::time::SimTime;
 
@@ -24,6 +24,19 @@ pub struct Event {
     pub kind: &'static str,
     /// Further fields, such as a request's status or an outbid's price.
     pub details: Map<String, Value>,
+}
+
+/// The details of a `request`: never its query, since a careless client puts its key there. `status` is none where no answer arrives.
+pub fn request_details(
+    operation: Option<&str>,
+    method: &str,
+    path: &str,
+    status: Option<u16>,
+    fault: Option<&str>,
+) -> Map<String, Value> {
+    let known = [("op", json!(operation)), ("method", json!(method)), ("path", json!(path)), ("status", json!(status))];
+    let fault = fault.map(|fault| ("fault", json!(fault)));
+    known.into_iter().chain(fault).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The log of events.

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 pub use chance::{Purpose, bits, share};
 pub use control::{ControlError, OfferChange};
-pub use event::{Event, EventLog};
+pub use event::{Event, EventLog, request_details};
 pub use kind::Kind;
 pub use machine::{Machine, PortWish, State, StopCause, Workload};
 pub use money::{Meter, disk_micros_per_hour, dollars_of_micros, micros_of_dollars};

@@ -10,14 +10,14 @@ use axum::response::Response;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::answer::{Answer, Body};
 use super::query::Query;
 use super::schema::{Shape, must, read};
 use super::{billing, catalogue, logs, pods};
 use crate::faults::{Fault, When};
-use crate::market::{Kind, Market, Purpose, SimTime, bits};
+use crate::market::{Kind, Market, Purpose, SimTime, bits, request_details};
 use crate::vast::DropConnection;
 use crate::world::World;
 
@@ -266,18 +266,8 @@ impl Server {
     ) {
         let lost = fault.is_some_and(|fault| fault.when == When::Lost);
         let status = (!lost).then_some(answer.status);
-        let mut details = Map::new();
-        for (name, value) in [
-            ("op", json!(operation)),
-            ("method", json!(asked.method.as_str())),
-            ("path", json!(asked.path)),
-            ("status", json!(status)),
-        ] {
-            details.insert(name.to_owned(), value);
-        }
-        if let Some(fault) = fault {
-            details.insert("fault".to_owned(), json!(fault.when.as_str()));
-        }
+        let fault = fault.map(|fault| fault.when.as_str());
+        let details = request_details(operation, asked.method.as_str(), &asked.path, status, fault);
         market.record(&self.account, pod.map(str::to_owned), "request", details);
     }
 

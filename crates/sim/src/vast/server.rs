@@ -11,12 +11,12 @@ use axum::response::Response;
 use http_body_util::BodyExt as _;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::answer::{Answer, Body};
 use super::{billing, list, manage, search};
 use crate::faults::{Fault, When};
-use crate::market::{Market, SimTime};
+use crate::market::{Market, SimTime, request_details};
 use crate::world::{Fetched, World};
 
 /// Largest body read, in bytes.
@@ -277,18 +277,8 @@ impl Server {
     ) {
         let lost = fault.is_some_and(|fault| fault.when == When::Lost);
         let status = answer.filter(|_| !lost).map(|answer| answer.status);
-        let mut details = Map::new();
-        for (name, value) in [
-            ("op", json!(operation)),
-            ("method", json!(asked.method.as_str())),
-            ("path", json!(asked.path)),
-            ("status", json!(status)),
-        ] {
-            details.insert(name.to_owned(), value);
-        }
-        if let Some(fault) = fault {
-            details.insert("fault".to_owned(), json!(fault.when.as_str()));
-        }
+        let fault = fault.map(|fault| fault.when.as_str());
+        let details = request_details(operation, asked.method.as_str(), &asked.path, status, fault);
         market.record(&self.account, machine.map(|id| id.to_string()), "request", details);
     }
 }

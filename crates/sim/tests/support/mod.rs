@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+pub mod fixture;
 pub mod pods;
 
 use std::io::{BufRead as _, BufReader};
