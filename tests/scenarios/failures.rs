@@ -44,7 +44,33 @@ fn an_exit_code_with_a_rule_to_restart_is_not_counted() {
         finished_right(world, &job).await?;
         let status = done.status.context("a status")?;
         ensure!((status.restarts, status.preemptions, status.attempt) == (0, 0, Some(2)), "{status:?}");
+        let machines = world.machines().await?;
+        ensure!(machines.len() == 1, "three attempts on one machine: {machines:?}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_failed_program_begins_again_on_the_same_machine() {
+    scenario(async |world| {
+        let namespace = world.namespace("inplace").await?;
+        let fails = "[ $TRADEWIND_ATTEMPT != 0 ] || { train 20 10 0.05; exit 1; }; exec train 40 10 0.05";
+        let job = Job::new(&namespace, "run", 40, 10, "0.05")
+            .container(json!({ "command": ["sh", "-c", fails], "args": null }));
+        job.apply(world).await?;
+        let done = job.phase(world, JobPhase::Complete, MINUTE).await?;
+        finished_right(world, &job).await?;
+        let status = done.status.context("a status")?;
+        ensure!((status.restarts, status.preemptions, status.attempt) == (1, 0, Some(1)), "{status:?}");
+        let first = status.history.first().context("a record")?;
+        ensure!(first.ended == "ProgramFailed" && first.message.contains("exit code 1"), "{first:?}");
+        let machines = world.machines().await?;
+        ensure!(machines.len() == 1, "no second rental, no second pull: {machines:?}");
+        let events = job.events(world).await?;
+        let told = |reason: &str, words: &str| events.iter().any(|(r, note)| r == reason && note.contains(words));
+        ensure!(told("Restarted", "takes over the machine on which the program failed"), "{events:?}");
+        ensure!(told("Resumed", "attempt 1 goes on from checkpoint") && told("Resumed", "(step 20)"), "{events:?}");
+        world.all_gone().await
     });
 }
 

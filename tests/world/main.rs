@@ -100,6 +100,20 @@ fn every_kind_of_call_may_go_wrong_once() {
     );
 }
 
+#[test]
+fn a_restart_in_place_survives_every_cut() {
+    let outcome = run(&Options { record: true, ..Options::new(11, Mood::Story(Story::Fails)) });
+    assert!(outcome.violations.is_empty(), "{}", outcome.violations.join("\n"));
+    let started: Vec<_> = outcome.trace.iter().filter(|line| line.contains("program of attempt")).collect();
+    let machine =
+        |line: &&String| line.split("machine ").nth(1).and_then(|rest| rest.split(':').next()).map(str::to_owned);
+    assert_eq!(started.len(), 2, "{started:?}");
+    assert_eq!(machine(&started[0]), machine(&started[1]), "both attempts run on one machine: {started:?}");
+    let swept = sweep::sweep_restart();
+    println!("restart in place: {} worlds, {} failures", swept.worlds, swept.failures.len());
+    assert!(swept.failures.is_empty(), "{} worlds break a promise\n{}", swept.failures.len(), told(&swept.failures));
+}
+
 /// Worlds in which a bug should show, likely ones first.
 fn worlds_for(mutant: Mutant) -> Vec<Options> {
     let with = |options: Options| Options { mutant: Some(mutant), ..options };

@@ -181,6 +181,8 @@ reasons! {
     NotARentalNode,
     /// The pod was lost but the machine lives.
     PodLost,
+    /// The program failed and begins again on the same machine.
+    Restarted,
 }
 
 impl fmt::Display for Reason {

@@ -315,6 +315,12 @@ pub struct RentedMachineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::optional_dollars")]
     pub cost: Option<Money>,
+    /// The attempt that `agent`, `progress`, `restoredStep`, `exitCode`, `exitLog` and `exited` are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i64>,
+    /// When this attempt took the machine over from the one before; absent for the attempt that it was rented for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over_at: Option<Time>,
     /// Id of the agent's boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
@@ -339,6 +345,9 @@ pub struct RentedMachineStatus {
     /// Last lines of the program's output, when it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_log: Option<String>,
+    /// The program failed by itself on a machine that is well: the job may have the next attempt take the machine over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exited: Option<ProgramExit>,
     /// Since when the program has shown no sign of life, once that is longer than `stallTimeoutS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled_since: Option<Time>,
@@ -357,6 +366,22 @@ pub struct RentedMachineStatus {
     /// Since when the provider's list no longer shows the machine as ours, or `describe` said gone the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Time>,
+}
+
+/// How a program failed while its machine stays.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramExit {
+    /// A condition's reason.
+    pub reason: String,
+    /// Sentence.
+    pub message: String,
+    /// When it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+    /// The last report is read and what it offered is committed: a successor may start.
+    #[serde(default)]
+    pub saved: bool,
 }
 
 fn minus_one() -> i64 {

@@ -415,6 +415,10 @@ pub struct TrainingJobStatus {
     /// The present attempt, from 0; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i64>,
+    /// Name of the RentedMachine that the present attempt takes over from the one before: the program failed, the machine is well. No other
+    /// machine is rented for this attempt while it is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts_on: Option<String>,
     /// Hash of what decides the result, as of the present attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_hash: Option<String>,

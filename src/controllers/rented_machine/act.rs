@@ -190,6 +190,7 @@ impl Acting<'_> {
             return Err(Failure::benign("AccountTrouble", trouble));
         }
         self.claim_holds().await?;
+        self.nobody_else(&machines)?;
         let all = machines.iter().map(|m| &**m);
         let committed = ledger::committed(all.clone(), &account.name, &self.observed.uid);
         let books = provider.status.as_ref().map(|s| s.spend.clone()).unwrap_or_default();
@@ -210,7 +211,10 @@ impl Acting<'_> {
         let wants = found.is_some_and(|found| {
             found.metadata.uid.as_ref() == Some(&job.uid)
                 && found.metadata.deletion_timestamp.is_none()
-                && found.status.as_ref().is_some_and(|s| s.attempt == attempt && !s.phase.is_terminal())
+                && found
+                    .status
+                    .as_ref()
+                    .is_some_and(|s| s.attempt == attempt && !s.phase.is_terminal() && s.restarts_on.is_none())
         });
         if !wants {
             return lapsed("the job no longer wants this attempt");
@@ -222,6 +226,20 @@ impl Acting<'_> {
                 && pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.ctx.settings.node_name)
         });
         if bound { Ok(()) } else { lapsed("the Pod is gone or runs elsewhere") }
+    }
+
+    /// One attempt, one machine: another one may have been moved to this attempt.
+    fn nobody_else(&self, machines: &[std::sync::Arc<RentedMachine>]) -> Result<(), Failure> {
+        let spec = &self.machine.spec;
+        let other = machines.iter().find(|m| {
+            let same = m.spec.job.uid == spec.job.uid && m.spec.attempt == spec.attempt;
+            let there = m.status.as_ref().is_some_and(|s| s.machine_id.is_some() && s.phase != MachinePhase::Gone);
+            same && there && m.metadata.uid.as_deref() != Some(self.observed.uid.as_str())
+        });
+        other.map_or(Ok(()), |other| {
+            let name = other.metadata.name.as_deref().unwrap_or_default();
+            Err(Failure::benign("ClaimLapsed", format!("machine {name} serves this attempt; nothing is rented")))
+        })
     }
 
     async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {

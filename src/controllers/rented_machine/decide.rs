@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
-use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec};
+use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus, ProgramExit, RentedMachineSpec};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Offer, OrderKey};
 use tradewind_providers::{Machine, MachineState, Refusal};
@@ -170,6 +170,7 @@ pub fn decide(observed: &Observed) -> Decision {
     take_sightings(observed, &mut status);
     take_leftovers(observed, &mut status);
     settle_open_order(observed, &mut status);
+    take_over(observed, &mut status);
     if status.machine_id.is_some() {
         take_report(observed, &mut status);
         if observed.spec.stop.is_some() {
@@ -311,6 +312,22 @@ fn settle_open_order(observed: &Observed, status: &mut RentedMachineStatus) {
     }
 }
 
+/// The next attempt has taken the machine over: what the agent said of the one before is not about it.
+fn take_over(observed: &Observed, status: &mut RentedMachineStatus) {
+    let before = status.attempt.replace(observed.spec.attempt);
+    if before.is_none_or(|before| before == observed.spec.attempt) {
+        return;
+    }
+    status.taken_over_at = Some(Time(observed.now));
+    status.agent = None;
+    status.progress = None;
+    status.restored_step = None;
+    status.exit_code = None;
+    status.exit_log = None;
+    status.exited = None;
+    status.stalled_since = None;
+}
+
 fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
     let Some(served) = &observed.served else { return };
     if let Some(agent) = &served.agent {
@@ -321,7 +338,9 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
                 status.running_since = runs_since_list(observed, status);
             }
         }
-        status.agent = Some(agent.phase.clone());
+        if agent.ours {
+            status.agent = Some(agent.phase.clone());
+        }
         let limit = u64::try_from(observed.spec.stall_timeout_s).unwrap_or(0);
         if limit == 0 || agent.quiet_s < limit || agent.phase != "Running" {
             status.stalled_since = None;
@@ -337,6 +356,15 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
         if let Some(exit) = agent.exit.as_ref().filter(|_| agent.finished) {
             status.exit_code = Some(i64::from(exit.code));
             status.exit_log = Some(exit.log_tail.clone());
+        }
+        if let Some((reason, message)) = verdict::failed_on_a_good_machine(agent) {
+            let at = status.exited.as_ref().and_then(|exited| exited.at.clone());
+            status.exited = Some(ProgramExit {
+                reason: reason.as_str().to_owned(),
+                message,
+                at: at.or(Some(Time(observed.now))),
+                saved: served.answered,
+            });
         }
     }
     if let Some(checkpoint) = &served.checkpoint {
@@ -430,9 +458,12 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
         let trouble = observed.served.as_ref().and_then(|s| s.trouble.clone());
         status.message = match (booted, trouble) {
             (true, Some(trouble)) => format!("the agent reports, but it cannot be served now: {trouble}"),
-            (true, None) => match &observed.spec.stop {
-                Some(stop) => format!("{}; the program saves its state and stops", stop.message),
-                None => "the agent reports".to_owned(),
+            (true, None) => match (&observed.spec.stop, &status.exited) {
+                (Some(stop), _) => format!("{}; the program saves its state and stops", stop.message),
+                (None, Some(exited)) => {
+                    format!("{}; the machine waits for the job to start it again or to let it go", exited.message)
+                }
+                (None, None) => "the agent reports".to_owned(),
             },
             (false, _) => BOOTING.to_owned(),
         };

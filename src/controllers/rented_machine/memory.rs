@@ -34,6 +34,10 @@ pub struct MachineMemory {
     pub heard_at: Option<Timestamp>,
     /// The mailbox answered in the last pass.
     pub looked: bool,
+    /// The report was answered in the last pass.
+    pub answered: bool,
+    /// The attempt that was served last.
+    pub attempt: Option<u32>,
     /// When this process first saw the object (monotonic).
     pub first_seen: Option<Duration>,
     /// Number of the newest batch of upload slots that was handed out.
@@ -70,6 +74,17 @@ pub struct MachineMemory {
     pub trouble: Option<String>,
     /// A later attempt has fenced this machine off.
     pub fenced: bool,
+}
+
+impl MachineMemory {
+    /// The machine serves this attempt; what was remembered of one before it does not count any more.
+    pub fn serves(&mut self, attempt: u32) {
+        if self.attempt.replace(attempt).is_some_and(|before| before != attempt) {
+            self.slots_batch = None;
+            self.fenced = false;
+            self.last_report_read = false;
+        }
+    }
 }
 
 impl Memory {

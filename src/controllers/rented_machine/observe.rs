@@ -124,7 +124,9 @@ async fn job_view(ctx: &Context, machine: &RentedMachine) -> Result<JobView, Fai
     let terminal = status.is_some_and(|s| s.phase.is_terminal());
     let in_account = status.is_some_and(|s| s.cost.settled_machines.iter().any(|u| u == uid));
     // An object that goes before the job has seen how it ended would leave its attempt number to a second machine.
-    let superseded = status.is_some_and(|s| s.attempt > Some(machine.spec.attempt));
+    let superseded = status.is_some_and(|s| {
+        s.attempt > Some(machine.spec.attempt) && (s.restarts_on.is_none() || s.restarts_on != machine.metadata.name)
+    });
     let settled = nothing_rented || (in_account && (terminal || superseded));
     Ok(JobView::Alive { terminal, superseded, settled })
 }

@@ -88,7 +88,8 @@ fn wanted(spec: &RentedMachineSpec, status: &RentedMachineStatus) -> Wanted {
     let place = format!("{} ({})", spec.provider, status.gpu.as_deref().unwrap_or("no GPU"));
     let by_itself =
         [Reason::Finished, Reason::ProgramFailed].iter().any(|r| status.ended.as_deref() == Some(r.as_str()));
-    if let (Some(code), true) = (status.exit_code, by_itself || status.last_report_read) {
+    let over = by_itself || status.last_report_read || status.exited.is_some();
+    if let (Some(code), true) = (status.exit_code, over) {
         let (phase, reason) = if code == 0 { ("Succeeded", "Completed") } else { ("Failed", "Error") };
         let message = format!("the program ended with exit code {code} on {place}");
         return Wanted { phase, ready: "False", reason, message, container: Container::Terminated(code) };

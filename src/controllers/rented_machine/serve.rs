@@ -43,6 +43,8 @@ pub struct Served {
     pub checkpoint: Option<CheckpointStatus>,
     /// The last report was read after the end, and what it offered is committed.
     pub last_report_read: bool,
+    /// The report as last read is answered: what it offers is committed or refused.
+    pub answered: bool,
     /// What stands in the way.
     pub trouble: Option<String>,
 }
@@ -50,6 +52,8 @@ pub struct Served {
 /// What the agent says, in words of the status.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentView {
+    /// It speaks of the attempt that the machine serves now, not of one before it.
+    pub ours: bool,
     /// Id of its boot.
     pub boot: String,
     /// Public key of its boot.
@@ -99,6 +103,8 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     let serving = Serving { ctx, mailbox, machine, uid, attempt };
     memory.trouble = None;
     memory.looked = false;
+    memory.answered = false;
+    memory.serves(attempt);
     if let Err(trouble) = serving.pass(memory, ending).await {
         tracing::info!(reason = "ServeTrouble", error = trouble, "Serving the agent met an obstacle");
         memory.trouble = Some(trouble);
@@ -113,6 +119,7 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
         heard_at: memory.heard_at,
         checkpoint: memory.checkpoint.clone(),
         last_report_read: memory.last_report_read,
+        answered: memory.answered,
         trouble: memory.trouble.clone(),
     }
 }
@@ -122,6 +129,7 @@ fn view(report: &Report, attempt: u32, fenced: bool, heard_at: Timestamp) -> Age
     let ours = report.attempt.is_none_or(|of| of == attempt);
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     AgentView {
+        ours,
         boot: report.boot.clone(),
         boot_key: report.boot_key.clone(),
         phase: format!("{:?}", report.phase),
@@ -157,11 +165,15 @@ impl Serving<'_> {
         self.read_report(memory, ending).await?;
         let Some(mut control) = memory.control.clone() else { return self.prepare(memory).await };
         let before = control.clone();
+        if control.attempt < self.attempt {
+            next_attempt(&mut control, self.attempt);
+        }
         let mut answered = Ok(());
         if let Some(report) = memory.report.clone() {
             self.tell_restore(&report).await;
             self.tell_warnings(&report).await;
             answered = self.answer(&report, &mut control, memory, ending).await;
+            memory.answered = answered.is_ok();
         }
         if ending {
             answered?;
@@ -315,7 +327,9 @@ impl Serving<'_> {
         memory: &mut MachineMemory,
     ) -> Result<(), String> {
         let Some(settings) = &self.machine.spec.checkpoint else { return Ok(()) };
-        if control.start.is_none() || report.slots_left >= SLOTS_LOW {
+        // The numbers that an agent tells are of the attempt that its report is about.
+        let earlier = report.attempt.is_some_and(|of| of != self.attempt);
+        if control.start.is_none() || earlier || report.slots_left >= SLOTS_LOW {
             return Ok(());
         }
         let first = (report.slots_used + report.slots_left).div_ceil(SLOTS_PER_BATCH) * SLOTS_PER_BATCH;
@@ -351,6 +365,10 @@ impl Serving<'_> {
     ) -> Result<(), String> {
         let (Some(offer), Some(settings)) = (&report.offer, &self.machine.spec.checkpoint) else { return Ok(()) };
         let decided = control.committed.map_or(0, |c| c.offer).max(control.refused.as_ref().map_or(0, |r| r.offer));
+        // What an earlier attempt on this machine offered was decided while it was served.
+        if report.attempt.is_some_and(|of| of != self.attempt) {
+            return Ok(());
+        }
         // A later boot that carries on the report of an earlier one carries its offer too.
         if offer.number <= decided || (self.is_second_boot(report) && !report.restarted) {
             return Ok(());
@@ -456,6 +474,15 @@ impl Serving<'_> {
         control.logs = self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?;
         Ok(())
     }
+}
+
+/// The machine is taken over by the next attempt: nothing of the one before goes on but the numbers of its offers.
+fn next_attempt(control: &mut Control, attempt: u32) {
+    control.attempt = attempt;
+    control.desired = Desired::Wait;
+    control.start = None;
+    control.start_boot = None;
+    control.slots.clear();
 }
 
 /// Retention after a commit, and once the run has ended. What fails is done the next time.

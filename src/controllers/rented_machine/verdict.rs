@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Money};
+use tradewind_protocol::Exit;
 use tradewind_providers::{Machine, MachineState};
 
 use super::cost;
@@ -41,7 +42,7 @@ pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Rea
     if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref())
         && let Some(found) = agent_verdict(agent, status, observed.spec.stop.as_ref())
     {
-        return Some(found);
+        return (!waits_for_job(observed, status)).then_some(found);
     }
     if let Some(found) = provider_verdict(observed, status) {
         return Some(found);
@@ -88,15 +89,7 @@ fn agent_verdict(
             // Nothing of ours asks for it: the host goes down, or the market takes it. Never the program's fault.
             return Some((Reason::Preempted, "the machine was told to go down".to_owned()));
         }
-        return Some(match exit.code {
-            137 if exit.oom_killed == Some(true) => (
-                Reason::OutOfMemory,
-                "the program was killed because the machine ran out of memory (exit code 137); ask for more in resources.requests.memory".to_owned(),
-            ),
-            137 => (Reason::Killed, "the program was killed (exit code 137)".to_owned()),
-            0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
-            code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
-        });
+        return Some(by_itself(exit));
     }
     if agent.restarted || status.boot.as_ref().is_some_and(|boot| *boot != agent.boot) {
         return Some((
@@ -109,6 +102,40 @@ fn agent_verdict(
         return Some((Reason::AgentFailed, format!("the agent cannot go on: {why}")));
     }
     None
+}
+
+/// What the end of a program that nobody told to stop means.
+fn by_itself(exit: &Exit) -> (Reason, String) {
+    match exit.code {
+        137 if exit.oom_killed == Some(true) => (
+            Reason::OutOfMemory,
+            "the program was killed because the machine ran out of memory (exit code 137); ask for more in resources.requests.memory".to_owned(),
+        ),
+        137 => (Reason::Killed, "the program was killed (exit code 137)".to_owned()),
+        0 => (Reason::Finished, "the program ended with exit code 0".to_owned()),
+        code => (Reason::ProgramFailed, format!("the program ended with exit code {code}")),
+    }
+}
+
+/// A failure that says nothing against the machine: the next attempt may begin on it. A kill that nobody can explain may be the host's.
+pub fn failed_on_a_good_machine(agent: &AgentView) -> Option<(Reason, String)> {
+    let exit = agent.exit.as_ref().filter(|exit| agent.finished && !exit.told_to_stop)?;
+    // A later boot carries the end that its own last report shows: nothing is started on it.
+    let (reason, message) = by_itself(exit);
+    let good = matches!(reason, Reason::ProgramFailed | Reason::OutOfMemory) && !agent.restarted;
+    good.then_some((reason, message))
+}
+
+/// How long a machine whose program has failed is kept for the job's next attempt. The job needs seconds for it; where a Pod cannot be
+/// made or the last save does not come home, paying on would be for nothing.
+const KEPT_FOR_JOB: Duration = Duration::from_mins(2);
+
+/// The program has failed and the machine is well: the job decides whether the next attempt takes it over.
+fn waits_for_job(observed: &Observed, status: &RentedMachineStatus) -> bool {
+    let since = status.exited.as_ref().and_then(|exited| exited.at.as_ref());
+    let in_time = since.is_some_and(|at| at.0.checked_add(KEPT_FOR_JOB).is_ok_and(|until| observed.now < until));
+    let wanted = matches!(observed.job, JobView::Alive { terminal: false, .. }) && observed.spec.stop.is_none();
+    in_time && wanted && provider_verdict(observed, status).is_none()
 }
 
 fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
@@ -156,6 +183,9 @@ fn disk_rate(observed: &Observed, order: &OrderStatus) -> Money {
     offer.map_or(Money::ZERO, |offer| cost::with_disk(Money::ZERO, offer, observed.spec.workload.disk_gib))
 }
 
+/// How long an agent may take to hear of the next attempt and to fetch its start document; it polls every few seconds.
+const BEGINS_WITHIN: Duration = Duration::from_mins(5);
+
 fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
     let rented = status.rented_at.as_ref()?.0;
     let served = observed.served.as_ref()?;
@@ -176,6 +206,14 @@ fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
         && observed.now > rented.checked_add(limit * 2).unwrap_or(Timestamp::MAX)
     {
         return Some((Reason::NotStartable, format!("the program could not be started in time: {trouble}")));
+    }
+    // The next attempt on a machine starts without boot and pull: an agent that does not begin with it never will.
+    let begun = served.agent.as_ref().is_none_or(|agent| agent.ours);
+    if let (Some(taken), false) = (&status.taken_over_at, begun)
+        && observed.now > taken.0.checked_add(BEGINS_WITHIN).unwrap_or(Timestamp::MAX)
+    {
+        let attempt = observed.spec.attempt;
+        return Some((Reason::AgentSilent, format!("the agent did not begin attempt {attempt} on this machine")));
     }
     let heard = served.heard_at?;
     let quiet = observed.now.duration_since(heard);

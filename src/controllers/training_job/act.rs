@@ -23,9 +23,17 @@ pub(super) async fn carry_out(
 ) -> Result<bool, Failure> {
     match step {
         Step::Rest => Ok(false),
-        Step::CreatePod { attempt, on_node } => create_pod(ctx, job, *attempt, *on_node).await,
+        Step::CreatePod { attempt, on_node } => {
+            let why = on_node.then_some((Reason::PodLost, "was lost and is made again on the same machine"));
+            create_pod(ctx, job, *attempt, why).await
+        }
+        Step::RestartPod { attempt } => {
+            let why = (Reason::Restarted, "takes over the machine on which the program failed");
+            create_pod(ctx, job, *attempt, Some(why)).await
+        }
         Step::Claim { rent, attempt, claim } => write_claim(ctx, observed, job, rent, *attempt, claim).await,
         Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,
+        Step::TakeOver { machine, claim, attempt } => take_over(ctx, observed, machine, claim, *attempt).await,
         Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
         Step::RemovePod(name) => remove_pod(ctx, job, name).await,
@@ -34,21 +42,26 @@ pub(super) async fn carry_out(
     }
 }
 
-async fn create_pod(ctx: &Context, job: &TrainingJob, attempt: i64, on_node: bool) -> Result<bool, Failure> {
-    let node = on_node.then_some(ctx.settings.node_name.as_str());
+/// Makes the Pod of an attempt; `on_node` says why it goes past the scheduler onto our Node, if it does.
+async fn create_pod(
+    ctx: &Context,
+    job: &TrainingJob,
+    attempt: i64,
+    on_node: Option<(Reason, &str)>,
+) -> Result<bool, Failure> {
+    let node = on_node.map(|_| ctx.settings.node_name.as_str());
     let value = pod::build(job, attempt, node);
     let mut pod: Pod = serde_json::from_value(value).map_err(|e| Failure::new("PodUnreadable", e.to_string()))?;
-    if on_node {
+    if on_node.is_some() {
         pod.metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
         unlimited(&mut pod);
     }
     match ctx.cluster.add(pod).await {
         Ok(created) => {
             ctx.caches.pods.own(&created);
-            if on_node {
-                let note = format!("Pod {} was lost and is made again on the same machine", pod::name(job, attempt));
-                ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, Reason::PodLost, "CreatePod", note)
-                    .await;
+            if let Some((reason, words)) = on_node {
+                let note = format!("Pod {} {words}", pod::name(job, attempt));
+                ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, reason, "CreatePod", note).await;
             }
             Ok(true)
         }
@@ -95,6 +108,30 @@ async fn reclaim(ctx: &Context, name: &str, claim: &Claim) -> Result<bool, Failu
     next.spec.claim = claim.clone();
     let written = ctx.cluster.write(next).await?;
     ctx.caches.rented.own(&written);
+    Ok(true)
+}
+
+/// The next attempt takes over a machine whose program has failed. The version check keeps out an operator that does not know yet that the
+/// machine ends.
+async fn take_over(
+    ctx: &Context,
+    observed: &Observed,
+    name: &str,
+    claim: &Claim,
+    attempt: i64,
+) -> Result<bool, Failure> {
+    let Some(machine) = ctx.caches.rented.get(&Key::cluster(name)) else { return Ok(false) };
+    let valid = &observed.valid;
+    let mut next = (*machine).clone();
+    next.metadata.labels.get_or_insert_default().insert(names::ATTEMPT.to_owned(), attempt.to_string());
+    next.spec.claim = claim.clone();
+    next.spec.attempt = attempt;
+    next.spec.checkpoint.clone_from(&valid.checkpoint);
+    next.spec.stall_timeout_s = placement::seconds(valid.stall_timeout);
+    next.spec.budget_per_hour = observed.job.spec.budget.as_ref().and_then(|b| b.per_hour);
+    let written = ctx.cluster.write(next).await?;
+    ctx.caches.rented.own(&written);
+    ctx.ask(crate::controllers::rented_machine::NAME, Key::cluster(name));
     Ok(true)
 }
 

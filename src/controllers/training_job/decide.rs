@@ -14,6 +14,7 @@ use super::ended::ended_machine;
 use super::place::{in_cluster, place};
 use super::placement::{Choice, Rent};
 use super::pod;
+use super::restart;
 use super::status::Report;
 use super::stop;
 use super::valid::{Refused, Valid};
@@ -93,6 +94,20 @@ pub enum Step {
         attempt: i64,
         /// The Pod.
         claim: Claim,
+    },
+    /// Make the Pod of this attempt on our Node: it takes over the machine of the attempt before.
+    RestartPod {
+        /// Attempt.
+        attempt: i64,
+    },
+    /// Let this RentedMachine serve the next attempt, for its Pod.
+    TakeOver {
+        /// Name of the RentedMachine.
+        machine: String,
+        /// The Pod.
+        claim: Claim,
+        /// Attempt.
+        attempt: i64,
     },
     /// Let this RentedMachine claim another Pod (the one made again).
     Reclaim {
@@ -186,6 +201,7 @@ pub fn decide(o: &Observed) -> Decision {
     }
     let attempt = r.status.attempt.unwrap_or(attempt);
     if let Some(wanted) = wanted {
+        restart::let_go(o, &mut r, attempt);
         return stop::stopping(o, r, valid, attempt, &wanted);
     }
     r.resumed();
@@ -198,6 +214,7 @@ fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     if let Some(decision) = ended(o, &mut r, attempt, true) {
         return decision;
     }
+    restart::let_go(o, &mut r, attempt);
     if let Some(wanted) = stop::wanted(o, &r.status, valid) {
         return stop::stopping(o, r, valid, attempt, &wanted);
     }
@@ -209,7 +226,9 @@ fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
 
 /// What follows from the end of the attempt's machine, if it has one. `held`: the next attempt gets its number, and waits for its time.
 fn ended(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option<Decision> {
-    let mut decision = ended_machine(o, r, &o.valid, attempt, machine_of(o, attempt)?)?;
+    let machine = machine_of(o, attempt)?;
+    let exited = restart::program_exited(o, r, attempt, machine, held);
+    let mut decision = exited.or_else(|| ended_machine(o, r, &o.valid, attempt, machine))?;
     if held && matches!(decision.step, Step::CreatePod { .. }) {
         (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
     }
@@ -283,6 +302,9 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             &format!("the storage knows attempt {newest} already; attempt {} goes on from there", newest + 1),
         );
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
+    }
+    if let Some(decision) = restart::take_over(o, &mut r, attempt) {
+        return decision;
     }
     let machine = machine_of(o, attempt).filter(|m| lives(m));
     if in_the_way(o, attempt) {
@@ -366,11 +388,12 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             };
         }
         if bound.is_empty() {
-            let prepared =
-                pod.metadata.finalizers.as_ref().is_some_and(|f| f.iter().any(|f| f == names::POD_FINALIZER));
             let pod_name = claim.pod_name.clone();
-            let step =
-                if prepared { Step::Bind { pod: pod_name, uid, machine: name } } else { Step::PreparePod(pod_name) };
+            let step = if pod::is_held(pod) {
+                Step::Bind { pod: pod_name, uid, machine: name }
+            } else {
+                Step::PreparePod(pod_name)
+            };
             return r.decide(step, Wake::OnChange);
         }
         let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
@@ -438,6 +461,9 @@ pub fn wants_plan(o: &Observed) -> bool {
         return false;
     }
     if machine_of(o, attempt).is_some_and(|m| lives(m)) || in_the_way(o, attempt) {
+        return false;
+    }
+    if restart::awaited(o, status.restarts_on.as_ref(), attempt).is_some() {
         return false;
     }
     let Some(pod) = o.pods.iter().find(|p| pod::is_of(p, attempt)) else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::training_job::{AttemptRecord, FailureAction, JobPhase};
-use tradewind_api::{Reason, RentedMachine, conditions};
+use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, conditions};
 
 use super::decide::{Decision, Observed, Step};
 use super::status::Report;
@@ -40,16 +40,7 @@ pub fn ended_machine(
         return Some(r.clone().rest(Wake::After(Duration::from_secs(5), "the last report")));
     }
     let message = status.ended_message.clone().unwrap_or_default();
-    let place = r.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
-    r.remember(AttemptRecord {
-        attempt,
-        place,
-        ended: ended.to_owned(),
-        message: message.clone(),
-        from_step: status.restored_step,
-        last_step: status.progress.as_ref().map(|p| p.step),
-        at: Some(Time(o.now)),
-    });
+    remember(o, r, attempt, status, ended, &message);
     let never_started = |ended: &str| NEVER_STARTED.iter().any(|reason| reason.as_str() == ended);
     let in_a_row = r.status.history.iter().rev().take_while(|record| never_started(&record.ended)).count();
     if in_a_row >= HOSTS_TRIED {
@@ -91,6 +82,20 @@ pub fn ended_machine(
     let next = attempt + 1;
     r.moves_on(valid, next, &format!("{message}; attempt {next} goes on from the last checkpoint"));
     Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
+}
+
+/// Writes the end of an attempt into the job's history.
+pub fn remember(o: &Observed, r: &mut Report, attempt: i64, status: &RentedMachineStatus, ended: &str, message: &str) {
+    let place = r.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
+    r.remember(AttemptRecord {
+        attempt,
+        place,
+        ended: ended.to_owned(),
+        message: message.to_owned(),
+        from_step: status.restored_step,
+        last_step: status.progress.as_ref().map(|p| p.step),
+        at: Some(Time(o.now)),
+    });
 }
 
 /// Machines in a row that may fail to start the program before its image, not the hosts, is to blame.

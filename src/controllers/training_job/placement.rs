@@ -1,6 +1,7 @@
 //! Which offers a job may be rented on, and the RentedMachine that says so.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tradewind_api::rented_machine::{ChosenOffer, Claim, JobRef, RentedMachineSpec};
@@ -214,11 +215,16 @@ pub fn machine(
             workload,
             checkpoint: valid.checkpoint.clone(),
             budget_per_hour: budget.and_then(|b| b.per_hour),
-            stall_timeout_s: i64::try_from(valid.stall_timeout.as_secs()).unwrap_or(i64::MAX),
+            stall_timeout_s: seconds(valid.stall_timeout),
             stop: None,
         },
         status: None,
     })
+}
+
+/// Whole seconds of a span.
+pub fn seconds(span: Duration) -> i64 {
+    i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Time from the rent call to the agent's first report: the setting, plus twice the pull of an image of assumed size.

@@ -79,6 +79,11 @@ pub fn is_over(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
+/// Whether our finaliser is on a Pod.
+pub fn is_held(pod: &Pod) -> bool {
+    pod.metadata.finalizers.iter().flatten().any(|f| f == names::POD_FINALIZER)
+}
+
 /// Whether a Pod is of this attempt.
 pub fn is_of(pod: &Pod, attempt: i64) -> bool {
     label(pod, names::ATTEMPT).is_some_and(|of| *of == attempt.to_string())

@@ -226,8 +226,16 @@ impl Report {
     /// Another attempt follows, with what the spec says now.
     pub fn moves_on(&mut self, valid: &Valid, attempt: i64, message: &str) {
         self.status.attempt = Some(attempt);
+        self.status.restarts_on = None;
         self.carries(valid);
         self.resuming(message);
+    }
+
+    /// The next attempt takes this machine over.
+    pub fn restarts_on(&mut self, machine: &RentedMachine) {
+        self.status.restarts_on.clone_from(&machine.metadata.name);
+        let message = format!("{}, on the same machine", self.status.message);
+        self.resuming(&message);
     }
 
     /// The present attempt runs what the spec says now.

@@ -225,6 +225,11 @@ impl Fleet {
                     }
                 }
                 Action::StartProgram(launch) => self.launch(common, at, &launch.env),
+                Action::ClearSaves { .. } => {
+                    if let Some(disk) = self.disks.get_mut(&self.boots[at].machine) {
+                        disk.saves.clear();
+                    }
+                }
                 Action::DropStaging { save } => {
                     if let Some(disk) = self.disks.get_mut(&self.boots[at].machine) {
                         disk.links.remove(&save);
@@ -414,9 +419,11 @@ impl Fleet {
                 let _ = common.with_market(|market, now| market.terminate(now, ACCOUNT, machine));
                 Input::RentalEnded { failure: None }
             }
-            Action::StartProgram(_) | Action::Signal(_) | Action::DropStaging { .. } | Action::Leave { .. } => {
-                return None;
-            }
+            Action::StartProgram(_)
+            | Action::Signal(_)
+            | Action::ClearSaves { .. }
+            | Action::DropStaging { .. }
+            | Action::Leave { .. } => return None,
         })
     }
 

@@ -73,11 +73,13 @@ pub enum Story {
     ProviderDeleted,
     /// The same with the Secret that has the account's key.
     SecretDeleted,
+    /// The program fails once and begins again on the same machine.
+    Fails,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Outbid,
         Self::Unknown,
         Self::Deleted,
@@ -93,6 +95,7 @@ impl Story {
         Self::Silent,
         Self::ProviderDeleted,
         Self::SecretDeleted,
+        Self::Fails,
     ];
 }
 
@@ -369,7 +372,7 @@ impl Plan {
             Story::Outbid => vec![(at(62), Happening::Outbid)],
             Story::Unknown => vec![(at(0), Happening::RentFault)],
             Story::Blackout => vec![(at(0), Happening::RentFault), (Duration::from_millis(1), Happening::MarketAway)],
-            Story::TwoJobs | Story::LastWord => Vec::new(),
+            Story::TwoJobs | Story::LastWord | Story::Fails => Vec::new(),
             Story::Deleted => vec![(at(60), Happening::JobDeleted)],
             Story::PodLost => vec![(at(45), Happening::PodEvicted)],
             Story::PodDeleted => vec![(at(45), Happening::PodDeleted)],
@@ -389,7 +392,7 @@ impl Plan {
             step_time: at(5),
             save_every: 3,
             save_time: Duration::from_millis(400),
-            fails: None,
+            fails: (story == Story::Fails).then_some((0, 7)),
             saves_on_stop: true,
         };
         Self {

@@ -76,6 +76,26 @@ pub fn references() -> Vec<Options> {
     stories.into_iter().chain((0..12).map(|seed| Options::new(seed, Mood::Rough))).collect()
 }
 
+/// Every way in which a call of a program's restart in place can go wrong: all calls around the one that makes the next attempt's Pod,
+/// from the failure's report to the new program's first steps.
+pub fn sweep_restart() -> Swept {
+    const BEFORE: usize = 20;
+    const AFTER: usize = 40;
+    let world = Options::new(11, Mood::Story(Story::Fails));
+    let outcome = run(&Options { record: true, ..world.clone() });
+    let made = |point: &Point| point.verb == "create" && point.key.ends_with("/train-0-1");
+    let Some(at) = outcome.points.iter().position(made).filter(|_| outcome.violations.is_empty()) else {
+        return Swept { failures: vec![report(&world, &outcome)], ..Swept::default() };
+    };
+    let window = (at.saturating_sub(BEFORE)..(at + AFTER).min(outcome.points.len())).collect::<Vec<_>>();
+    let cut = |&call: &usize| {
+        let cut = |way: &Way| Options { cut: Some(Cut { call: call as u64, way: *way }), ..world.clone() };
+        ways(&outcome.points[call]).iter().map(cut).collect::<Vec<_>>()
+    };
+    let cuts: Vec<Options> = window.iter().flat_map(cut).collect();
+    Swept { worlds: cuts.len(), known: cuts.len(), covered: cuts.len(), calls: outcome.calls, failures: run_all(&cuts) }
+}
+
 /// How much of the reference worlds is swept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {

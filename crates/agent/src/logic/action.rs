@@ -58,6 +58,14 @@ pub enum Action {
         /// The program's working directory.
         working_dir: Option<String>,
     },
+    /// Remove every save that an earlier attempt left in the checkpoint directory: what the next one finds there is what is restored,
+    /// whole and verified. The last save of a program that failed may be broken, or the reason why it failed. No answer.
+    ClearSaves {
+        /// Where checkpoints live.
+        checkpoint: CheckpointSettings,
+        /// The program's working directory.
+        working_dir: Option<String>,
+    },
     /// Start the program and, if it makes checkpoints, the watch on its checkpoint directory. What is there already is no new save.
     /// Answers: [`super::Input::Output`], [`super::Input::SaveSeen`] and [`super::Input::GpuBusy`] at any time,
     /// [`super::Input::ProgramExited`] at the end. A program that was started before has ended; nothing of it is told any more.

@@ -91,6 +91,9 @@ impl Logic {
     fn follow(&mut self, start: Box<Start>, actions: &mut Vec<Action>) {
         if self.stage == Stage::Over {
             self.begin_anew(start.attempt, actions);
+            if let Some(checkpoint) = start.checkpoint.clone() {
+                actions.push(Action::ClearSaves { checkpoint, working_dir: start.working_dir.clone() });
+            }
         }
         self.start = Some(start);
     }

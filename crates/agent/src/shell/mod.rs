@@ -312,6 +312,13 @@ impl Shell {
                     Input::Restored { seq, result }
                 });
             }
+            Action::ClearSaves { checkpoint, working_dir } => {
+                let directory = checkpoint_directory(working_dir.as_deref(), &checkpoint);
+                if let Err(error) = restore::clear(&directory, &checkpoint.pattern) {
+                    // A restore that meets the same obstacle says so; without one the program finds what it left.
+                    self.console.say(format!("What the attempt before saved cannot be removed: {error}"));
+                }
+            }
             Action::StartProgram(launch) => self.start_program(&launch),
             Action::Signal(signal) => self.signal_program(signal),
             Action::FinalScan { trust_unsettled } => match &self.watch {

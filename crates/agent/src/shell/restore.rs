@@ -13,6 +13,7 @@ use tradewind_protocol::{Chunk, EntryKind, ManifestFile, RestoreCandidate, Ticke
 use super::files::{below, own_directory, remove};
 use super::http::{Http, ReadError};
 use crate::logic::Restore;
+use crate::pattern::Pattern;
 
 const PARALLEL: usize = 4;
 /// A chunk with wrong bytes is read once more: it may have been damaged on the way.
@@ -30,6 +31,22 @@ pub async fn restore(http: &Http, candidate: &RestoreCandidate, checkpoints: &Pa
         Err(ReadError::Wrong(reason)) => Restore::Bad(reason),
         Err(ReadError::Failed(reason)) => Restore::Failed(reason),
     }
+}
+
+/// Removes every save from the checkpoint directory.
+pub fn clear(checkpoints: &Path, pattern: &str) -> io::Result<()> {
+    let pattern = Pattern::new(pattern).map_err(io::Error::other)?;
+    let entries = match std::fs::read_dir(checkpoints) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| pattern.step(name).is_some()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 async fn try_restore(http: &Http, candidate: &RestoreCandidate, checkpoints: &Path) -> Result<PathBuf, ReadError> {
@@ -120,4 +137,23 @@ fn put_in_place(download: &Path, target: &Path, checkpoints: &Path) -> io::Resul
 
 fn disk(error: io::Error) -> ReadError {
     ReadError::Failed(format!("the disk refuses ({error})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saves_are_cleared_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::create_dir(path("step-1")).unwrap();
+        for name in ["step-1/weights", "step-20", "notes.txt"] {
+            std::fs::write(path(name), "x").unwrap();
+        }
+        clear(directory.path(), "step-{step}").unwrap();
+        let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"]);
+        clear(&path("never made"), "step-{step}").unwrap();
+    }
 }

@@ -56,6 +56,11 @@ impl Checker {
         if status.ended.is_some() {
             rental.ended_at.get_or_insert(now);
         }
+        // After a failure the next attempt may take the machine over.
+        self.ensure(machine.spec.attempt >= rental.attempt, || {
+            format!("{name}: attempt {} became {}", rental.attempt, machine.spec.attempt)
+        });
+        rental.attempt = machine.spec.attempt;
         rental.object = machine.clone();
         if gone {
             rental.gone = true;

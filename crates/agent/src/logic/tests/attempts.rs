@@ -48,6 +48,7 @@ fn the_next_attempt_begins_on_the_same_boot_with_nothing_of_the_one_before() {
     let report = rig.logic.report();
     assert_eq!((report.attempt, report.exit.unwrap().code), (Some(1), 3), "it has not begun");
     give_start(&mut rig, Start { restore: vec![candidate(9, 90)], ..start_of(2) });
+    assert!(rig.took(|action| matches!(action, Action::ClearSaves { .. })), "only what is restored is there");
     assert!(!rig.took(|action| matches!(action, Action::Restore { .. })), "not before it is marked");
     let report = rig.store_reports().unwrap();
     assert!(report.sequence > before.sequence);

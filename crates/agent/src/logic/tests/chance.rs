@@ -207,7 +207,11 @@ impl Chance {
             Action::EndRental { .. } => {
                 self.rig.give(Input::RentalEnded { failure: bad.then(|| "away".to_owned()) });
             }
-            Action::StartProgram(_) | Action::Signal(_) | Action::DropStaging { .. } | Action::Leave { .. } => {}
+            Action::StartProgram(_)
+            | Action::Signal(_)
+            | Action::ClearSaves { .. }
+            | Action::DropStaging { .. }
+            | Action::Leave { .. } => {}
         }
     }
 
