@@ -119,12 +119,6 @@ pub enum Refusal {
         /// Bytes in the manifest.
         want: u64,
     },
-    /// A chunk was uploaded so long ago that it may be collected any moment.
-    #[error("chunk {key} was uploaded too long ago")]
-    Stale {
-        /// Its key.
-        key: String,
-    },
     /// A chunk that cannot be new is not part of any checkpoint that counts, or differs from it.
     #[error("chunk {key} belongs to no checkpoint that counts")]
     UnknownChunk {
@@ -164,7 +158,6 @@ impl Refusal {
             Self::Fenced { .. } => "Fenced",
             Self::MissingChunk { .. } => "ChunkMissing",
             Self::WrongSize { .. } => "ChunkSizeWrong",
-            Self::Stale { .. } => "ChunkStale",
             Self::UnknownChunk { .. } => "ChunkUnknown",
             Self::Ended => "RunEnded",
             Self::Contention => "Contention",

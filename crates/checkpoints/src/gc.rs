@@ -4,16 +4,15 @@
 //! 1. an entry [`LogEntry::Collected`] is appended that names the checkpoints that go, and marks up to which slot data of the running
 //!    attempt can never be new again;
 //! 2. entries that nobody needs any more are emptied;
-//! 3. data that no checkpoint names is deleted: what an attempt before the newest fence uploaded, what is in a slot below the mark,
-//!    and what is older than [`GRACE`].
+//! 3. data that no checkpoint names is deleted: what an attempt before the newest fence uploaded, and what is in a slot below the mark.
+//!    Age plays no part: an offer may wait for days until there is an operator again.
 //!
 //! Why this never takes a chunk from a checkpoint, whoever commits at the same time (an operator that lost its lease a moment ago): a commit that
 //! was decided without the entry of step 1 loses its place to that entry and is decided again. One that was decided with it can name
-//! only chunks of checkpoints that count, and new ones that step 3 does not touch: of the newest attempt, not below the mark, and
-//! younger than [`GRACE`] by a margin that no commit exceeds.
+//! only chunks of checkpoints that count, and new ones that step 3 does not touch: of the newest attempt, not below the mark. What an
+//! upload that was given up left above the mark goes with a later checkpoint's end, or with the attempt's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::SignedDuration;
@@ -25,8 +24,6 @@ use crate::log::{Log, Marks, entry_key};
 use crate::retention::retain;
 use crate::store::StoreError;
 
-/// How old unnamed data of the running attempt must be before it is deleted: longer than any upload.
-pub const GRACE: Duration = Duration::from_hours(24);
 /// How long a [`LogEntry::Collected`] stays after a newer one: longer than any list of the log takes.
 const SETTLE: SignedDuration = SignedDuration::from_mins(15);
 /// The most data objects of one machine.
@@ -158,9 +155,7 @@ impl Catalogue {
             let Some((attempt, _)) = parse_data_folder(&folder) else { continue };
             for object in self.store.list(&format!("data/{folder}/"), MAX_DATA).await? {
                 let Some(place) = DataKey::parse(&object.key) else { continue };
-                let age = self.clock.now().duration_since(object.last_modified);
-                let old = !age.is_negative() && age.unsigned_abs() > GRACE;
-                let may_become_new = attempt >= newest && marks.admit(&folder, place.slot) && !old;
+                let may_become_new = attempt >= newest && marks.admit(&folder, place.slot);
                 if live.contains_key(object.key.as_str()) || may_become_new {
                     continue;
                 }

@@ -42,6 +42,8 @@ pub struct MachineMemory {
     pub first_seen: Option<Duration>,
     /// Number of the newest batch of upload slots that was handed out.
     pub slots_batch: Option<u64>,
+    /// Chunks of the largest save that it has offered.
+    pub most_chunks: u64,
     /// A malformed report was told of.
     pub told_malformed: bool,
     /// The newest checkpoint this machine brought in.

@@ -25,6 +25,11 @@ use crate::events::Severity;
 const SLOTS_PER_BATCH: u64 = 128;
 /// A new batch is made when fewer slots are left.
 const SLOTS_LOW: u64 = 128;
+/// So many saves of the largest size so far must find slots without us: one that uploads, one that follows, and the last one at the money
+/// line.
+const SAVES_AHEAD: u64 = 3;
+/// Slots that are handed out ahead at most: an agent makes 4,000 pieces of a save at most.
+const SLOTS_AHEAD: u64 = 4096;
 /// Segments in the ring of logs.
 pub const LOG_RING: u32 = 8;
 
@@ -329,7 +334,7 @@ impl Serving<'_> {
         let Some(settings) = &self.machine.spec.checkpoint else { return Ok(()) };
         // The numbers that an agent tells are of the attempt that its report is about.
         let earlier = report.attempt.is_some_and(|of| of != self.attempt);
-        if control.start.is_none() || earlier || report.slots_left >= SLOTS_LOW {
+        if control.start.is_none() || earlier || report.slots_left >= slots_low(memory.most_chunks) {
             return Ok(());
         }
         let first = (report.slots_used + report.slots_left).div_ceil(SLOTS_PER_BATCH) * SLOTS_PER_BATCH;
@@ -364,6 +369,8 @@ impl Serving<'_> {
         memory: &mut MachineMemory,
     ) -> Result<(), String> {
         let (Some(offer), Some(settings)) = (&report.offer, &self.machine.spec.checkpoint) else { return Ok(()) };
+        let chunks = offer.manifest.files.iter().map(|file| file.chunks.len() as u64).sum();
+        memory.most_chunks = memory.most_chunks.max(chunks);
         let decided = control.committed.map_or(0, |c| c.offer).max(control.refused.as_ref().map_or(0, |r| r.offer));
         // What an earlier attempt on this machine offered was decided while it was served.
         if report.attempt.is_some_and(|of| of != self.attempt) {
@@ -474,6 +481,11 @@ impl Serving<'_> {
         control.logs = self.mailbox.log_tickets(self.uid, LOG_RING, life).await.map_err(text)?;
         Ok(())
     }
+}
+
+/// How many slots are low, when the largest save so far has so many chunks.
+fn slots_low(most_chunks: u64) -> u64 {
+    most_chunks.saturating_mul(SAVES_AHEAD).clamp(SLOTS_LOW, SLOTS_AHEAD)
 }
 
 /// The machine is taken over by the next attempt: nothing of the one before goes on but the numbers of its offers.

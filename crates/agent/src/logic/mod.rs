@@ -290,7 +290,8 @@ impl Logic {
         self.advance_stage(actions);
         if let Some(origin) = self.origin() {
             let settings = &self.boot.settings;
-            for warning in self.saves.advance(self.now, &origin, &mut self.slots, settings, actions) {
+            let last = self.stop.is_some() || matches!(self.stage, Stage::Finishing { .. });
+            for warning in self.saves.advance(self.now, &origin, (&mut self.slots, last), settings, actions) {
                 self.warn(Some(warning));
             }
         }

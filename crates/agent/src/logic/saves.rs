@@ -20,6 +20,8 @@ const OFFERS_KEPT: usize = 8;
 const PATIENCE: u32 = 8;
 /// Refusals of one ticket after which its slot is given up.
 const DENIALS: u32 = 5;
+/// An offer that waits longer than this has no operator who looks: the slots that are left must do for the last save as well.
+const OPERATOR_AWAY: Duration = Duration::from_mins(1);
 /// Room that a manifest may take in a report, in bytes.
 const MOST_MANIFEST_BYTES: usize = 900_000;
 
@@ -80,6 +82,8 @@ pub(super) struct Saves {
     offers: u64,
     offered: BTreeMap<u64, Manifest>,
     parent: Option<Parent>,
+    /// Most slots that a save has needed.
+    most_slots: u64,
     /// The offer that waits for its commit, and since when.
     offer: Option<(CheckpointOffer, Duration)>,
     /// Rises with everything that gets a save further; the end waits as long as it does.
@@ -124,8 +128,8 @@ impl Saves {
     /// Forgets the saves of an attempt that is over. The numbers go on, so that a late answer is never taken for another save's.
     pub fn begin_anew(&mut self, actions: &mut Vec<Action>) {
         actions.extend(self.under_way().map(|save| Action::DropStaging { save: save.id }));
-        let (last_id, offers, headway) = (self.last_id, self.offers, self.headway);
-        *self = Self { last_id, offers, headway, ..Self::default() };
+        let (last_id, offers, most_slots, headway) = (self.last_id, self.offers, self.most_slots, self.headway);
+        *self = Self { last_id, offers, most_slots, headway, ..Self::default() };
     }
 
     /// Rises with everything that gets a save further.
@@ -240,12 +244,27 @@ impl Saves {
         answered
     }
 
-    /// Moves saves on: to the hashing, to the upload, to the offer. Sentences about those that cannot be offered.
+    /// Begins with the save that waits. While the operator is away a save is held back that would leave too few slots for the `last` one.
+    fn begin_upload(&mut self, now: Now, slots: &Slots, last: bool) {
+        let Some((save, files)) = self.hashed.take() else { return };
+        let upload = Upload::new(save, files, self.parent.as_ref());
+        let need = upload.waiting.len() as u64;
+        self.most_slots = self.most_slots.max(need);
+        let away = self.offered_since().is_some_and(|since| now.monotonic.saturating_sub(since) > OPERATOR_AWAY);
+        if away && !last && slots.left() < need + self.most_slots {
+            self.hashed = Some((upload.save, upload.files));
+        } else {
+            self.upload = Some(upload);
+        }
+    }
+
+    /// Moves saves on: to the hashing, to the upload, to the offer. `last`: the program saves no more after those that are here or on
+    /// their way. Sentences about those that cannot be offered.
     pub fn advance(
         &mut self,
         now: Now,
         origin: &Origin,
-        slots: &mut Slots,
+        (slots, last): (&mut Slots, bool),
         settings: &Settings,
         actions: &mut Vec<Action>,
     ) -> Vec<String> {
@@ -262,10 +281,8 @@ impl Saves {
             actions.push(Action::DropStaging { save: hopeless.save.id });
         }
         loop {
-            if self.upload.is_none()
-                && let Some((save, files)) = self.hashed.take()
-            {
-                self.upload = Some(Upload::new(save, files, self.parent.as_ref()));
+            if self.upload.is_none() {
+                self.begin_upload(now, slots, last);
             }
             let Some(upload) = &mut self.upload else { return warnings };
             upload.advance(now, slots, settings, actions);

@@ -1,8 +1,9 @@
 //! One offer at a time: what counts, what is refused, and why.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tradewind_checkpoints::{CommitOutcome, FenceRefused, Refusal};
+use tradewind_checkpoints::{CommitOutcome, FenceRefused, Keep, Refusal};
 use tradewind_core::Clock;
 use tradewind_protocol::Manifest;
 
@@ -64,8 +65,20 @@ fn what_is_not_whole_is_refused() {
     assert_eq!(changed(&|m| m.run_id = "run-2".to_owned()), Refusal::Foreign { what: "run" });
     assert_eq!(changed(&|m| m.name = "../x".to_owned()).reason(), "ManifestInvalid");
     assert!(stage.log().checkpoints().next().is_none());
-    stage.advance(Duration::from_hours(24));
-    assert_eq!(refusal(&stage, &machine, &good), Refusal::Stale { key });
+}
+
+#[test]
+fn an_offer_that_waited_for_a_week_counts() {
+    let stage = Stage::default();
+    stage.begin(0);
+    let mut machine = Machine::new("machine-a", 0);
+    let first = machine.save(&stage, 100, None);
+    commit(&stage, &machine, &first);
+    let last = machine.save(&stage, 200, None);
+    stage.advance(Duration::from_hours(7 * 24));
+    now(stage.catalogue().collect(&Keep { newest: 1, pinned: BTreeSet::new(), ended: false, max_changes: 100 }))
+        .unwrap();
+    assert_eq!(commit(&stage, &machine, &last), CommitOutcome::Committed { seq: 2 });
 }
 
 #[test]

@@ -69,19 +69,29 @@ fn pinned_ones_and_the_start_of_the_attempt_stay() {
 }
 
 #[test]
-fn data_of_fenced_attempts_goes_at_once_and_lost_uploads_after_a_day() {
+fn lost_uploads_go_with_a_later_checkpoint_or_their_attempt_and_never_by_age() {
     let (stage, mut machine) = stage_with(1);
     machine.upload(&stage, "never offered");
     now(stage.catalogue().collect(&keep(3))).unwrap();
     assert_eq!(stage.data().len(), 2, "may still be offered");
-    stage.advance(Duration::from_hours(25));
+    stage.advance(Duration::from_hours(1000));
     now(stage.catalogue().collect(&keep(3))).unwrap();
-    assert_eq!(stage.data().len(), 1, "nobody offers it any more");
+    assert_eq!(stage.data().len(), 2, "may still be offered: an operator may have been away for long");
+    for step in 2..4 {
+        let manifest = machine.save(&stage, step, None);
+        now(stage.catalogue().commit(&machine.uid, 0, &manifest)).unwrap();
+    }
+    now(stage.catalogue().collect(&keep(1))).unwrap();
+    assert_eq!(
+        (steps(&stage), stage.data().len()),
+        (vec![3], 1),
+        "what lies below a dropped checkpoint is never offered"
+    );
     machine.upload(&stage, "a zombie's");
     stage.begin(1);
     now(stage.catalogue().collect(&keep(3))).unwrap();
     assert_eq!(stage.data().len(), 1);
-    assert_eq!(steps(&stage), [1]);
+    assert_eq!(steps(&stage), [3]);
 }
 
 #[test]

@@ -221,3 +221,44 @@ fn a_boot_after_a_silent_one_ends_the_rental_without_another_lease() {
     assert!(report.silent && report.restarted);
     assert_eq!(rig.rental_ends(), 1);
 }
+
+#[test]
+fn while_the_operator_is_away_slots_for_the_last_save_are_kept_back() {
+    let mut rig = Rig::waiting().ordered(Rig::start_document());
+    rig.give_slots(0, 8);
+    rig.store_reports();
+    assert!(rig.took(|action| matches!(action, Action::StartProgram(_))));
+    // Nobody answers any offer. Two pieces each: the first three leave two for the last.
+    rig.save(10, &[1, 2]);
+    assert_eq!(rig.upload_all().len(), 2);
+    unheard(&mut rig, seconds(61));
+    rig.save(20, &[3, 4]);
+    assert_eq!(rig.upload_all().len(), 2);
+    unheard(&mut rig, seconds(61));
+    rig.save(30, &[5, 6]);
+    assert_eq!(rig.upload_all().len(), 2);
+    unheard(&mut rig, seconds(61));
+    rig.save(40, &[7, 8]);
+    assert!(rig.upload_all().is_empty(), "two slots are left, for the last save");
+    rig.save(50, &[9, 10]);
+    assert!(rig.upload_all().is_empty());
+    rig.exit(ProgramEnd::Code(0));
+    rig.give(Input::ScanFinished);
+    assert_eq!(rig.upload_all(), [6, 7]);
+    let report = rig.store_reports().unwrap();
+    assert_eq!(report.offer.unwrap().manifest.step, 50, "the newest one took the place of the one before");
+}
+
+#[test]
+fn saves_go_on_once_the_operator_is_back() {
+    let mut rig = Rig::waiting().ordered(Rig::start_document());
+    rig.give_slots(0, 4);
+    rig.store_reports();
+    rig.save(10, &[1, 2]);
+    assert_eq!(rig.upload_all().len(), 2);
+    unheard(&mut rig, seconds(61));
+    rig.save(20, &[3, 4]);
+    assert!(rig.upload_all().is_empty());
+    rig.commit(1, 5);
+    assert_eq!(rig.upload_all(), [2, 3], "an answer says that there will be more slots");
+}
