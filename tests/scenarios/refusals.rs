@@ -53,6 +53,28 @@ fn keys(world: &World) -> Value {
 }
 
 #[test]
+fn a_quota_without_room() {
+    scenario(async |world| {
+        let namespace = world.namespace("quota").await?;
+        let quota = json!({
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "namespace": namespace, "name": "none" },
+            "spec": { "hard": { "pods": "0" } },
+        });
+        world.stack.apply(&quota.to_string()).await?;
+        // A quota holds once it has been counted.
+        let kubectl = world.stack.kubectl();
+        let counted = "--for=jsonpath={.status.hard.pods}=0";
+        kubectl.run(["wait", "-n", &namespace, "resourcequota/none", counted]).await?;
+        let job = short(&namespace, "run");
+        job.apply(world).await?;
+        refused(world, &job, "Placed", "QuotaExceeded", &["exceeded quota: none", "tried again"]).await?;
+        ensure!(job.now(world).await?.status.context("a status")?.phase == JobPhase::Waiting);
+        kubectl.run(["delete", "resourcequota", "none", "-n", &namespace]).await?;
+        goes_on(world, &job).await
+    });
+}
+
+#[test]
 fn a_pod_that_the_server_refuses() {
     scenario(async |world| {
         let namespace = world.namespace("refused").await?;

@@ -57,6 +57,8 @@ reasons! {
     CommandRequired,
     /// A Secret does not exist.
     SecretNotFound,
+    /// A ResourceQuota of the namespace has no room for the Pod.
+    QuotaExceeded,
     /// A Secret has no such key.
     SecretKeyMissing,
     /// The operator may not read a Secret.

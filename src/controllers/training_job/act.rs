@@ -7,9 +7,9 @@ use tradewind_api::rented_machine::{Claim, StopRequest};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
 
-use super::decide::{Observed, Step};
+use super::decide::{Observed, POD_AGAIN, Step};
 use super::placement::{self, Rent};
-use super::pod;
+use super::{JobMemory, pod};
 use crate::context::Context;
 use crate::events::{Severity, reference};
 use crate::runtime::Failure;
@@ -20,16 +20,17 @@ pub(super) async fn carry_out(
     observed: &Observed,
     job: &TrainingJob,
     step: &Step,
+    memory: &mut JobMemory,
 ) -> Result<bool, Failure> {
     match step {
         Step::Rest => Ok(false),
         Step::CreatePod { attempt, on_node } => {
             let why = on_node.then_some((Reason::PodLost, "was lost and is made again on the same machine"));
-            create_pod(ctx, job, *attempt, why).await
+            create_pod(ctx, job, *attempt, why, memory).await
         }
         Step::RestartPod { attempt } => {
             let why = (Reason::Restarted, "takes over the machine on which the program failed");
-            create_pod(ctx, job, *attempt, Some(why)).await
+            create_pod(ctx, job, *attempt, Some(why), memory).await
         }
         Step::Claim { rent, attempt, claim } => write_claim(ctx, observed, job, rent, *attempt, claim).await,
         Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,
@@ -48,6 +49,7 @@ async fn create_pod(
     job: &TrainingJob,
     attempt: i64,
     on_node: Option<(Reason, &str)>,
+    memory: &mut JobMemory,
 ) -> Result<bool, Failure> {
     let node = on_node.map(|_| ctx.settings.node_name.as_str());
     let value = pod::build(job, attempt, node);
@@ -58,6 +60,7 @@ async fn create_pod(
     }
     match ctx.cluster.add(pod).await {
         Ok(created) => {
+            memory.pod_refused = None;
             ctx.caches.pods.own(&created);
             if let Some((reason, words)) = on_node {
                 let note = format!("Pod {} {words}", pod::name(job, attempt));
@@ -70,10 +73,11 @@ async fn create_pod(
             Err(Failure::benign("PodExists", "a Pod of this name is still there; it is tried again"))
         }
         Err(error @ ClusterError::Refused { .. }) => {
+            let reason = if error.is_quota() { Reason::QuotaExceeded } else { Reason::PodRefused };
             let note = format!("Pod {} cannot be made now: {error}; it is tried again", pod::name(job, attempt));
-            let about = reference(TrainingJob::KIND, job);
-            ctx.tell(&about, Severity::Warning, Reason::PodRefused, "CreatePod", note).await;
-            Err(error.into())
+            ctx.tell(&reference(TrainingJob::KIND, job), Severity::Warning, reason, "CreatePod", note.clone()).await;
+            memory.pod_refused = Some((ctx.clock.monotonic() + POD_AGAIN, reason, note));
+            Ok(true)
         }
         Err(error) => Err(error.into()),
     }

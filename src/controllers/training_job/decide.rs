@@ -47,6 +47,8 @@ pub struct Observed {
     pub over: Option<EndRecord>,
     /// Our Node is cordoned: nothing new is rented.
     pub cordoned: bool,
+    /// The API server refused the Pod a moment ago, and why.
+    pub pod_refused: Option<(Reason, String)>,
     /// Id for a new run.
     pub fresh_run_id: String,
 }
@@ -152,6 +154,9 @@ pub struct Decision {
     /// When to look again.
     pub wake: Wake,
 }
+
+/// How long after a refusal the Pod is tried again.
+pub const POD_AGAIN: Duration = Duration::from_secs(10);
 
 /// Most records of earlier attempts in a status.
 const HISTORY: usize = 20;
@@ -302,6 +307,10 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             &format!("the storage knows attempt {newest} already; attempt {} goes on from there", newest + 1),
         );
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
+    }
+    if let (Some((reason, message)), None) = (&o.pod_refused, o.pods.iter().find(|p| pod::is_of(p, attempt))) {
+        r.waiting(*reason, message);
+        return r.rest(Wake::After(POD_AGAIN, "the Pod may be admitted now"));
     }
     if let Some(decision) = restart::take_over(o, &mut r, attempt) {
         return decision;

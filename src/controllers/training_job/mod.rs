@@ -50,6 +50,8 @@ struct JobMemory {
     status_written: Option<Duration>,
     /// Since when the end waits to be written down (monotonic).
     end_since: Option<Duration>,
+    /// The last Pod of this attempt could not be made: until when it is not tried again (monotonic), and why.
+    pod_refused: Option<(Duration, Reason, String)>,
     /// The attempt for which the storage was asked whether it knows a later one.
     attempt_checked: Option<i64>,
 }
@@ -93,7 +95,7 @@ impl TrainingJobs {
         if was_open {
             self.tell_end(&job).await;
         }
-        let acted = act::carry_out(ctx, &observed, &job, &step).await?;
+        let acted = act::carry_out(ctx, &observed, &job, &step, memory).await?;
         Ok(if acted { Wake::After(Duration::ZERO, "the next step") } else { wake })
     }
 

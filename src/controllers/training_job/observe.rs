@@ -47,6 +47,11 @@ pub(super) async fn observe(
         newest_attempt: None,
         over: None,
         cordoned: ctx.cordoned(),
+        pod_refused: memory
+            .pod_refused
+            .as_ref()
+            .filter(|(until, ..)| ctx.clock.monotonic() < *until)
+            .map(|(_, reason, message)| (*reason, message.clone())),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
     if wants_plan(&observed) {
