@@ -14,6 +14,7 @@ mod deletion;
 mod failures;
 mod hostile;
 mod lost;
+mod neighbours;
 mod placement;
 mod preemption;
 mod providers;

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod beside;
 mod install;
 mod operator;
 mod options;
@@ -22,6 +23,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use tradewind_api::Provider;
 
 pub use self::{
+    beside::Beside,
     operator::Operator,
     options::{Progress, StackOptions},
     watch::{summary, summary_of_machine},
