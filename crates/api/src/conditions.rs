@@ -109,6 +109,8 @@ reasons! {
     TooManyRestarts,
     /// The program failed.
     ProgramFailed,
+    /// The program failed within minutes on a host where none of ours has worked before: others are preferred for a while.
+    HostSuspected,
     /// The program was killed because its machine ran out of memory.
     OutOfMemory,
     /// The program was killed, and nothing says for want of memory.

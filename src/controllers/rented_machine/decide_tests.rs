@@ -90,12 +90,14 @@ fn claimed() -> Observed {
                 offer: serde_json::to_value(o).unwrap(),
                 price_cap: o.price_per_hour,
                 reserve_per_hour: o.price_per_hour,
+                start_deadline_s: None,
             })
             .collect(),
         workload: Workload { disk_gib: 10, ..Workload::default() },
         checkpoint: None,
         budget_per_hour: None,
         start_deadline_s: 600,
+        image_bytes: None,
         stall_timeout_s: 1800,
         stop: None,
     };
@@ -126,6 +128,7 @@ fn claimed() -> Observed {
         leftovers_gone: Vec::new(),
         end_accepted: None,
         ran_at: None,
+        host_proven: true,
         cordoned: false,
         closing: None,
         booked: true,
@@ -146,6 +149,24 @@ fn rented() -> Observed {
     o.status.phase = MachinePhase::Booting;
     o.account.as_mut().unwrap().machines = vec![seen("7", 0, MachineState::Running)];
     o
+}
+
+#[test]
+fn each_offer_has_its_own_start_deadline() {
+    let mut o = rented();
+    o.spec.offers[0].start_deadline_s = Some(1200);
+    o.spec.offers[1].start_deadline_s = Some(60);
+    o.spec.image_bytes = Some(12_340_000_000);
+    o.now = at(2200);
+    assert_eq!(decide(&o).status.ended, None, "the other offer's deadline says nothing");
+    o.now = at(2201);
+    let status = decide(&o).status;
+    assert_eq!(status.ended.as_deref(), Some("AgentNotStarted"));
+    let message = status.ended_message.unwrap();
+    assert_eq!(message, "the machine did not start our agent within 1200 s (image of 12.4 GB)");
+    o.spec.offers[0].start_deadline_s = None;
+    o.now = at(1601);
+    assert!(decide(&o).status.ended.is_some(), "a machine of an older version goes by its spec");
 }
 
 fn check(sentence: &str, change: impl FnOnce(&mut Observed), base: fn() -> Observed, want: &Step) -> Decision {

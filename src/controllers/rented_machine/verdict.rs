@@ -6,11 +6,13 @@ use jiff::Timestamp;
 use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Money};
+use tradewind_protocol::Exit;
 use tradewind_providers::{Machine, MachineState};
 
 use super::cost;
 use super::decide::{JobView, Observed};
 use super::serve::AgentView;
+use crate::images::ASSUMED_BYTES;
 
 /// Why the machine must be ended now, if it must.
 pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
@@ -156,6 +158,36 @@ fn disk_rate(observed: &Observed, order: &OrderStatus) -> Money {
     offer.map_or(Money::ZERO, |offer| cost::with_disk(Money::ZERO, offer, observed.spec.workload.disk_gib))
 }
 
+/// A program that fails sooner has most likely not begun its work: the host's driver, GPU or network may be to blame.
+pub const QUICK: Duration = Duration::from_mins(5);
+
+/// Whether the program failed so soon, on a host where none of ours has worked, that the host may be to blame.
+pub fn failed_quickly(observed: &Observed, status: &RentedMachineStatus, exit: &Exit) -> bool {
+    let failed = !exit.told_to_stop && exit.code != 0 && exit.code != 137;
+    if !failed || observed.host_proven || status.checkpoint.is_some() {
+        return false;
+    }
+    let within = |since: Option<Timestamp>, limit: Duration| {
+        since.and_then(|since| since.checked_add(limit).ok()).is_some_and(|until| observed.now <= until)
+    };
+    // Its start was not seen where the operator was away: then it must have been short since the rental.
+    let start = Duration::from_secs(u64::try_from(start_deadline_s(observed, status)).unwrap_or(0));
+    let since = status.program_since.as_ref().map(|t| t.0);
+    status.quick_failure || within(since, QUICK) && within(status.rented_at.as_ref().map(|t| t.0), start + QUICK)
+}
+
+/// What the offer that was rented has got, by the size of the image and the bandwidth of its host.
+pub fn start_deadline_s(observed: &Observed, status: &RentedMachineStatus) -> i64 {
+    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented);
+    let offer = order.and_then(|o| observed.spec.offers.get(usize::try_from(o.offer).ok()?));
+    offer.and_then(|offer| offer.start_deadline_s).unwrap_or(observed.spec.start_deadline_s)
+}
+
+fn gigabytes(bytes: u64) -> String {
+    let tenths = bytes.div_ceil(100_000_000);
+    format!("{}.{} GB", tenths / 10, tenths % 10)
+}
+
 fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
     let rented = status.rented_at.as_ref()?.0;
     let served = observed.served.as_ref()?;
@@ -163,12 +195,17 @@ fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
     if !served.looked {
         return None;
     }
-    let limit = Duration::from_secs(u64::try_from(observed.spec.start_deadline_s).unwrap_or(u64::MAX));
+    let seconds = start_deadline_s(observed, status);
+    let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
     if status.boot.is_none() {
         let late = observed.now > rented.checked_add(limit).unwrap_or(Timestamp::MAX);
         return late.then(|| {
-            let seconds = observed.spec.start_deadline_s;
-            (Reason::AgentNotStarted, format!("the machine did not start our agent within {seconds} s"))
+            let image = match observed.spec.image_bytes {
+                Some(bytes) => gigabytes(u64::try_from(bytes).unwrap_or(0)),
+                None => format!("{}, assumed", gigabytes(ASSUMED_BYTES)),
+            };
+            let message = format!("the machine did not start our agent within {seconds} s (image of {image})");
+            (Reason::AgentNotStarted, message)
         });
     }
     if status.agent.as_deref() == Some("Booted")

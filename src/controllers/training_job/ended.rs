@@ -8,6 +8,7 @@ use tradewind_api::training_job::{AttemptRecord, FailureAction, JobPhase};
 use tradewind_api::{Reason, RentedMachine, conditions};
 
 use super::decide::{Decision, Observed, Step};
+use super::quick;
 use super::status::Report;
 use super::valid::Valid;
 use crate::runtime::Wake;
@@ -48,6 +49,7 @@ pub fn ended_machine(
         message: message.clone(),
         from_step: status.restored_step,
         last_step: status.progress.as_ref().map(|p| p.step),
+        quick_failure: status.quick_failure,
         at: Some(Time(o.now)),
     });
     let never_started = |ended: &str| NEVER_STARTED.iter().any(|reason| reason.as_str() == ended);
@@ -63,8 +65,12 @@ pub fn ended_machine(
             r.complete("the program ended with exit code 0");
             return Some(r.clone().rest(Wake::OnChange));
         }
-        Some(code) if FAILURES.iter().any(|reason| reason.as_str() == ended) => {
-            return Some(program_failed(r, valid, attempt, code, status.exit_log.as_deref().unwrap_or(""), &message));
+        Some(code) if is_failure(ended) => {
+            let log = status.exit_log.as_deref().unwrap_or("");
+            if let Some(elsewhere) = quick::elsewhere(r, valid, attempt, code, log, &message) {
+                return Some(elsewhere);
+            }
+            return Some(program_failed(r, valid, attempt, code, log, &message));
         }
         _ => {}
     }
@@ -100,6 +106,11 @@ const NEVER_STARTED: [Reason; 3] = [Reason::BootFailed, Reason::AgentNotStarted,
 
 /// Reasons of an end that count as the program's own failure.
 const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];
+
+/// Whether an attempt that ended for this reason failed by its own fault.
+pub fn is_failure(ended: &str) -> bool {
+    FAILURES.iter().any(|reason| reason.as_str() == ended)
+}
 
 /// The program failed: what its exit code, the rules and the count of restarts lead to.
 pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str, how: &str) -> Decision {
