@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use tradewind_api::rented_machine::{
     ChosenOffer, Claim, JobRef, MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec, Workload,
 };
+use tradewind_api::training_job::CheckpointStatus;
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey, Trust};
+use tradewind_protocol::Exit;
 use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
-use super::serve::Served;
+use super::serve::{AgentView, Served};
 
 const UID: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
 
@@ -443,4 +445,61 @@ fn a_host_that_never_starts_the_agent_is_given_up() {
     let late = check("late", |o| o.now = at(1601), rented, &Step::End(vec!["7".into()]));
     assert_eq!(late.status.ended.as_deref(), Some(Reason::AgentNotStarted.as_str()));
     check("in time", |o| o.now = at(1599), rented, &Step::Rest);
+}
+
+/// An agent whose program ended with this code.
+fn exited(code: i32, told_to_stop: bool) -> AgentView {
+    AgentView {
+        boot: "b".into(),
+        boot_key: "k".into(),
+        phase: "Exited".into(),
+        progress: None,
+        restored_step: None,
+        exit: Some(Exit { code, told_to_stop, at: at(1100), log_tail: "boom".into(), oom_killed: None }),
+        finished: true,
+        failed: false,
+        restarted: false,
+        fenced: false,
+        silent: false,
+        quiet_s: 0,
+        warnings: Vec::new(),
+    }
+}
+
+#[test]
+fn a_failure_is_quick_only_where_the_host_may_be_to_blame() {
+    let checkpoint = CheckpointStatus { seq: 1, ..CheckpointStatus::default() };
+    type Change = fn(&mut Observed, CheckpointStatus);
+    let cases: [(&str, i32, bool, bool, Change); 8] = [
+        ("on a host that nobody knows", 1, false, true, |_, _| {}),
+        ("on one that has worked", 1, false, false, |o, _| o.host_proven = true),
+        ("after a checkpoint", 1, false, false, |o, c| o.status.checkpoint = Some(c)),
+        ("after more than five minutes", 1, false, false, |o, _| o.now = at(1361)),
+        ("long after its rental, its start unseen", 1, false, false, |o, _| {
+            o.status.program_since = None;
+            o.now = at(1901);
+        }),
+        ("told to stop", 1, true, false, |_, _| {}),
+        ("killed", 137, false, false, |_, _| {}),
+        ("with success", 0, false, false, |_, _| {}),
+    ];
+    for (what, code, told_to_stop, quick, change) in cases {
+        let mut o = rented();
+        o.host_proven = false;
+        o.status.boot = Some("b".into());
+        o.status.program_since = Some(Time(at(1060)));
+        o.now = at(1360);
+        o.served.as_mut().unwrap().agent = Some(exited(code, told_to_stop));
+        change(&mut o, checkpoint.clone());
+        let status = decide(&o).status;
+        assert_eq!(status.quick_failure, quick, "{what}");
+        if quick {
+            assert_eq!(status.ended.as_deref(), Some("ProgramFailed"));
+            o.status = status;
+            o.now = at(5000);
+            assert!(decide(&o).status.quick_failure, "what was found out stays so, however long the end takes");
+            o.status.checkpoint = Some(checkpoint.clone());
+            assert!(!decide(&o).status.quick_failure, "unless its last report brings a checkpoint in");
+        }
+    }
 }
