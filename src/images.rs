@@ -39,13 +39,13 @@ impl Images {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compressed bytes of the image at `now` (monotonic), as remembered or as its registry says.
-    pub async fn bytes(&self, image: &str, now: Duration) -> Option<u64> {
+    /// Compressed bytes of the image at `now` (monotonic), as remembered or as its registry says. In a `hurry` (a machine was lost, the next
+    /// one is to be rented within a second) what is remembered must do, however old it is.
+    pub async fn bytes(&self, image: &str, now: Duration, hurry: bool) -> Option<u64> {
         let sizes = self.sizes.as_ref()?;
-        if let Some((until, bytes)) = self.known().get(image)
-            && *until > now
-        {
-            return *bytes;
+        let remembered = self.known().get(image).copied();
+        if hurry || remembered.is_some_and(|(until, _)| until > now) {
+            return remembered.and_then(|(_, bytes)| bytes);
         }
         let bytes = match sizes.compressed_bytes(image).await {
             Ok(bytes) => Some(bytes),
@@ -55,9 +55,10 @@ impl Images {
             }
         };
         let mut known = self.known();
-        known.retain(|_, (until, _)| *until > now);
         if known.len() >= MOST {
-            known.pop_first();
+            // The one that would be asked for again first.
+            let oldest = known.iter().min_by_key(|(_, (until, _))| *until).map(|(image, _)| image.clone());
+            oldest.map(|image| known.remove(&image));
         }
         known.insert(image.to_owned(), (now + if bytes.is_some() { KNOWN_FOR } else { UNKNOWN_FOR }, bytes));
         bytes
@@ -87,16 +88,18 @@ mod tests {
         let counting = Arc::new(Counting::default());
         let images = Images::new(Some(Arc::clone(&counting) as _));
         let at = |minutes| Duration::from_mins(minutes);
-        let look = |image, minutes| images.bytes(image, at(minutes)).now_or_never().expect("it is ready");
+        let look = |image, minutes| images.bytes(image, at(minutes), false).now_or_never().expect("it is ready");
         let asked = || counting.0.load(Ordering::Relaxed);
         assert_eq!((look("there", 0), look("there", 359), asked()), (Some(5), Some(5), 1));
         assert_eq!((look("there", 360), asked()), (Some(5), 2));
         assert_eq!((look("gone", 0), look("gone", 14), asked()), (None, None, 3), "a failure is remembered too");
         assert_eq!((look("gone", 15), asked()), (None, 4));
+        let hurry = |image| images.bytes(image, at(10_000), true).now_or_never().expect("it is ready");
+        assert_eq!((hurry("there"), hurry("gone"), hurry("never asked"), asked()), (Some(5), None, None, 4));
         for n in 0..2 * MOST {
-            images.bytes(&n.to_string(), at(15)).now_or_never().expect("it is ready");
+            images.bytes(&n.to_string(), at(15), false).now_or_never().expect("it is ready");
         }
         assert!(images.known().len() <= MOST);
-        assert_eq!(Images::default().bytes("there", at(0)).now_or_never(), Some(None));
+        assert_eq!(Images::default().bytes("there", at(0), false).now_or_never(), Some(None));
     }
 }

@@ -101,7 +101,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
                 .rent_times(config.rent_limit, config.unseen_limit),
         ),
         market: Market::default(),
-        images: Images::new(image_sizes(config)?),
+        images: Images::new(image_sizes(config)),
         mailbox,
         stores,
         catalogues: OpenCatalogues::default(),
@@ -192,12 +192,17 @@ async fn work(
 }
 
 /// Who is asked how large images are, if anybody may be.
-fn image_sizes(config: &Config) -> anyhow::Result<Option<Arc<dyn ImageSizes>>> {
+fn image_sizes(config: &Config) -> Option<Arc<dyn ImageSizes>> {
     if !config.image_registries {
-        return Ok(None);
+        return None;
     }
-    let registries = ImageRegistries::new(config.allow_http_stores).context("building the client of registries")?;
-    Ok(Some(Arc::new(registries)))
+    match ImageRegistries::new(config.allow_http_stores) {
+        Ok(registries) => Some(Arc::new(registries)),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "Registries cannot be asked, the sizes of images are assumed");
+            None
+        }
+    }
 }
 
 fn reconcilers(ctx: &Arc<Context>) -> Vec<Arc<dyn Reconciler>> {

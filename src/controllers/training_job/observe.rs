@@ -60,7 +60,7 @@ pub(super) async fn observe(
                 Some(Unusable { reason, message }) => Choice::None { reason, message },
                 None => {
                     let image = valid.rental.as_ref().map_or("", |workload| workload.image.as_str());
-                    let image_bytes = ctx.images.bytes(image, ctx.clock.monotonic()).await;
+                    let image_bytes = ctx.images.bytes(image, ctx.clock.monotonic(), status.attempt > Some(0)).await;
                     let spent = status.cost.total;
                     placement::choose(ctx, valid, Progress { done_share_ppm: done, spent, restore_mb, image_bytes })
                 }
