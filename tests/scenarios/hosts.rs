@@ -168,3 +168,32 @@ fn a_program_that_fails_at_once_on_an_unknown_host_is_tried_elsewhere_for_free_o
         Ok(())
     });
 }
+
+#[test]
+fn a_machine_with_less_than_was_rented_is_given_back_before_anything_runs_on_it() {
+    let mut own = options("unfit");
+    let mut market = market();
+    // The cheapest host has half of the disk that it offers, the next one shows no GPU.
+    market["providers"]["vast"]["offers"][0]["sim"]["host"] = json!({ "diskBytes": 5_u64 << 30 });
+    market["providers"]["vast"]["offers"][1]["sim"]["host"] = json!({ "gpus": 0 });
+    own.market = market;
+    scenario_in(Some(own), async |world| {
+        let namespace = world.namespace("unfit").await?;
+        let job = Job::new(&namespace, "run", 20, 5, "0.05").with(json!({ "failurePolicy": { "maxRestarts": 0 } }));
+        job.apply(world).await?;
+        let done = job.phase(world, JobPhase::Complete, MINUTE).await?;
+        finished_right(world, &job).await?;
+        let status = done.status.context("a status")?;
+        ensure!((status.restarts, status.preemptions, status.attempt) == (0, 0, Some(2)), "{status:?}");
+        let why: Vec<&str> = status.history.iter().take(2).map(|record| record.message.as_str()).collect();
+        let expected = [
+            "the machine is less than what was rented: its disk has 5120 MiB, 10240 were rented; nothing was started on it",
+            "the machine is less than what was rented: it shows 0 GPUs, 1 were rented; nothing was started on it",
+        ];
+        ensure!(why == expected && status.history[0].ended == "HostUnfit", "{:?}", status.history);
+        ensure!(rented_offers(world).await? == ["1001", "1002", "1003"], "{:?}", rented_offers(world).await?);
+        let log = world.machines().await?[0].dir.as_ref().map(|dir| std::fs::read_to_string(dir.join("log")));
+        ensure!(log.is_none_or(|log| !log.unwrap_or_default().contains("starting from step")), "the program ran");
+        Ok(())
+    });
+}

@@ -125,6 +125,8 @@ reasons! {
     AgentNotStarted,
     /// The machine could not start the image.
     BootFailed,
+    /// The machine has less than was rented: nothing was started on it.
+    HostUnfit,
     /// The machine rebooted under us.
     MachineRestarted,
     /// The agent on the machine cannot go on.

@@ -149,6 +149,12 @@ pub struct Workload {
     pub disk_gib: i64,
     /// Seconds between SIGTERM and SIGKILL.
     pub stop_grace_s: i64,
+    /// Memory that the program asks for, in MiB; 0 = none in particular.
+    #[serde(default)]
+    pub memory_mib: i64,
+    /// GPUs that the program asks for.
+    #[serde(default)]
+    pub gpus: i64,
 }
 
 /// One entry of the environment: a plain value, one key of a Secret, or all keys of a Secret.

@@ -10,7 +10,7 @@ use tradewind_api::rented_machine::{
 use tradewind_api::training_job::CheckpointStatus;
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey, Trust};
-use tradewind_protocol::Exit;
+use tradewind_protocol::{Exit, HostFacts};
 use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
@@ -462,6 +462,7 @@ fn exited(code: i32, told_to_stop: bool) -> AgentView {
         fenced: false,
         silent: false,
         quiet_s: 0,
+        host: None,
         warnings: Vec::new(),
     }
 }
@@ -502,4 +503,26 @@ fn a_failure_is_quick_only_where_the_host_may_be_to_blame() {
             assert!(!decide(&o).status.quick_failure, "unless its last report brings a checkpoint in");
         }
     }
+}
+
+#[test]
+fn a_machine_that_is_less_than_what_was_rented_is_ended_before_anything_is_started() {
+    let mut o = rented();
+    let agent = AgentView {
+        phase: "Booted".into(),
+        exit: None,
+        finished: false,
+        host: Some(HostFacts { disk_bytes: Some(5 << 30), ..HostFacts::default() }),
+        ..exited(0, false)
+    };
+    o.served.as_mut().unwrap().agent = Some(agent.clone());
+    let status = decide(&o).status;
+    assert_eq!(status.ended.as_deref(), Some("HostUnfit"));
+    let message = status.ended_message.unwrap();
+    assert_eq!(
+        message,
+        "the machine is less than what was rented: its disk has 5120 MiB, 10240 were rented; nothing was started on it"
+    );
+    o.served.as_mut().unwrap().agent = Some(AgentView { host: None, ..agent });
+    assert_eq!(decide(&o).status.ended, None, "an older agent does not say");
 }

@@ -31,7 +31,7 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
         let until = now + ctx.settings.refusal_memory;
         ctx.market.refuse(&offer.provider, &offer.id, until, "dearer than it was offered".to_owned());
     }
-    if is(Reason::AgentNotStarted) || is(Reason::BootFailed) || is(Reason::AgentFailed) {
+    if is(Reason::HostUnfit) || is(Reason::AgentNotStarted) || is(Reason::BootFailed) || is(Reason::AgentFailed) {
         let until = now + ctx.settings.refusal_memory * 4;
         if !offer.host.is_empty() {
             ctx.market.ban(&offer.provider, &offer.host, until, format!("its host was unfit lately ({ended})"));

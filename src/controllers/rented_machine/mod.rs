@@ -10,6 +10,7 @@ pub mod cost;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
+mod fit;
 mod last_words;
 mod learn;
 mod lease;

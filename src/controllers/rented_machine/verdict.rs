@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest};
+use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest, Workload};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Money};
 use tradewind_protocol::Exit;
@@ -11,6 +11,7 @@ use tradewind_providers::{Machine, MachineState};
 
 use super::cost;
 use super::decide::{JobView, Observed};
+use super::fit;
 use super::serve::AgentView;
 use crate::images::ASSUMED_BYTES;
 
@@ -41,7 +42,8 @@ pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Rea
         return Some((stop_reason(stop), format!("{}; nothing had started yet", stop.message)));
     }
     if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref())
-        && let Some(found) = agent_verdict(agent, status, observed.spec.stop.as_ref())
+        && let Some(found) =
+            agent_verdict(agent, status, observed.spec.stop.as_ref()).or_else(|| unfit(agent, &observed.spec.workload))
     {
         return Some(found);
     }
@@ -111,6 +113,12 @@ fn agent_verdict(
         return Some((Reason::AgentFailed, format!("the agent cannot go on: {why}")));
     }
     None
+}
+
+/// The agent sees less than what was rented, and nothing has been started yet.
+fn unfit(agent: &AgentView, workload: &Workload) -> Option<(Reason, String)> {
+    let lacks = fit::lacks(workload, agent.host.as_ref()?)?;
+    Some((Reason::HostUnfit, format!("the machine is less than what was rented: {lacks}; nothing was started on it")))
 }
 
 fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {

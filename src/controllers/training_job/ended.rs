@@ -90,7 +90,8 @@ pub fn ended_machine(
             return Some(r.clone().rest(Wake::OnChange));
         }
     }
-    if !asked && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
+    let unfit = ended == Reason::HostUnfit.as_str();
+    if !asked && !unfit && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
         r.status.preemptions += 1;
     }
     r.lost_work(status);
@@ -102,7 +103,8 @@ pub fn ended_machine(
 /// Machines in a row that may fail to start the program before its image, not the hosts, is to blame.
 const HOSTS_TRIED: usize = 5;
 /// Reasons of an end before anything ran.
-const NEVER_STARTED: [Reason; 3] = [Reason::BootFailed, Reason::AgentNotStarted, Reason::NotStartable];
+const NEVER_STARTED: [Reason; 4] =
+    [Reason::BootFailed, Reason::AgentNotStarted, Reason::HostUnfit, Reason::NotStartable];
 
 /// Reasons of an end that count as the program's own failure.
 const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];

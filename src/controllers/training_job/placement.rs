@@ -204,7 +204,9 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) ->
 
 /// The RentedMachine of a job's attempt, number `n` of that attempt, claiming the Pod.
 pub fn machine(job: &TrainingJob, valid: &Valid, rent: &Rent, attempt: i64, claim: Claim) -> Option<RentedMachine> {
-    let workload = valid.rental.as_ref().ok()?.clone();
+    let mut workload = valid.rental.as_ref().ok()?.clone();
+    workload.memory_mib = i64::try_from(valid.needs.memory_mib).unwrap_or(i64::MAX);
+    workload.gpus = i64::from(valid.needs.gpu_count);
     let meta = &job.metadata;
     let uid = meta.uid.clone().unwrap_or_default();
     let short: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
