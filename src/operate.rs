@@ -181,10 +181,10 @@ async fn work(
     match tokio::time::timeout(FLUSH_LIMIT, keeper::flush(&ctx)).await {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => {
-            tracing::warn!(reason = failure.reason, error = failure.message, "Bans are not written down")
+            tracing::warn!(reason = failure.reason, error = failure.message, "Bans are not written down");
         }
         Err(_) => {
-            tracing::warn!(reason = "MarketMemoryUnwritten", "The mailbox does not answer, bans are not written down")
+            tracing::warn!(reason = "MarketMemoryUnwritten", "The mailbox does not answer, bans are not written down");
         }
     }
     election.release().await;

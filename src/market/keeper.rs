@@ -241,10 +241,10 @@ mod tests {
         first.ban("h1", 60);
         first.ban("h2", 10);
         let now = world.clock.monotonic();
-        first.ctx.market.refuse("p", "o1", now + Duration::from_mins(60), "sold".to_owned());
+        first.ctx.market.refuse("p", "o1", now + Duration::from_hours(1), "sold".to_owned());
         first.ctx.market.lived("p", None, 100);
         first.ctx.market.prove(&offer("h3", "o3"), now);
-        first.ctx.market.suspect(&offer("h4", "o4"), now + Duration::from_mins(60), "failed".to_owned());
+        first.ctx.market.suspect(&offer("h4", "o4"), now + Duration::from_hours(1), "failed".to_owned());
         assert_eq!(run(&first).unwrap(), Wake::OnChange);
         assert_eq!(world.documents().len(), 1);
         world.pass(30);
