@@ -55,6 +55,10 @@ pub struct RunArgs {
     /// The sweeper only reports machines that nobody claims, and ends none.
     #[arg(long, env = "TRADEWIND_SWEEP_REPORT_ONLY")]
     pub sweep_report_only: bool,
+    /// Whether the registries of images are asked how large they are, without credentials: hosts get the more time to start, the more
+    /// they have to download. Off, or where a registry does not answer, 10 GB are assumed.
+    #[arg(long, env = "TRADEWIND_IMAGE_REGISTRIES", value_name = "WHICH", default_value = "on")]
+    pub image_registries: Switch,
     /// How many objects of one kind are worked on at the same time.
     #[arg(long, env = "TRADEWIND_CONCURRENCY", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub concurrency: u16,
@@ -74,7 +78,7 @@ pub struct RunArgs {
     /// DEMO AND TESTS ONLY when off: calls to providers are not slowed down to what their documents allow.
     #[arg(long, env = "TRADEWIND_RATE_LIMITS", value_name = "WHICH", default_value = "on")]
     pub rate_limits: Switch,
-    /// DEMO AND TESTS ONLY: object stores may be spoken to over plain http.
+    /// DEMO AND TESTS ONLY: object stores, and registries on this very machine, may be spoken to over plain http.
     #[arg(long, env = "TRADEWIND_ALLOW_HTTP_STORES")]
     pub allow_http_stores: bool,
 }
@@ -129,7 +133,8 @@ pub struct TimeArgs {
     /// How often agents look for orders and report [default: the agent's own].
     #[arg(long, env = "TRADEWIND_AGENT_POLL", value_name = "TIME", value_parser = span)]
     pub agent_poll: Option<Duration>,
-    /// Time that a machine has at least from the rent call to its first report.
+    /// Time that a machine has at least from the rent call to its first report. Twice the image's download at the offer's bandwidth is
+    /// added, up to an hour in all.
     #[arg(long, env = "TRADEWIND_START_DEADLINE", value_name = "TIME", default_value = "15m", value_parser = span)]
     pub start_deadline: Duration,
     /// How long a rent call may take.

@@ -33,6 +33,8 @@ pub struct Config {
     pub rate_limits: bool,
     /// Whether stores may be spoken to over plain http.
     pub allow_http_stores: bool,
+    /// Whether registries are asked how large images are.
+    pub image_registries: bool,
     /// Reconciles of one controller at once.
     pub concurrency: usize,
     /// Probes and metrics.
@@ -126,6 +128,7 @@ impl Config {
             provider_urls,
             rate_limits: args.rate_limits == Switch::On,
             allow_http_stores: args.allow_http_stores,
+            image_registries: args.image_registries == Switch::On,
             concurrency: args.concurrency.into(),
             metrics_listen: args.metrics_listen,
             terms,

@@ -11,7 +11,8 @@ use tradewind_core::Clock;
 
 use crate::accounts::{Accounts, OpenAccount};
 use crate::events::Told;
-use crate::market::{Market, MarketReader};
+use crate::images::Images;
+use crate::market::{Market, MarketKeeper, MarketReader};
 use crate::runtime::queue::Work;
 use crate::settings::Settings;
 use crate::storage::OpenCatalogues;
@@ -30,6 +31,8 @@ pub struct Context {
     pub open_account: Arc<dyn OpenAccount>,
     /// Offers and refusals.
     pub market: Market,
+    /// How large images are.
+    pub images: Images,
     /// The mailbox; without it nothing is rented.
     pub mailbox: Option<Mailbox>,
     /// Opens users' stores.
@@ -146,6 +149,11 @@ impl Context {
     pub fn cordoned(&self) -> bool {
         let node = self.caches.nodes.get(&Key::cluster(self.settings.node_name.as_str()));
         node.is_some_and(|node| node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true)))
+    }
+
+    /// Has what was learned of the market written down before long.
+    pub fn keep_market(&self) {
+        self.ask(MarketKeeper::NAME, MarketKeeper::key());
     }
 
     /// Wants fresh offers for a while and wakes the readers.

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod context;
 pub mod controllers;
 pub mod events;
+pub mod images;
 pub mod market;
 pub mod runtime;
 pub mod settings;

@@ -16,8 +16,9 @@ use tradewind::accounts::Accounts;
 use tradewind::context::{Caches, Context};
 use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job};
 use tradewind::events::Told;
-use tradewind::market::{Market, MarketReader};
-use tradewind::runtime::adapters::{Buckets, Markets};
+use tradewind::images::{ImageSizes, Images};
+use tradewind::market::{Market, MarketKeeper, MarketReader, keeper};
+use tradewind::runtime::adapters::{Buckets, ImageRegistries, Markets};
 use tradewind::runtime::election::Election;
 use tradewind::runtime::server::{self, Health};
 use tradewind::runtime::{Drained, Driver, Inbox, Reconciler, watches};
@@ -35,6 +36,8 @@ use crate::mailbox::{Open, Opener};
 const MAILBOX_PATIENCE: Duration = Duration::from_secs(20);
 /// Time between two looks at something missing.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// For the last write to the mailbox at an orderly end. Losing it costs little; being killed in the middle of the end costs more.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// Tells a supervisor to start the operator again (`EX_TEMPFAIL` of sysexits.h).
 const AGAIN: u8 = 75;
 /// The lead was lost.
@@ -98,6 +101,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
                 .rent_times(config.rent_limit, config.unseen_limit),
         ),
         market: Market::default(),
+        images: Images::new(image_sizes(config)),
         mailbox,
         stores,
         catalogues: OpenCatalogues::default(),
@@ -147,7 +151,7 @@ async fn work(
     // What came in while another replica led is in the caches.
     inbox.clear();
     inbox.ask(watches::everything(&ctx.caches));
-    inbox.ask([(node::NAME, Key::cluster(node::SINGLE))]);
+    inbox.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key())]);
 
     let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx), config.concurrency);
     let restart = CancellationToken::new();
@@ -173,8 +177,32 @@ async fn work(
     if let Drained::CutOff(count) = outcome {
         tracing::warn!(count, "Some work did not end in time; the next leader takes it up");
     }
+    // Still leading: nobody else writes.
+    match tokio::time::timeout(FLUSH_LIMIT, keeper::flush(&ctx)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => {
+            tracing::warn!(reason = failure.reason, error = failure.message, "Bans are not written down");
+        }
+        Err(_) => {
+            tracing::warn!(reason = "MarketMemoryUnwritten", "The mailbox does not answer, bans are not written down");
+        }
+    }
     election.release().await;
     Ok(if restart.is_cancelled() { ExitCode::from(AGAIN) } else { ExitCode::SUCCESS })
+}
+
+/// Who is asked how large images are, if anybody may be.
+fn image_sizes(config: &Config) -> Option<Arc<dyn ImageSizes>> {
+    if !config.image_registries {
+        return None;
+    }
+    match ImageRegistries::new(config.allow_http_stores) {
+        Ok(registries) => Some(Arc::new(registries)),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "Registries cannot be asked, the sizes of images are assumed");
+            None
+        }
+    }
 }
 
 fn reconcilers(ctx: &Arc<Context>) -> Vec<Arc<dyn Reconciler>> {
@@ -185,6 +213,7 @@ fn reconcilers(ctx: &Arc<Context>) -> Vec<Arc<dyn Reconciler>> {
         Arc::new(node::Nodes::new(Arc::clone(ctx))),
         Arc::new(sweeper::Sweeper::new(Arc::clone(ctx))),
         Arc::new(MarketReader::new(Arc::clone(ctx))),
+        Arc::new(MarketKeeper::new(Arc::clone(ctx))),
     ]
 }
 

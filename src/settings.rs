@@ -35,7 +35,7 @@ pub struct Settings {
     pub sweep_report_only: bool,
     /// Lifetime of signed URLs.
     pub ticket_lifetime: Duration,
-    /// Time that a machine has from the rent call to its first report, at least; image size and bandwidth add to it.
+    /// Time that a machine has from the rent call to its first report, at least; image size and bandwidth add to it, up to an hour in all.
     pub start_deadline: Duration,
     /// How often agents poll and report, if not the agent's own defaults (demo and tests).
     pub agent_poll: Option<Duration>,

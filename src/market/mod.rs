@@ -1,5 +1,8 @@
 //! What is on the market: fresh offers per account and the memory of refusals and bad hosts. It plans nothing.
 
+pub mod keeper;
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +15,7 @@ use tradewind_providers::OfferQuery;
 
 use crate::context::Context;
 use crate::runtime::{Failure, Reconciler, Wake};
+pub use keeper::MarketKeeper;
 
 /// Offers of one account as of one moment.
 #[derive(Debug, Clone)]
@@ -33,9 +37,29 @@ struct Inner {
     offers: BTreeMap<String, Snapshot>,
     refused: BTreeMap<(String, String), (Duration, String)>,
     banned: BTreeMap<(String, String), (Duration, String)>,
+    /// Hosts to leave out while there are others.
+    suspected: BTreeMap<(String, String), (Duration, String)>,
+    /// Hosts on which a program of ours has worked.
+    proven: BTreeMap<(String, String), (Duration, String)>,
     lives: BTreeMap<(String, Option<tradewind_core::GpuModel>), (u64, u64)>,
     /// Until when somebody wants fresh offers.
     wanted_until: Duration,
+    /// Rises with everything that is learned.
+    revision: u64,
+    /// The revision that the mailbox has, and when it was written.
+    written: (u64, Option<Duration>),
+    /// What an earlier process knew was asked for, whatever came of it.
+    asked: bool,
+    /// It was read.
+    recalled: bool,
+}
+
+/// For how long a host counts as proven: long enough for a fleet's usual hosts, short enough that one which changes hands is looked at anew.
+pub const PROVEN_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// What stands for an offer's host: where the market names none, the offer itself, which then is a pool of many.
+pub fn host_of(offer: &Offer) -> String {
+    if offer.host.is_empty() { format!("offer {}", offer.id) } else { offer.host.clone() }
 }
 
 impl Market {
@@ -66,14 +90,92 @@ impl Market {
 
     /// Remembers that an offer was refused, until `until`.
     pub fn refuse(&self, provider: &str, offer: &str, until: Duration, reason: String) {
-        self.lock().refused.insert((provider.to_owned(), offer.to_owned()), (until, reason));
+        let mut inner = self.lock();
+        inner.refused.insert((provider.to_owned(), offer.to_owned()), (until, reason));
+        inner.revision += 1;
     }
 
     /// Leaves a host out until `until`.
     pub fn ban(&self, provider: &str, host: &str, until: Duration, reason: String) {
         if !host.is_empty() {
-            self.lock().banned.insert((provider.to_owned(), host.to_owned()), (until, reason));
+            let mut inner = self.lock();
+            inner.banned.insert((provider.to_owned(), host.to_owned()), (until, reason));
+            inner.revision += 1;
         }
+    }
+
+    /// Prefers other hosts to this offer's until `until`.
+    pub fn suspect(&self, offer: &Offer, until: Duration, reason: String) {
+        let mut inner = self.lock();
+        inner.suspected.insert((offer.provider.clone(), host_of(offer)), (until, reason));
+        inner.revision += 1;
+    }
+
+    /// Remembers that a program of ours has worked on this offer's host, which clears it of suspicion.
+    pub fn prove(&self, offer: &Offer, now: Duration) {
+        let mut inner = self.lock();
+        let key = (offer.provider.clone(), host_of(offer));
+        let cleared = inner.suspected.remove(&key).is_some();
+        let known = inner.proven.insert(key, (now + PROVEN_FOR, String::new()));
+        // What would hold for most of its time without this is no news.
+        let news = known.is_none_or(|(until, _)| until < now + PROVEN_FOR * 9 / 10);
+        inner.revision += u64::from(cleared || news);
+    }
+
+    /// Whether a program of ours has worked on this offer's host.
+    pub fn is_proven(&self, offer: &Offer, now: Duration) -> bool {
+        let key = (offer.provider.clone(), host_of(offer));
+        self.lock().proven.get(&key).is_some_and(|(until, _)| *until > now)
+    }
+
+    /// The same knowledge without the hosts that are suspected; `None` if there are none.
+    pub fn without_suspects(&self, now: Duration, known: &Knowledge) -> Option<Knowledge> {
+        let mut inner = self.lock();
+        inner.suspected.retain(|_, (until, _)| *until > now);
+        if inner.suspected.is_empty() {
+            return None;
+        }
+        let mut careful = known.clone();
+        for ((provider, host), (until, reason)) in &inner.suspected {
+            match host.strip_prefix("offer ") {
+                Some(offer) => {
+                    let for_s = until.saturating_sub(now).as_secs().max(1);
+                    let note = RefusedNote { reason: reason.clone(), for_s };
+                    careful.refused.entry((provider.clone(), offer.to_owned())).or_insert(note);
+                }
+                None => drop(careful.banned_hosts.insert((provider.clone(), host.clone()), reason.clone())),
+            }
+        }
+        Some(careful)
+    }
+
+    /// What an earlier process knew was asked for: a plan need not wait for it any longer.
+    pub fn may_plan(&self) -> bool {
+        self.lock().asked
+    }
+
+    fn set_asked(&self) {
+        self.lock().asked = true;
+    }
+
+    fn is_recalled(&self) -> bool {
+        self.lock().recalled
+    }
+
+    fn set_recalled(&self) {
+        self.lock().recalled = true;
+    }
+
+    /// When the mailbox was last written to, if it lacks something by now.
+    #[expect(clippy::option_option, reason = "nothing to write, and never written, are two things")]
+    fn unwritten_since(&self) -> Option<Option<Duration>> {
+        let inner = self.lock();
+        let (revision, at) = inner.written;
+        (inner.revision != revision).then_some(at)
+    }
+
+    fn set_written(&self, revision: u64, at: Duration) {
+        self.lock().written = (revision, Some(at));
     }
 
     /// Remembers how long a spot machine lived.
@@ -82,6 +184,7 @@ impl Market {
         let (count, sum) = inner.lives.entry((provider.to_owned(), gpu)).or_insert((0, 0));
         *count += 1;
         *sum += seconds;
+        inner.revision += 1;
     }
 
     /// What the planner should know of the market at `now`. Notes that have run out are forgotten.
@@ -89,6 +192,7 @@ impl Market {
         let mut inner = self.lock();
         inner.refused.retain(|_, (until, _)| *until > now);
         inner.banned.retain(|_, (until, _)| *until > now);
+        inner.proven.retain(|_, (until, _)| *until > now);
         let refused = inner
             .refused
             .iter()

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tradewind_api::provider::ProviderKind;
 use tradewind_checkpoints::{Location, S3Stores, Store, StoreCredentials, StoreError, Stores};
 use tradewind_core::{Clock, SecretString};
 use tradewind_providers::GpuProvider;
-use tradewind_providers::http::{CallObserver, RateGate, Url};
+use tradewind_providers::http::{CallObserver, RateGate, SetupError, Url};
+use tradewind_providers::registry::Registries;
 use tradewind_providers::runpod::{self, RunPod, RunPodConfig};
 use tradewind_providers::vast::{self, Times, Vast, VastConfig};
 
 use crate::accounts::OpenAccount;
+use crate::images::ImageSizes;
 use crate::telemetry::{Metrics, chain, metrics};
 
 /// Builds the real adapters.
@@ -82,6 +85,29 @@ impl OpenAccount for Markets {
                 Ok(Arc::new(runpod))
             }
         }
+    }
+}
+
+/// A plan waits for a registry no longer than this, once in a while for each image: a token and two manifests are there in well under a
+/// second, and whoever is slower is not worth a GPU's place in the queue.
+const REGISTRY_LIMIT: Duration = Duration::from_secs(3);
+
+/// Real registries.
+pub struct ImageRegistries(Registries);
+
+impl ImageRegistries {
+    /// With `loopback`, registries on this very machine too, over plain http.
+    ///
+    /// # Errors
+    /// If the client cannot be built.
+    pub fn new(loopback: bool) -> Result<Self, SetupError> {
+        Ok(Self(Registries::new(REGISTRY_LIMIT, loopback)?))
+    }
+}
+
+impl ImageSizes for ImageRegistries {
+    fn compressed_bytes<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, String>> {
+        Box::pin(async move { self.0.compressed_bytes(image).await.map_err(|unknown| unknown.to_string()) })
     }
 }
 

@@ -240,6 +240,7 @@ mod tests {
             accounts: Accounts::default(),
             open_account: Arc::new(Markets::new(Arc::clone(&clock), std::collections::BTreeMap::new(), true)),
             market: Market::default(),
+            images: crate::images::Images::default(),
             mailbox: None,
             stores: Arc::new(Buckets::new(Arc::clone(&clock), false)),
             catalogues: crate::storage::OpenCatalogues::default(),

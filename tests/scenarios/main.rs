@@ -13,6 +13,7 @@ mod crash;
 mod deletion;
 mod failures;
 mod hostile;
+mod hosts;
 mod lost;
 mod neighbours;
 mod placement;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tradewind_core::{ExposeSecret, SecretString};
-use tradewind_protocol::Ticket;
+use tradewind_protocol::{HostFacts, Ticket};
 
 use crate::logic::Settings;
 
@@ -17,6 +17,9 @@ const POLL_MS: &str = "TRADEWIND_POLL_MS";
 const REPORT_MS: &str = "TRADEWIND_REPORT_MS";
 const GPU_MS: &str = "TRADEWIND_GPU_MS";
 const CGROUP_DIR: &str = "TRADEWIND_CGROUP_DIR";
+const HOST_FACTS: &str = "TRADEWIND_HOST_FACTS";
+/// Which GPUs the container was promised; images for CUDA say it, and so do some markets.
+const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
 /// Variables that are the agent's own begin like this.
 const OWN_PREFIX: &[u8] = b"TRADEWIND_";
 
@@ -43,6 +46,10 @@ pub struct Config {
     pub cgroup: PathBuf,
     /// Between two looks at the GPUs.
     pub gpu_every: Duration,
+    /// What the machine has, where somebody else says so: a simulated machine is a process on a host that nobody has rented.
+    pub host: Option<HostFacts>,
+    /// Which GPUs the container was promised.
+    pub visible_gpus: Option<String>,
 }
 
 /// The environment of this process. Values do not print: the provider puts a key among them.
@@ -96,7 +103,9 @@ impl Config {
         settings.log = settings.log.min(settings.report);
         let gpu_every = milliseconds(GPU_MS, Duration::from_mins(1))?;
         let cgroup = environment.text(CGROUP_DIR).unwrap_or("/sys/fs/cgroup").into();
-        Ok(Self { control_url, settings, environment, cgroup, gpu_every })
+        let host = environment.text(HOST_FACTS).and_then(|facts| serde_json::from_str(facts).ok());
+        let visible_gpus = environment.text(VISIBLE_GPUS).map(str::to_owned);
+        Ok(Self { control_url, settings, environment, cgroup, gpu_every, host, visible_gpus })
     }
 
     /// The ticket for the control document. When it expires is not known.

@@ -111,6 +111,8 @@ reasons! {
     TooManyRestarts,
     /// The program failed.
     ProgramFailed,
+    /// The program failed within minutes on a host where none of ours has worked before: others are preferred for a while.
+    HostSuspected,
     /// The program was killed because its machine ran out of memory.
     OutOfMemory,
     /// The program was killed, and nothing says for want of memory.
@@ -125,6 +127,8 @@ reasons! {
     AgentNotStarted,
     /// The machine could not start the image.
     BootFailed,
+    /// The machine has less than was rented: nothing was started on it.
+    HostUnfit,
     /// The machine rebooted under us.
     MachineRestarted,
     /// The agent on the machine cannot go on.

@@ -56,8 +56,11 @@ pub struct RentedMachineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::optional_dollars")]
     pub budget_per_hour: Option<Money>,
-    /// Seconds from the rent call to the agent's first report before the machine is given up.
+    /// Seconds from the rent call to the agent's first report before the machine is given up, for offers that do not say their own.
     pub start_deadline_s: i64,
+    /// Compressed size of the image in bytes, as its registry told it; absent where it is not known and one was assumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_bytes: Option<i64>,
     /// Seconds without a sign of life of the program after which it counts as stalled; 0 = never.
     #[serde(default)]
     pub stall_timeout_s: i64,
@@ -115,6 +118,9 @@ pub struct ChosenOffer {
     /// Dollars an hour at most with disk: what the ledger reserves.
     #[schemars(schema_with = "crate::schema::dollars")]
     pub reserve_per_hour: Money,
+    /// Seconds from the rent call to the agent's first report, by the image's size and this offer's bandwidth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_deadline_s: Option<i64>,
 }
 
 fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -143,6 +149,12 @@ pub struct Workload {
     pub disk_gib: i64,
     /// Seconds between SIGTERM and SIGKILL.
     pub stop_grace_s: i64,
+    /// Memory that the program asks for, in MiB; 0 = none in particular.
+    #[serde(default)]
+    pub memory_mib: i64,
+    /// GPUs that the program asks for.
+    #[serde(default)]
+    pub gpus: i64,
 }
 
 /// One entry of the environment: a plain value, one key of a Secret, or all keys of a Secret.
@@ -336,13 +348,19 @@ pub struct RentedMachineStatus {
     /// The newest checkpoint that this machine brought into the catalogue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<crate::training_job::CheckpointStatus>,
+    /// When the program was first seen to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_since: Option<Time>,
+    /// The program failed within minutes of its start, on a host where no program of ours has worked before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quick_failure: bool,
     /// Step that was restored; absent = started from zero or not started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_step: Option<i64>,
     /// Exit code of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
-    /// Last lines of the program's output, when it ended.
+    /// Last lines of the program's output, when it ended; of the machine's, as the provider keeps them, if the program never ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_log: Option<String>,
     /// The program failed by itself on a machine that is well: the job may have the next attempt take the machine over.

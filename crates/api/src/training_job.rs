@@ -605,6 +605,10 @@ pub struct AttemptRecord {
     /// Last step seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_step: Option<i64>,
+    /// The program failed within minutes of its start, on a host where no program of ours had worked before: the first of such failures in
+    /// a row is tried elsewhere without being counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quick_failure: bool,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,

@@ -2,13 +2,14 @@
 //!
 //! Below `machines/<uid>/`: `control.json` (the operator overwrites), `report.json` (the agent overwrites through a ticket),
 //! `sealed/<boot>-<attempt>.json` (the start document, written once), `tickets/<attempt>-<first slot>.json` (written once), `logs/<slot>`
-//! (a ring). `agent/<sha256>` is the agent's binary.
+//! (a ring). `agent/<sha256>` is the agent's binary, `market/<install>.json` what an operator has learned of markets and hosts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tradewind_core::InstallId;
 use tradewind_protocol::{Control, Document, Invalid, LogSegment, Report, SlotBatch, Start, Ticket};
 
 use crate::store::{Fetched, PutOutcome, Store, StoreError, put_if_absent_resolved};
@@ -265,6 +266,16 @@ impl Mailbox {
         Ok(tail)
     }
 
+    /// What the operators of this install have learned of markets and hosts, as last written; at most `max_bytes`.
+    pub async fn read_market(&self, install: &InstallId, max_bytes: u64) -> Result<Option<Bytes>, StoreError> {
+        self.store.get(&market_key(install), max_bytes).await
+    }
+
+    /// Overwrites it. Only who leads may do that.
+    pub async fn write_market(&self, install: &InstallId, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.store.put(&market_key(install), Bytes::from(bytes)).await
+    }
+
     /// Deletes every object of a machine. Safe to repeat; a machine that still writes leaves new ones.
     pub async fn forget(&self, machine: &str) -> Result<(), StoreError> {
         let objects = self.store.list(&machine_prefix(machine), MAX_OBJECTS).await?;
@@ -302,6 +313,10 @@ fn slots_key(machine: &str, attempt: u32, first: u64) -> String {
 
 fn log_key(machine: &str, slot: u64) -> String {
     format!("machines/{machine}/logs/{slot}")
+}
+
+fn market_key(install: &InstallId) -> String {
+    format!("market/{install}.json")
 }
 
 fn agent_key(sha256: &str) -> String {

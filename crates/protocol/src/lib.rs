@@ -21,7 +21,7 @@ pub use document::Document;
 pub use expand::expand;
 pub use log::LogSegment;
 pub use manifest::{Chunk, EntryKind, LogEntry, Manifest, ManifestFile};
-pub use report::{AgentPhase, CheckpointOffer, Exit, Progress, Report, RestoreOutcome};
+pub use report::{AgentPhase, CheckpointOffer, Exit, HostFacts, Progress, Report, RestoreOutcome};
 pub use ticket::Ticket;
 
 /// Version of every document in this crate.

@@ -68,6 +68,21 @@ pub struct Report {
     /// While `Running`: seconds since the last sign of life, which is output, a change of progress, a save or a busy GPU. Otherwise 0.
     #[serde(default)]
     pub quiet_s: u64,
+    /// What the machine has.
+    #[serde(default)]
+    pub host: Option<HostFacts>,
+}
+
+/// What the machine has, as far as the agent can see from within: looked at once, when it starts. `None` = it cannot tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostFacts {
+    /// Size of the file system with the working directory, used and free.
+    pub disk_bytes: Option<u64>,
+    /// Memory of the machine, or of the container if that is less.
+    pub memory_bytes: Option<u64>,
+    /// NVIDIA GPUs that the container can open.
+    pub gpus: Option<u32>,
 }
 
 impl Report {

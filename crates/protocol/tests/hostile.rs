@@ -10,8 +10,9 @@ use tradewind_protocol::manifest::{
     DataKey, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, chunk_size, data_prefix, parse_data_folder, slot_key,
 };
 use tradewind_protocol::{
-    AgentPhase, CheckpointOffer, CheckpointSettings, Chunk, Control, Desired, Document, EntryKind, Exit, LogEntry,
-    Manifest, ManifestFile, Progress, Report, RestoreCandidate, SelfEnd, SlotBatch, Start, Ticket, VERSION, clean_text,
+    AgentPhase, CheckpointOffer, CheckpointSettings, Chunk, Control, Desired, Document, EntryKind, Exit, HostFacts,
+    LogEntry, Manifest, ManifestFile, Progress, Report, RestoreCandidate, SelfEnd, SlotBatch, Start, Ticket, VERSION,
+    clean_text,
 };
 
 const MACHINE: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
@@ -81,6 +82,7 @@ fn report() -> Report {
         restarted: false,
         silent: true,
         quiet_s: 77,
+        host: Some(HostFacts { disk_bytes: Some(1 << 40), memory_bytes: None, gpus: Some(2) }),
     }
 }
 
@@ -184,12 +186,12 @@ fn good_documents_survive_a_round_trip() {
 #[test]
 fn documents_of_an_older_peer_are_read() {
     let mut old = json!(report());
-    for field in ["silent", "quietS"] {
+    for field in ["silent", "quietS", "host"] {
         assert!(old.as_object_mut().unwrap().remove(field).is_some(), "{field}");
     }
     assert!(old["exit"].as_object_mut().unwrap().remove("oomKilled").is_some());
     let read = Report::decode(&serde_json::to_vec(&old).unwrap(), MACHINE).unwrap();
-    assert_eq!((read.silent, read.quiet_s, read.exit.unwrap().oom_killed), (false, 0, None));
+    assert_eq!((read.silent, read.quiet_s, read.host, read.exit.unwrap().oom_killed), (false, 0, None, None));
     let mut old = json!(control());
     assert!(old.as_object_mut().unwrap().remove("selfEnd").is_some());
     assert_eq!(Control::decode(&serde_json::to_vec(&old).unwrap()).unwrap().self_end, None);

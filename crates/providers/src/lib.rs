@@ -4,6 +4,7 @@ mod amounts;
 pub mod conformance;
 pub mod http;
 pub mod port;
+pub mod registry;
 pub mod runpod;
 pub mod vast;
 

@@ -298,7 +298,7 @@ fn parse_gpu_type(at: &At<'_>) -> Result<Offer, FileError> {
 
 /// What every kind's `sim` may have beside `stock`.
 fn parse_terms(at: &At<'_>, terms: &mut OfferTerms) -> Result<(), FileError> {
-    at.only(&["stock", "boot", "lag", "prices", "lifetime", "refuse"])?;
+    at.only(&["stock", "boot", "lag", "prices", "lifetime", "refuse", "host"])?;
     if let Some(boot) = at.get("boot") {
         terms.boot = if boot.value.is_array() {
             let ends = boot.items()?;
@@ -315,6 +315,10 @@ fn parse_terms(at: &At<'_>, terms: &mut OfferTerms) -> Result<(), FileError> {
     terms.lag = at.get("lag").map_or(Ok(0.0), |lag| lag.number(0.0, 1e9))?;
     terms.refuse = at.get("refuse").map_or(Ok(0.0), |share| share.number(0.0, 1.0))?;
     terms.lifetime = at.get("lifetime").map(|mean| mean.number(0.001, 1e9)).transpose()?;
+    if let Some(host) = at.get("host") {
+        host.only(&["diskBytes", "memoryBytes", "gpus"])?;
+        terms.host = host.value.to_string();
+    }
     if let Some(prices) = at.get("prices") {
         for entry in prices.items()? {
             let pair = entry.items()?;

@@ -331,6 +331,7 @@ impl Acting<'_> {
         }
         let until = self.ctx.clock.monotonic() + self.ctx.settings.refusal_memory;
         self.ctx.market.refuse(&account.name, offer, until, format!("refused lately ({})", why.as_str()));
+        self.ctx.keep_market();
     }
 
     /// Asks for the end of everything that is ours here, and looks whether it is gone.

@@ -51,6 +51,8 @@ pub struct Observed {
     pub end_accepted: Option<Timestamp>,
     /// When the newest list that shows the machine running was asked for.
     pub ran_at: Option<Timestamp>,
+    /// A program of ours has worked on the host of the rented offer before.
+    pub host_proven: bool,
     /// Our Node is cordoned: nothing new is rented.
     pub cordoned: bool,
     /// Why nothing will be rented on this account any more.
@@ -325,6 +327,8 @@ fn take_over(observed: &Observed, status: &mut RentedMachineStatus) {
     status.exit_code = None;
     status.exit_log = None;
     status.exited = None;
+    status.program_since = None;
+    status.quick_failure = false;
     status.stalled_since = None;
 }
 
@@ -369,6 +373,13 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
     }
     if let Some(checkpoint) = &served.checkpoint {
         status.checkpoint = Some(checkpoint.clone());
+    }
+    if let Some(agent) = &served.agent {
+        if agent.ours && matches!(agent.phase.as_str(), "Running" | "Stopping" | "Exited") {
+            status.program_since.get_or_insert(Time(observed.now));
+        }
+        let exit = agent.exit.as_ref().filter(|_| agent.finished);
+        status.quick_failure = exit.is_some_and(|exit| verdict::failed_quickly(observed, status, exit));
     }
     if served.last_report_read {
         status.last_report_read = true;

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use tradewind_api::rented_machine::{
-    ChosenOffer, Claim, JobRef, MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec, Workload,
+    ChosenOffer, Claim, JobRef, MachinePhase, OrderOutcome, OrderStatus, RentedMachineSpec, StopRequest, Workload,
 };
+use tradewind_api::training_job::CheckpointStatus;
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey, Trust};
+use tradewind_protocol::{Exit, HostFacts};
 use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
-use super::serve::Served;
+use super::serve::{AgentView, Served};
 
 const UID: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
 
@@ -90,12 +92,14 @@ fn claimed() -> Observed {
                 offer: serde_json::to_value(o).unwrap(),
                 price_cap: o.price_per_hour,
                 reserve_per_hour: o.price_per_hour,
+                start_deadline_s: None,
             })
             .collect(),
         workload: Workload { disk_gib: 10, ..Workload::default() },
         checkpoint: None,
         budget_per_hour: None,
         start_deadline_s: 600,
+        image_bytes: None,
         stall_timeout_s: 1800,
         stop: None,
     };
@@ -126,6 +130,7 @@ fn claimed() -> Observed {
         leftovers_gone: Vec::new(),
         end_accepted: None,
         ran_at: None,
+        host_proven: true,
         cordoned: false,
         closing: None,
         booked: true,
@@ -146,6 +151,24 @@ fn rented() -> Observed {
     o.status.phase = MachinePhase::Booting;
     o.account.as_mut().unwrap().machines = vec![seen("7", 0, MachineState::Running)];
     o
+}
+
+#[test]
+fn each_offer_has_its_own_start_deadline() {
+    let mut o = rented();
+    o.spec.offers[0].start_deadline_s = Some(1200);
+    o.spec.offers[1].start_deadline_s = Some(60);
+    o.spec.image_bytes = Some(12_340_000_000);
+    o.now = at(2200);
+    assert_eq!(decide(&o).status.ended, None, "the other offer's deadline says nothing");
+    o.now = at(2201);
+    let status = decide(&o).status;
+    assert_eq!(status.ended.as_deref(), Some("AgentNotStarted"));
+    let message = status.ended_message.unwrap();
+    assert_eq!(message, "the machine did not start our agent within 1200 s (image of 12.4 GB)");
+    o.spec.offers[0].start_deadline_s = None;
+    o.now = at(1601);
+    assert!(decide(&o).status.ended.is_some(), "a machine of an older version goes by its spec");
 }
 
 fn check(sentence: &str, change: impl FnOnce(&mut Observed), base: fn() -> Observed, want: &Step) -> Decision {
@@ -422,4 +445,150 @@ fn a_host_that_never_starts_the_agent_is_given_up() {
     let late = check("late", |o| o.now = at(1601), rented, &Step::End(vec!["7".into()]));
     assert_eq!(late.status.ended.as_deref(), Some(Reason::AgentNotStarted.as_str()));
     check("in time", |o| o.now = at(1599), rented, &Step::Rest);
+}
+
+/// An agent whose program ended with this code.
+fn exited(code: i32, told_to_stop: bool) -> AgentView {
+    AgentView {
+        ours: true,
+        boot: "b".into(),
+        boot_key: "k".into(),
+        phase: "Exited".into(),
+        progress: None,
+        restored_step: None,
+        exit: Some(Exit { code, told_to_stop, at: at(1100), log_tail: "boom".into(), oom_killed: None }),
+        finished: true,
+        failed: false,
+        restarted: false,
+        fenced: false,
+        silent: false,
+        quiet_s: 0,
+        host: None,
+        warnings: Vec::new(),
+    }
+}
+
+#[test]
+fn a_failure_is_quick_only_where_the_host_may_be_to_blame() {
+    let checkpoint = CheckpointStatus { seq: 1, ..CheckpointStatus::default() };
+    type Change = fn(&mut Observed, CheckpointStatus);
+    let cases: [(&str, i32, bool, bool, Change); 8] = [
+        ("on a host that nobody knows", 1, false, true, |_, _| {}),
+        ("on one that has worked", 1, false, false, |o, _| o.host_proven = true),
+        ("after a checkpoint", 1, false, false, |o, c| o.status.checkpoint = Some(c)),
+        ("after more than five minutes", 1, false, false, |o, _| o.now = at(1361)),
+        ("long after its rental, its start unseen", 1, false, false, |o, _| {
+            o.status.program_since = None;
+            o.now = at(1901);
+        }),
+        ("told to stop", 1, true, false, |_, _| {}),
+        ("killed", 137, false, false, |_, _| {}),
+        ("with success", 0, false, false, |_, _| {}),
+    ];
+    for (what, code, told_to_stop, quick, change) in cases {
+        let mut o = rented();
+        o.host_proven = false;
+        o.status.boot = Some("b".into());
+        o.status.program_since = Some(Time(at(1060)));
+        o.now = at(1360);
+        o.served.as_mut().unwrap().agent = Some(exited(code, told_to_stop));
+        change(&mut o, checkpoint.clone());
+        let status = decide(&o).status;
+        assert_eq!(status.quick_failure, quick, "{what}");
+        if quick {
+            assert_eq!(status.ended.as_deref(), Some("ProgramFailed"));
+            o.status = status;
+            o.now = at(5000);
+            assert!(decide(&o).status.quick_failure, "what was found out stays so, however long the end takes");
+            o.status.checkpoint = Some(checkpoint.clone());
+            assert!(!decide(&o).status.quick_failure, "unless its last report brings a checkpoint in");
+        }
+    }
+}
+
+/// A machine on which a program has run for an hour and failed, its last save committed.
+fn failed() -> Observed {
+    let mut o = rented();
+    o.host_proven = true;
+    o.status.boot = Some("b".into());
+    o.status.attempt = Some(0);
+    o.status.program_since = Some(Time(at(1060)));
+    o.now = at(1360);
+    let served = o.served.as_mut().unwrap();
+    served.agent = Some(exited(1, false));
+    served.answered = true;
+    o
+}
+
+#[test]
+fn a_machine_whose_program_failed_waits_for_the_job_for_a_while() {
+    let status = decide(&failed()).status;
+    let exit = status.exited.clone().unwrap();
+    assert_eq!((exit.reason.as_str(), exit.saved, status.ended.as_deref()), ("ProgramFailed", true, None));
+    type Change = fn(&mut Observed);
+    let cases: [(&str, Option<&str>, Change); 8] = [
+        ("two minutes less a second", None, |o| o.now = at(1479)),
+        ("two minutes", Some("ProgramFailed"), |o| o.now = at(1480)),
+        ("its last save is not home yet", None, |o| o.served.as_mut().unwrap().answered = false),
+        ("the job has failed for good", Some("ProgramFailed"), |o| {
+            o.job = JobView::Alive { terminal: true, superseded: false, settled: false };
+        }),
+        ("the job goes on elsewhere", Some("Released"), |o| {
+            o.job = JobView::Alive { terminal: false, superseded: true, settled: false };
+        }),
+        ("the job is to stop", Some("ProgramFailed"), |o| o.spec.stop = Some(StopRequest::default())),
+        ("the market takes it", Some("ProgramFailed"), |o| {
+            o.account.as_mut().unwrap().machines[0].state = MachineState::TakenAway;
+        }),
+        ("a kill that nobody can explain", Some("Killed"), |o| {
+            o.status.exited = None;
+            o.served.as_mut().unwrap().agent = Some(exited(137, false));
+        }),
+    ];
+    for (what, ended, change) in cases {
+        let mut o = failed();
+        o.status = status.clone();
+        change(&mut o);
+        assert_eq!(decide(&o).status.ended.as_deref(), ended, "{what}");
+    }
+}
+
+#[test]
+fn the_next_attempt_on_a_machine_begins_with_nothing_of_the_one_before() {
+    let mut o = failed();
+    o.status = decide(&o).status;
+    o.spec.attempt = 1;
+    // The agent has not heard of it yet: its report is about the attempt before.
+    let heard = AgentView { ours: false, exit: None, finished: false, ..exited(1, false) };
+    o.served.as_mut().unwrap().agent = Some(heard);
+    let status = decide(&o).status;
+    assert_eq!((status.exit_code, status.exited.as_ref(), status.ended.as_deref()), (None, None, None));
+    assert_eq!((status.attempt, status.agent.as_deref(), status.program_since.as_ref()), (Some(1), None, None));
+    o.status = status;
+    o.now = at(1360 + 301);
+    o.served.as_mut().unwrap().heard_at = Some(o.now);
+    let status = decide(&o).status;
+    assert_eq!(status.ended.as_deref(), Some("AgentSilent"), "an agent that does not begin is not paid for ever");
+}
+
+#[test]
+fn a_machine_that_is_less_than_what_was_rented_is_ended_before_anything_is_started() {
+    let mut o = rented();
+    let agent = AgentView {
+        phase: "Booted".into(),
+        exit: None,
+        finished: false,
+        host: Some(HostFacts { disk_bytes: Some(5 << 30), ..HostFacts::default() }),
+        ..exited(0, false)
+    };
+    o.served.as_mut().unwrap().agent = Some(agent.clone());
+    let status = decide(&o).status;
+    assert_eq!(status.ended.as_deref(), Some("HostUnfit"));
+    let message = status.ended_message.unwrap();
+    assert_eq!(
+        message,
+        "the machine is less than what was rented: its disk has 5120 MiB, 10240 were rented; nothing was started on it"
+    );
+    o.served.as_mut().unwrap().agent = Some(AgentView { host: None, ..agent });
+    assert_eq!(decide(&o).status.ended, None, "an older agent does not say");
 }

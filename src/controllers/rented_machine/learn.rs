@@ -1,14 +1,21 @@
 //! What the market's memory learns from the end of a machine: how long spot machines live, and which hosts to leave out.
 
-use tradewind_api::{Reason, RentedMachineStatus};
+use std::time::Duration;
+
+use tradewind_api::{Reason, RentedMachine, RentedMachineStatus};
 use tradewind_core::Capacity;
 
 use super::decide::{Observed, rented_offer};
+use super::memory::MachineMemory;
+use super::verdict::QUICK;
 use crate::context::Context;
+use crate::events::Severity;
+use crate::market::host_of;
 
 /// Remembers an end, once for each machine and process.
 pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus) {
     let Some(offer) = rented_offer(observed, status) else { return };
+    ctx.keep_market();
     let ended = status.ended.as_deref().unwrap_or_default();
     let is = |reason: Reason| ended == reason.as_str();
     let now = ctx.clock.monotonic();
@@ -24,7 +31,7 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
         let until = now + ctx.settings.refusal_memory;
         ctx.market.refuse(&offer.provider, &offer.id, until, "dearer than it was offered".to_owned());
     }
-    if is(Reason::AgentNotStarted) || is(Reason::BootFailed) || is(Reason::AgentFailed) {
+    if is(Reason::HostUnfit) || is(Reason::AgentNotStarted) || is(Reason::BootFailed) || is(Reason::AgentFailed) {
         let until = now + ctx.settings.refusal_memory * 4;
         if !offer.host.is_empty() {
             ctx.market.ban(&offer.provider, &offer.host, until, format!("its host was unfit lately ({ended})"));
@@ -33,4 +40,46 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
         let until = if offer.host.is_empty() { now + ctx.settings.offers_max_age } else { until };
         ctx.market.refuse(&offer.provider, &offer.id, until, format!("unfit lately ({ended})"));
     }
+    if status.quick_failure {
+        let why = "a program failed there within minutes of its start".to_owned();
+        ctx.market.suspect(offer, now + suspicion(ctx), why);
+    }
+}
+
+/// Twice as long as an offer that was refused: the fault may as well be the program's, so the host is only left out while others fit.
+fn suspicion(ctx: &Context) -> Duration {
+    ctx.settings.refusal_memory * 2
+}
+
+/// Remembers a host on which a program works: it has saved a checkpoint, has come to a good end, or has run for longer than what fails
+/// at once.
+pub fn from_life(ctx: &Context, observed: &Observed, status: &RentedMachineStatus, memory: &mut MachineMemory) {
+    if memory.proven {
+        return;
+    }
+    let Some(offer) = rented_offer(observed, status) else { return };
+    let heard = observed.served.as_ref().and_then(|served| served.heard_at);
+    let ran = status.exit_code.is_none()
+        && status.ended.is_none()
+        && heard.zip(status.program_since.as_ref()).is_some_and(|(heard, since)| {
+            Duration::try_from(heard.duration_since(since.0)).is_ok_and(|ran| ran > QUICK)
+        });
+    if ran || status.checkpoint.is_some() || status.exit_code == Some(0) {
+        memory.proven = true;
+        ctx.market.prove(offer, ctx.clock.monotonic());
+        ctx.keep_market();
+    }
+}
+
+/// An Event of the job about a host that is suspected from now on.
+pub async fn tell_suspicion(ctx: &Context, observed: &Observed, status: &RentedMachineStatus, machine: &RentedMachine) {
+    let Some(offer) = rented_offer(observed, status).filter(|_| status.quick_failure) else { return };
+    let minutes = suspicion(ctx).as_secs().div_ceil(60);
+    let host = if offer.host.is_empty() { host_of(offer) } else { format!("host {}", offer.host) };
+    let note = format!(
+        "{} within minutes of its start on {host} of {}, where no program of ours has worked before; other hosts are preferred for {minutes} min",
+        status.ended_message.as_deref().unwrap_or_default(),
+        offer.provider
+    );
+    ctx.tell(&super::job_reference(machine), Severity::Warning, Reason::HostSuspected, "Run", note).await;
 }

@@ -70,6 +70,10 @@ pub struct MachineMemory {
     pub end_written: Option<Duration>,
     /// When the status was last written (monotonic).
     pub status_written: Option<Duration>,
+    /// The market knows that a program has worked on its host.
+    pub proven: bool,
+    /// The provider's last log lines of a machine that never ran anything, once they were asked for.
+    pub last_words: Option<Vec<String>>,
     /// The last report was read after the end.
     pub last_report_read: bool,
     /// What stands in the way of serving the agent, told in the status.

@@ -10,6 +10,8 @@ pub mod cost;
 pub mod decide;
 #[cfg(test)]
 mod decide_tests;
+mod fit;
+mod last_words;
 mod learn;
 mod lease;
 mod memory;
@@ -74,13 +76,17 @@ impl RentedMachines {
     async fn pass(&self, machine: Arc<RentedMachine>, memory: &mut MachineMemory) -> Result<(Wake, bool), Failure> {
         let ctx = &self.ctx;
         let observed = observe::observe(ctx, &machine, memory).await?;
-        let Decision { status, step, wake } = decide::decide(&observed);
+        let Decision { mut status, step, wake } = decide::decide(&observed);
+        last_words::hear(ctx, &observed, &mut status, memory).await;
         memory.running = (status.running_since.clone(), status.running_until.clone());
+        learn::from_life(ctx, &observed, &status, memory);
         if status.ended.is_some() && memory.ending_since.is_none() {
             memory.ending_since = Some(ctx.clock.monotonic());
             learn::from_end(ctx, &observed, &status);
+            learn::tell_suspicion(ctx, &observed, &status, &machine).await;
         }
         let machine = self.write_status(machine, status, &step, memory).await?;
+        last_words::tell(ctx, &observed.status, &machine).await;
         act::project_pod(ctx, &machine).await?;
         let after = machine.status.as_ref();
         let just_lost = observed.status.ended.is_none()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_core::Offer;
@@ -57,6 +58,11 @@ pub async fn observe(
     if ending {
         memory.end_written.get_or_insert(ctx.clock.monotonic());
     }
+    let offers: Vec<Option<Offer>> =
+        spec.offers.iter().map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok()).collect();
+    let rented = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented);
+    let rented = rented.and_then(|o| offers.get(usize::try_from(o.offer).ok()?)?.as_ref());
+    let host_proven = rented.is_some_and(|offer| ctx.market.is_proven(offer, ctx.clock.monotonic()));
     let mut served = None;
     if !status.last_report_read {
         served = Some(serve::serve(ctx, machine, memory, ending).await);
@@ -70,7 +76,8 @@ pub async fn observe(
         generation: machine.metadata.generation.unwrap_or(0),
         deleting: machine.metadata.deletion_timestamp.is_some(),
         has_finalizer: machine.metadata.finalizers.iter().flatten().any(|f| f == names::MACHINE_FINALIZER),
-        offers: spec.offers.iter().map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok()).collect(),
+        offers,
+        host_proven,
         pod: pod_view(ctx, machine),
         job,
         account,

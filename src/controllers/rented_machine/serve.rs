@@ -14,10 +14,10 @@ use tradewind_api::{Reason, RentedMachine};
 use tradewind_checkpoints::{Catalogue, CommitOutcome, FenceRefused, Keep, Mailbox, ReportRead};
 use tradewind_protocol::control::{Committed, RefusedOffer, SelfEnd};
 use tradewind_protocol::manifest::{data_prefix, slot_key};
-use tradewind_protocol::{AgentPhase, Control, Desired, Exit, Report, SlotBatch, VERSION};
+use tradewind_protocol::{AgentPhase, Control, Desired, Exit, HostFacts, Report, SlotBatch, VERSION};
 
 use super::memory::MachineMemory;
-use super::start;
+use super::{fit, start};
 use crate::context::Context;
 use crate::events::Severity;
 
@@ -83,6 +83,8 @@ pub struct AgentView {
     pub silent: bool,
     /// Seconds without a sign of life of the program.
     pub quiet_s: u64,
+    /// What the machine has, while nothing was started on it.
+    pub host: Option<HostFacts>,
     /// Things a user should know.
     pub warnings: Vec<String>,
 }
@@ -153,6 +155,7 @@ fn view(report: &Report, attempt: u32, fenced: bool, heard_at: Timestamp) -> Age
         silent: report.silent,
         quiet_s: report.quiet_s,
         fenced,
+        host: report.host.filter(|_| report.phase == AgentPhase::Booted),
         warnings: report.warnings.clone(),
     }
 }
@@ -303,6 +306,10 @@ impl Serving<'_> {
     /// Makes the start document for this boot, once.
     async fn start(&self, report: &Report, control: &mut Control, memory: &mut MachineMemory) -> Result<(), String> {
         if control.start_boot.as_deref() == Some(report.boot.as_str()) {
+            return Ok(());
+        }
+        if report.host.is_some_and(|host| fit::lacks(&self.machine.spec.workload, &host).is_some()) {
+            // Neither fence nor secrets for a machine that will be given back.
             return Ok(());
         }
         let made: BoxFuture<'_, _> = Box::pin(start::make(self, report));

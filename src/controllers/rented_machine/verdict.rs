@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest};
+use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest, Workload};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Money};
 use tradewind_protocol::Exit;
@@ -11,7 +11,9 @@ use tradewind_providers::{Machine, MachineState};
 
 use super::cost;
 use super::decide::{JobView, Observed};
+use super::fit;
 use super::serve::AgentView;
+use crate::images::ASSUMED_BYTES;
 
 /// Why the machine must be ended now, if it must.
 pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
@@ -40,7 +42,8 @@ pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Rea
         return Some((stop_reason(stop), format!("{}; nothing had started yet", stop.message)));
     }
     if let Some(agent) = observed.served.as_ref().and_then(|s| s.agent.as_ref())
-        && let Some(found) = agent_verdict(agent, status, observed.spec.stop.as_ref())
+        && let Some(found) =
+            agent_verdict(agent, status, observed.spec.stop.as_ref()).or_else(|| unfit(agent, &observed.spec.workload))
     {
         return (!waits_for_job(observed, status)).then_some(found);
     }
@@ -135,7 +138,14 @@ fn waits_for_job(observed: &Observed, status: &RentedMachineStatus) -> bool {
     let since = status.exited.as_ref().and_then(|exited| exited.at.as_ref());
     let in_time = since.is_some_and(|at| at.0.checked_add(KEPT_FOR_JOB).is_ok_and(|until| observed.now < until));
     let wanted = matches!(observed.job, JobView::Alive { terminal: false, .. }) && observed.spec.stop.is_none();
-    in_time && wanted && provider_verdict(observed, status).is_none()
+    // A failure that may be the host's is tried elsewhere.
+    in_time && wanted && !status.quick_failure && provider_verdict(observed, status).is_none()
+}
+
+/// The agent sees less than what was rented, and nothing has been started yet.
+fn unfit(agent: &AgentView, workload: &Workload) -> Option<(Reason, String)> {
+    let lacks = fit::lacks(workload, agent.host.as_ref()?)?;
+    Some((Reason::HostUnfit, format!("the machine is less than what was rented: {lacks}; nothing was started on it")))
 }
 
 fn provider_verdict(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
@@ -186,6 +196,36 @@ fn disk_rate(observed: &Observed, order: &OrderStatus) -> Money {
 /// How long an agent may take to hear of the next attempt and to fetch its start document; it polls every few seconds.
 const BEGINS_WITHIN: Duration = Duration::from_mins(5);
 
+/// A program that fails sooner has most likely not begun its work: the host's driver, GPU or network may be to blame.
+pub const QUICK: Duration = Duration::from_mins(5);
+
+/// Whether the program failed so soon, on a host where none of ours has worked, that the host may be to blame.
+pub fn failed_quickly(observed: &Observed, status: &RentedMachineStatus, exit: &Exit) -> bool {
+    let failed = !exit.told_to_stop && exit.code != 0 && exit.code != 137;
+    if !failed || observed.host_proven || status.checkpoint.is_some() {
+        return false;
+    }
+    let within = |since: Option<Timestamp>, limit: Duration| {
+        since.and_then(|since| since.checked_add(limit).ok()).is_some_and(|until| observed.now <= until)
+    };
+    // Its start was not seen where the operator was away: then it must have been short since the rental.
+    let start = Duration::from_secs(u64::try_from(start_deadline_s(observed, status)).unwrap_or(0));
+    let since = status.program_since.as_ref().map(|t| t.0);
+    status.quick_failure || within(since, QUICK) && within(status.rented_at.as_ref().map(|t| t.0), start + QUICK)
+}
+
+/// What the offer that was rented has got, by the size of the image and the bandwidth of its host.
+pub fn start_deadline_s(observed: &Observed, status: &RentedMachineStatus) -> i64 {
+    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented);
+    let offer = order.and_then(|o| observed.spec.offers.get(usize::try_from(o.offer).ok()?));
+    offer.and_then(|offer| offer.start_deadline_s).unwrap_or(observed.spec.start_deadline_s)
+}
+
+fn gigabytes(bytes: u64) -> String {
+    let tenths = bytes.div_ceil(100_000_000);
+    format!("{}.{} GB", tenths / 10, tenths % 10)
+}
+
 fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {
     let rented = status.rented_at.as_ref()?.0;
     let served = observed.served.as_ref()?;
@@ -193,12 +233,17 @@ fn silence(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason,
     if !served.looked {
         return None;
     }
-    let limit = Duration::from_secs(u64::try_from(observed.spec.start_deadline_s).unwrap_or(u64::MAX));
+    let seconds = start_deadline_s(observed, status);
+    let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
     if status.boot.is_none() {
         let late = observed.now > rented.checked_add(limit).unwrap_or(Timestamp::MAX);
         return late.then(|| {
-            let seconds = observed.spec.start_deadline_s;
-            (Reason::AgentNotStarted, format!("the machine did not start our agent within {seconds} s"))
+            let image = match observed.spec.image_bytes {
+                Some(bytes) => gigabytes(u64::try_from(bytes).unwrap_or(0)),
+                None => format!("{}, assumed", gigabytes(ASSUMED_BYTES)),
+            };
+            let message = format!("the machine did not start our agent within {seconds} s (image of {image})");
+            (Reason::AgentNotStarted, message)
         });
     }
     if status.agent.as_deref() == Some("Booted")

@@ -91,7 +91,7 @@ async fn write_claim(
     attempt: i64,
     claim: &Claim,
 ) -> Result<bool, Failure> {
-    let Some(machine) = placement::machine(ctx, job, &observed.valid, rent, attempt, claim.clone()) else {
+    let Some(machine) = placement::machine(job, &observed.valid, rent, attempt, claim.clone()) else {
         return Ok(false);
     };
     match ctx.cluster.add(machine).await {

@@ -8,6 +8,7 @@ use tradewind_api::training_job::{AttemptRecord, FailureAction, JobPhase};
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, conditions};
 
 use super::decide::{Decision, Observed, Step};
+use super::quick;
 use super::status::Report;
 use super::valid::Valid;
 use crate::runtime::Wake;
@@ -54,8 +55,10 @@ pub fn ended_machine(
             r.complete("the program ended with exit code 0");
             return Some(r.clone().rest(Wake::OnChange));
         }
-        Some(code) if FAILURES.iter().any(|reason| reason.as_str() == ended) => {
-            return Some(program_failed(r, valid, attempt, code, status.exit_log.as_deref().unwrap_or(""), &message));
+        Some(code) if is_failure(ended) => {
+            let log = status.exit_log.as_deref().unwrap_or("");
+            let elsewhere = quick::elsewhere(r, valid, attempt, code, log, &message);
+            return Some(elsewhere.unwrap_or_else(|| program_failed(r, valid, attempt, code, log, &message)));
         }
         _ => {}
     }
@@ -75,7 +78,8 @@ pub fn ended_machine(
             return Some(r.clone().rest(Wake::OnChange));
         }
     }
-    if !asked && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
+    let unfit = ended == Reason::HostUnfit.as_str();
+    if !asked && !unfit && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {
         r.status.preemptions += 1;
     }
     r.lost_work(status);
@@ -94,6 +98,7 @@ pub fn remember(o: &Observed, r: &mut Report, attempt: i64, status: &RentedMachi
         message: message.to_owned(),
         from_step: status.restored_step,
         last_step: status.progress.as_ref().map(|p| p.step),
+        quick_failure: status.quick_failure,
         at: Some(Time(o.now)),
     });
 }
@@ -101,10 +106,16 @@ pub fn remember(o: &Observed, r: &mut Report, attempt: i64, status: &RentedMachi
 /// Machines in a row that may fail to start the program before its image, not the hosts, is to blame.
 const HOSTS_TRIED: usize = 5;
 /// Reasons of an end before anything ran.
-const NEVER_STARTED: [Reason; 3] = [Reason::BootFailed, Reason::AgentNotStarted, Reason::NotStartable];
+const NEVER_STARTED: [Reason; 4] =
+    [Reason::BootFailed, Reason::AgentNotStarted, Reason::HostUnfit, Reason::NotStartable];
 
 /// Reasons of an end that count as the program's own failure.
 const FAILURES: [Reason; 3] = [Reason::ProgramFailed, Reason::OutOfMemory, Reason::Killed];
+
+/// Whether an attempt that ended for this reason failed by its own fault.
+pub fn is_failure(ended: &str) -> bool {
+    FAILURES.iter().any(|reason| reason.as_str() == ended)
+}
 
 /// The program failed: what its exit code, the rules and the count of restarts lead to.
 pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &str, how: &str) -> Decision {

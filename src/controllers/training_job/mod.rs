@@ -11,6 +11,7 @@ mod observe;
 mod place;
 pub mod placement;
 pub mod pod;
+mod quick;
 mod restart;
 pub mod status;
 pub mod stop;

@@ -10,7 +10,7 @@ use tradewind_cluster::{ClusterError, Selector, Typed};
 
 use super::decide::{Admission, Observed, wants_plan};
 use super::identity::{self, Verdict};
-use super::placement::Choice;
+use super::placement::{Choice, Progress};
 use super::status::settles;
 use super::valid::{self, Valid};
 use super::{JobMemory, placement, pod};
@@ -61,9 +61,13 @@ pub(super) async fn observe(
             let valid = &observed.valid;
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
-            observed.choice = Some(match missing_secret(ctx, job, valid).await {
-                Some(Unusable { reason, message }) => Choice::None { reason, message },
-                None => placement::choose(ctx, valid, done, status.cost.total, restore_mb),
+            observed.choice = Some(if let Some(Unusable { reason, message }) = missing_secret(ctx, job, valid).await {
+                Choice::None { reason, message }
+            } else {
+                let image = valid.rental.as_ref().map_or("", |workload| workload.image.as_str());
+                let image_bytes = ctx.images.bytes(image, ctx.clock.monotonic(), status.attempt > Some(0)).await;
+                let spent = status.cost.total;
+                placement::choose(ctx, valid, Progress { done_share_ppm: done, spent, restore_mb, image_bytes })
             });
         }
     }

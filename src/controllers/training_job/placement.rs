@@ -11,6 +11,7 @@ use tradewind_planner::{self as planner, Plan, RejectReason};
 
 use super::valid::Valid;
 use crate::context::Context;
+use crate::images::ASSUMED_BYTES;
 
 /// Offers handed to one RentedMachine: if all are refused the job plans again.
 const OFFERS_PER_MACHINE: usize = 6;
@@ -47,13 +48,31 @@ pub struct Rent {
     pub rejected: Vec<String>,
     /// The first offer.
     pub first: Offer,
+    /// Compressed size of the image, if it is known.
+    pub image_bytes: Option<u64>,
+}
+
+/// How far the job has come, and what of it has to be moved to a machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Share of the work that is safe, in millionths.
+    pub done_share_ppm: u64,
+    /// Dollars so far.
+    pub spent: Money,
+    /// Size of the checkpoint to go on from, in MB.
+    pub restore_mb: u64,
+    /// Compressed size of the image, if it is known.
+    pub image_bytes: Option<u64>,
 }
 
 /// Plans with what the market knows now. Pure but for reading the market's memory.
-pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore_mb: u64) -> Choice {
+pub fn choose(ctx: &Context, valid: &Valid, progress: Progress) -> Choice {
     if ctx.mailbox.is_none() || ctx.agent.is_none() {
         let message = "the operator has no mailbox bucket (--mailbox), so nothing can be rented".to_owned();
         return Choice::None { reason: Reason::NoMailbox, message };
+    }
+    if !ctx.market.may_plan() {
+        return Choice::Wait { message: "reads what is known of hosts from the mailbox".to_owned() };
     }
     let providers = ctx.caches.providers.all();
     let allowed: Vec<String> = providers
@@ -100,19 +119,27 @@ pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, r
         let message = format!("no Provider can be used now: {}", troubles.join("; "));
         return Choice::None { reason: Reason::NoProvider, message };
     }
-    plan(ctx, valid, done_share_ppm, spent, restore_mb, &offers)
+    plan(ctx, valid, progress, &offers)
 }
 
-fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore_mb: u64, offers: &[Offer]) -> Choice {
+fn plan(ctx: &Context, valid: &Valid, progress: Progress, offers: &[Offer]) -> Choice {
+    let Progress { done_share_ppm, spent, restore_mb, image_bytes } = progress;
     let mut needs = valid.needs.clone();
     needs.budget_left = valid.budget_total.map(|total| total - spent);
     let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(done_share_ppm)) / 1_000_000;
     let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
-    let mut known = ctx.market.knowledge(ctx.clock.monotonic());
+    let now = ctx.clock.monotonic();
+    let mut known = ctx.market.knowledge(now);
     known.restore_mb = restore_mb;
+    known.image_mb = image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
     known.checkpoint_interval_s =
         valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
-    let plan = planner::plan(&needs, &work, &known, offers, 64);
+    // A host under suspicion is better than none.
+    let careful = ctx.market.without_suspects(now, &known);
+    let careful = careful.map(|careful| planner::plan(&needs, &work, &careful, offers, 64));
+    let plan = careful
+        .filter(|plan| !plan.ranked.is_empty())
+        .unwrap_or_else(|| planner::plan(&needs, &work, &known, offers, 64));
     debug_assert_eq!(
         planner::check(&needs, &plan, offers),
         Vec::new(),
@@ -137,10 +164,10 @@ fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore
         return Choice::None { reason: Reason::LimitReached, message };
     }
     let plan = Plan { ranked: plan.ranked.iter().filter(|c| within(c)).cloned().collect(), ..plan };
-    into_choice(&needs, &plan)
+    into_choice(&needs, &plan, &StartTime { least: ctx.settings.start_deadline, image_bytes })
 }
 
-fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
+fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) -> Choice {
     let Some(first) = plan.ranked.first() else {
         let only_budget = !plan.rejected.is_empty() && plan.rejected.iter().all(|r| r.reason == RejectReason::Budget);
         let broke = needs.budget_left.is_some_and(|left| left <= Money::ZERO);
@@ -159,6 +186,7 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
             offer: serde_json::to_value(&c.offer).expect("an offer is plain data"),
             price_cap: c.price_cap_per_hour,
             reserve_per_hour: c.hourly,
+            start_deadline_s: Some(start.deadline_s(&c.offer)),
         })
         .collect();
     let others = plan.ranked.iter().skip(1).take(4).map(planner::Candidate::sentence);
@@ -170,19 +198,15 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
         why: plan.why_first().unwrap_or_default(),
         rejected: others.chain(refused).take(10).collect(),
         first: first.offer.clone(),
+        image_bytes: start.image_bytes,
     }))
 }
 
 /// The RentedMachine of a job's attempt, number `n` of that attempt, claiming the Pod.
-pub fn machine(
-    ctx: &Context,
-    job: &TrainingJob,
-    valid: &Valid,
-    rent: &Rent,
-    attempt: i64,
-    claim: Claim,
-) -> Option<RentedMachine> {
-    let workload = valid.rental.as_ref().ok()?.clone();
+pub fn machine(job: &TrainingJob, valid: &Valid, rent: &Rent, attempt: i64, claim: Claim) -> Option<RentedMachine> {
+    let mut workload = valid.rental.as_ref().ok()?.clone();
+    workload.memory_mib = i64::try_from(valid.needs.memory_mib).unwrap_or(i64::MAX);
+    workload.gpus = i64::from(valid.needs.gpu_count);
     let meta = &job.metadata;
     let uid = meta.uid.clone().unwrap_or_default();
     let short: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
@@ -191,6 +215,7 @@ pub fn machine(
         (names::JOB_NAME.to_owned(), meta.name.clone().unwrap_or_default()),
         (names::ATTEMPT.to_owned(), attempt.to_string()),
     ]);
+    let deadlines = rent.offers.iter().filter_map(|offer| offer.start_deadline_s);
     let status = job.status.as_ref();
     let budget = job.spec.budget.as_ref();
     Some(RentedMachine {
@@ -211,7 +236,8 @@ pub fn machine(
             run_id: status.and_then(|s| s.run_id.clone()).unwrap_or_default(),
             attempt,
             offers: rent.offers.clone(),
-            start_deadline_s: start_deadline(ctx, &rent.first),
+            start_deadline_s: deadlines.max().unwrap_or(0),
+            image_bytes: rent.image_bytes.and_then(|bytes| i64::try_from(bytes).ok()),
             workload,
             checkpoint: valid.checkpoint.clone(),
             budget_per_hour: budget.and_then(|b| b.per_hour),
@@ -227,9 +253,77 @@ pub fn seconds(span: Duration) -> i64 {
     i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Time from the rent call to the agent's first report: the setting, plus twice the pull of an image of assumed size.
-fn start_deadline(ctx: &Context, offer: &Offer) -> i64 {
-    let mbps = if offer.download_mbps == 0 { planner::DEFAULT_DOWNLOAD_MBPS } else { offer.download_mbps };
-    let pull = planner::DEFAULT_IMAGE_MB * 8 * 2 / mbps.max(1);
-    i64::try_from(ctx.settings.start_deadline.as_secs() + pull).unwrap_or(i64::MAX)
+/// The longest time that a host is waited for, whatever it has to download: what takes longer costs more than another host.
+const LONGEST_START: Duration = Duration::from_hours(1);
+/// Hosts share their line and unpack what they have downloaded, so the download takes up to twice its calculated time.
+const PULL_FACTOR: u64 = 2;
+
+/// What decides how long a machine has from the rent call to its agent's first report.
+struct StartTime {
+    least: Duration,
+    image_bytes: Option<u64>,
+}
+
+impl StartTime {
+    /// Seconds for a machine of this offer.
+    fn deadline_s(&self, offer: &Offer) -> i64 {
+        let mbps = if offer.download_mbps == 0 { planner::DEFAULT_DOWNLOAD_MBPS } else { offer.download_mbps };
+        let bits = u128::from(self.image_bytes.unwrap_or(ASSUMED_BYTES)) * 8 * u128::from(PULL_FACTOR);
+        let pull = u64::try_from(bits.div_ceil(u128::from(mbps) * 1_000_000)).unwrap_or(u64::MAX);
+        let least = self.least.as_secs();
+        let deadline = least.saturating_add(pull).min(LONGEST_START.as_secs().max(least));
+        i64::try_from(deadline).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_core::{Capacity, Trust};
+
+    use super::*;
+
+    fn offer(download_mbps: u64) -> Offer {
+        Offer {
+            provider: "p".into(),
+            id: "o".into(),
+            capacity: Capacity::Spot,
+            price_per_hour: Money::ZERO,
+            region: String::new(),
+            host: String::new(),
+            gpu: None,
+            gpu_count: 0,
+            gpu_memory_mib: 0,
+            cpu_millis: 0,
+            memory_mib: 0,
+            disk_gib: 0,
+            storage_price_per_gib_hour: Money::ZERO,
+            download_price_per_gb: Money::ZERO,
+            upload_price_per_gb: Money::ZERO,
+            download_mbps,
+            upload_mbps: 0,
+            reliability_ppm: 0,
+            trust: Trust::Community,
+            cuda_milli: 0,
+            max_duration_s: None,
+        }
+    }
+
+    #[test]
+    fn the_start_deadline_follows_image_and_bandwidth() {
+        const GB: u64 = 1_000_000_000;
+        for (image_bytes, mbps, least, expected, why) in [
+            (Some(GB), 1000, 900, 916, "8 s, twice, on top of the setting"),
+            (Some(20 * GB), 1000, 900, 1220, "an image twenty times as large"),
+            (Some(20 * GB), 200, 900, 2500, "a fifth of the bandwidth"),
+            (Some(20 * GB), 10, 900, 3600, "never more than an hour"),
+            (Some(20 * GB), 10, 7200, 7200, "unless the setting says more"),
+            (Some(0), 10, 900, 900, "never less than the setting"),
+            (None, 1000, 900, 1060, "10 GB are assumed"),
+            (Some(GB), 0, 900, 980, "200 Mbit/s are assumed"),
+            (Some(u64::MAX), 1, u64::MAX / 2, i64::MAX, "absurd figures"),
+        ] {
+            let start = StartTime { least: Duration::from_secs(least), image_bytes };
+            assert_eq!(start.deadline_s(&offer(mbps)), expected, "{why}");
+        }
+    }
 }

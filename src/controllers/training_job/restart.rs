@@ -35,7 +35,8 @@ pub fn program_exited(
     remember(o, r, attempt, status, &exited.reason, &exited.message);
     let same = r.status.spec_hash.as_ref() == Some(&o.valid.spec_hash);
     let log = status.exit_log.as_deref().unwrap_or("");
-    let decision = program_failed(r, &o.valid, attempt, status.exit_code.unwrap_or(1), log, &exited.message);
+    let code = status.exit_code.unwrap_or(1);
+    let decision = program_failed(r, &o.valid, attempt, code, log, &exited.message);
     let rents = o.valid.rental.is_ok() && o.valid.in_cluster != InCluster::Only;
     let stays = same && rents && !held && machine.spec.stop.is_none();
     if !stays || !matches!(decision.step, Step::CreatePod { .. }) {

@@ -264,6 +264,9 @@ fn workload(template: &Value) -> Result<Workload, NotRentable> {
         env: environment(container)?,
         disk_gib,
         stop_grace_s: spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30),
+        // Of the job, not of its template: added where the machine's object is made.
+        memory_mib: 0,
+        gpus: 0,
     })
 }
 

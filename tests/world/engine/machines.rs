@@ -13,7 +13,7 @@ use tradewind_checkpoints::{Fetched as Stored, PutOutcome};
 use tradewind_core::{Clock, ExposeSecret};
 use tradewind_protocol::seal::{BootKeys, SecretEnv};
 use tradewind_protocol::{
-    Control, Document, EntryKind, LogSegment, Report, RestoreCandidate, SlotBatch, Start, Ticket,
+    Control, Document, EntryKind, HostFacts, LogSegment, Report, RestoreCandidate, SlotBatch, Start, Ticket,
 };
 use tradewind_sim::market::{Effect, State};
 
@@ -31,6 +31,7 @@ pub struct Fleet {
     chance: Chance,
     recipes: Vec<Recipe>,
     secrets: bool,
+    odd_hosts: bool,
     started: usize,
 }
 
@@ -84,6 +85,7 @@ impl Fleet {
             chance: Chance::new(seed, "machines"),
             recipes: plan.jobs.clone(),
             secrets: plan.secrets,
+            odd_hosts: plan.odds.machine > 0,
             started: 0,
         }
     }
@@ -114,6 +116,12 @@ impl Fleet {
         common.note(|| format!("machine {id}: {effect:?} at {}", now.as_secs()));
     }
 
+    /// What a machine has: now and then, where things go wrong, a disk of 1 GiB.
+    fn host(&mut self) -> HostFacts {
+        let small = self.odd_hosts && self.chance.one_in(15);
+        HostFacts { disk_bytes: Some(if small { 1 << 30 } else { 1 << 40 }), ..HostFacts::default() }
+    }
+
     fn start(&mut self, common: &Common, machine: u64, boot: u32) {
         let env =
             common.with_market(|market, _| market.machine(machine).map(|m| m.workload.env.clone())).unwrap_or_default();
@@ -125,6 +133,7 @@ impl Fleet {
             id: id.clone(),
             key: keys.public().to_owned(),
             control: Ticket { url: url.clone(), expires: jiff::Timestamp::MAX },
+            host: self.host(),
             settings: agent_settings(),
         };
         let mut running = Running {

@@ -13,7 +13,8 @@ use tradewind::accounts::Accounts;
 use tradewind::context::{AgentBinary, Caches, Context};
 use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job};
 use tradewind::events::Told;
-use tradewind::market::{Market, MarketReader};
+use tradewind::images::Images;
+use tradewind::market::{Market, MarketKeeper, MarketReader};
 use tradewind::runtime::{Failure, Queue, Reconciler, Wake, Work, watches};
 use tradewind::settings::Settings;
 use tradewind::storage::OpenCatalogues;
@@ -26,7 +27,7 @@ use tradewind_core::{Clock, InstallId, ManualClock};
 
 use super::chance::Chance;
 use super::cluster::OPERATOR_NAMESPACE;
-use super::ports::{MAILBOX, WorldAccounts, WorldCluster, WorldStores};
+use super::ports::{MAILBOX, WorldAccounts, WorldCluster, WorldImages, WorldStores};
 use super::wire::{Common, Wire};
 
 /// The install of every world.
@@ -122,6 +123,7 @@ impl Process {
             accounts: Accounts::default(),
             open_account: Arc::new(WorldAccounts { wire: Arc::clone(&wire), clock }),
             market: Market::default(),
+            images: Images::new(Some(Arc::new(WorldImages { wire: Arc::clone(&wire) }))),
             mailbox: Some(Mailbox::new(stores.at(&mailbox))),
             stores: Arc::new(stores),
             catalogues: OpenCatalogues::default(),
@@ -138,6 +140,7 @@ impl Process {
             Arc::new(node::Nodes::new(Arc::clone(&ctx))),
             Arc::new(sweeper::Sweeper::new(Arc::clone(&ctx))),
             Arc::new(MarketReader::new(Arc::clone(&ctx))),
+            Arc::new(MarketKeeper::new(Arc::clone(&ctx))),
         ];
         let watched = kinds().map(|kind| Watched { kind, since: 0, next_at: None, listing: None }).into();
         let mut process = Self {
@@ -159,7 +162,7 @@ impl Process {
         }
         process.queue = Queue::default();
         process.ask(watches::everything(&process.ctx.caches));
-        process.ask([(node::NAME, Key::cluster(node::SINGLE))]);
+        process.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key())]);
         common.note(|| format!("p{number} leads"));
         process
     }

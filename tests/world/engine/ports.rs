@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use tradewind::accounts::OpenAccount;
+use tradewind::images::ImageSizes;
 use tradewind_api::provider::ProviderKind;
 use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::{Provider, RentedMachine, TrainingJob};
@@ -21,6 +22,7 @@ use tradewind_cluster::{
     Access, Answer, Cluster, Gated as GatedCluster, Guard, Key, Kind, MetadataPatch, Object, Removal, Review, Selector,
     StatusPatch, Typed,
 };
+use tradewind_core::gate::{Point, pass};
 use tradewind_core::{Clock, Offer, SecretString};
 use tradewind_protocol::{LogEntry, Ticket};
 use tradewind_providers::{
@@ -326,6 +328,20 @@ impl Stores for WorldStores {
     }
 }
 
+/// The registries of images as one process sees them: every image has 2 GB.
+pub struct WorldImages {
+    /// The process's line.
+    pub wire: Arc<Wire>,
+}
+
+impl ImageSizes for WorldImages {
+    fn compressed_bytes<'a>(&'a self, image: &'a str) -> BoxFuture<'a, Result<u64, String>> {
+        let point = Point { port: "registry", verb: "get", key: image.to_owned() };
+        let call = pass(&*self.wire, point, async { Ok(2_000_000_000) }, |message| message);
+        Box::pin(self.wire.around(false, call))
+    }
+}
+
 /// Opens the one account of the market.
 pub struct WorldAccounts {
     /// The process's line.
@@ -432,7 +448,17 @@ impl GpuProvider for WorldProvider {
     }
 
     fn logs<'a>(&'a self, id: &'a str, lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>> {
-        self.inner.logs(id, lines)
+        Box::pin(async move {
+            self.pass(false, self.inner.logs(id, lines)).await?;
+            // The worst that a machine may print: everything that it was given.
+            let machine: Option<u64> = id.parse().ok();
+            let env = self.common().with_market(|market, _| {
+                market
+                    .machine(machine?)
+                    .map(|m| m.workload.env.iter().map(|(k, v)| format!("{k}={v}\n")).collect::<Vec<_>>().concat())
+            });
+            Ok(env)
+        })
     }
 
     fn charges(&self, since: jiff::Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>> {

@@ -274,7 +274,7 @@ impl Wire {
 
 /// True for a verb that changes nothing.
 pub fn reads(verb: &str) -> bool {
-    let known = ["get", "list", "get_if_changed", "head", "describe", "offers", "account", "list_folders"];
+    let known = ["get", "list", "get_if_changed", "head", "describe", "offers", "account", "list_folders", "logs"];
     known.contains(&verb) || verb == "create_dry_run_strict" || verb == "access_review"
 }
 

@@ -26,7 +26,7 @@ mod tests;
 use std::time::Duration;
 
 use tradewind_protocol::{
-    AgentPhase, Control, Exit, Manifest, Report, RestoreOutcome, SlotBatch, Start, Ticket, VERSION,
+    AgentPhase, Control, Exit, HostFacts, Manifest, Report, RestoreOutcome, SlotBatch, Start, Ticket, VERSION,
 };
 
 pub use action::{Action, Launch, Piece, ProgramSignal};
@@ -53,6 +53,8 @@ pub struct Boot {
     pub key: String,
     /// Right to read `control.json`, as given to the machine.
     pub control: Ticket,
+    /// What the machine has.
+    pub host: HostFacts,
     /// Intervals and limits.
     pub settings: Settings,
 }
@@ -197,6 +199,7 @@ impl Logic {
             restarted: self.earlier.is_some(),
             silent: self.lease.silent(),
             quiet_s: self.quiet_s(),
+            host: Some(self.boot.host),
         }
     }
 

@@ -6,6 +6,7 @@ mod children;
 mod console;
 mod files;
 mod gpu;
+mod host;
 mod http;
 mod life;
 mod program;
@@ -154,7 +155,10 @@ impl Shell {
         let here = std::env::current_dir()
             .map_err(|source| ShellError::System { what: "tell the working directory", source })?;
         let control = config.control();
-        let mind = Boot { id: boot.clone(), key: keys.public().to_owned(), control, settings: config.settings };
+        let visible = config.visible_gpus.as_deref();
+        let look = || host::look(&here, &config.cgroup, Path::new("/proc"), Path::new("/dev"), visible);
+        let host = config.host.unwrap_or_else(look);
+        let mind = Boot { id: boot.clone(), key: keys.public().to_owned(), control, host, settings: config.settings };
         console.say(format!("Agent {} started, boot {boot}", env!("CARGO_PKG_VERSION")));
         Ok(Self {
             clock,

@@ -34,6 +34,10 @@ impl Operator {
             .args(["--mailbox", MAILBOX, "--mailbox-endpoint", &s3.url(), "--mailbox-secret", MAILBOX_SECRET])
             .args(["--agent".as_ref(), binaries.agent.as_os_str()])
             .args(["--rate-limits", "off", "--allow-http-stores"]);
+        // Images of tests are in nobody's registry, and tests talk to nobody outside.
+        if !options.operator_flags.contains_key("image-registries") {
+            launch = launch.args(["--image-registries", "off"]);
+        }
         for (name, url) in accounts {
             launch = launch.arg("--provider-url").arg(format!("{name}={url}"));
         }

@@ -17,6 +17,26 @@ pub use observe::{CallObserver, CallOutcome, ObservedCall};
 pub use redact::Redactor;
 pub use reqwest::{Method, Url};
 
+use std::time::Duration;
+
+use crate::{ProviderError, ProviderResult};
+
+/// How long the last lines of a machine may take to be told: Vast.ai fills the file that it points to within about ten seconds, and
+/// whoever asks waits with the end of a machine that costs money.
+pub(crate) const LOGS_WITHIN: Duration = Duration::from_secs(20);
+
+/// The result of several calls, if it is there within `limit`.
+pub(crate) async fn within<T>(
+    provider: &'static str,
+    operation: &'static str,
+    limit: Duration,
+    calls: impl Future<Output = ProviderResult<T>>,
+) -> ProviderResult<T> {
+    let late =
+        || ProviderError::Unavailable { provider, operation, message: format!("not within {} s", limit.as_secs()) };
+    tokio::time::timeout(limit, calls).await.unwrap_or_else(|_| Err(late()))
+}
+
 #[cfg(test)]
 pub(crate) mod scripted;
 #[cfg(test)]

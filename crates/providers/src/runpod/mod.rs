@@ -27,7 +27,7 @@ use tradewind_core::{Clock, ExposeSecret, Offer, SecretString};
 
 pub use config::{RunPodConfig, Times, limit};
 
-use crate::http::{Http, HttpSettings, Redactor, SetupError};
+use crate::http::{Http, HttpSettings, LOGS_WITHIN, Redactor, SetupError, within};
 use crate::{
     Account, Capabilities, Charge, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest, SelfEnd,
 };
@@ -102,7 +102,7 @@ impl GpuProvider for RunPod {
     }
 
     fn logs<'a>(&'a self, id: &'a str, lines: u32) -> BoxFuture<'a, ProviderResult<Option<String>>> {
-        Box::pin(self.read_logs(id, lines))
+        Box::pin(within(config::KIND, config::operation::LOGS, LOGS_WITHIN, self.read_logs(id, lines)))
     }
 
     fn charges(&self, since: Timestamp) -> BoxFuture<'_, ProviderResult<Option<Vec<Charge>>>> {

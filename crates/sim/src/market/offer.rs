@@ -22,11 +22,22 @@ pub struct OfferTerms {
     pub lifetime: Option<f64>,
     /// Share of rent calls refused for lack of capacity, 0 to 1.
     pub refuse: f64,
+    /// What our agent is to believe that its host has (`diskBytes`, `memoryBytes`, `gpus`), as a JSON object. Empty, it cannot tell: a
+    /// simulated machine is a process on a host that is none of the market's.
+    pub host: String,
 }
 
 impl Default for OfferTerms {
     fn default() -> Self {
-        Self { stock: 1, boot: (2.0, 2.0), lag: 0.0, prices: Vec::new(), lifetime: None, refuse: 0.0 }
+        Self {
+            stock: 1,
+            boot: (2.0, 2.0),
+            lag: 0.0,
+            prices: Vec::new(),
+            lifetime: None,
+            refuse: 0.0,
+            host: "{}".to_owned(),
+        }
     }
 }
 

@@ -80,12 +80,10 @@ impl Runner {
             .account(&m.account)
             .and_then(|a| a.images.get(&m.workload.image))
             .and_then(|image| image.root.clone());
-        let plan = Plan {
-            boot,
-            argv: m.workload.argv.clone(),
-            env: self.environment(m, &ports, &directory, image_root.is_some()),
-            image_root,
-        };
+        let mut env = self.environment(m, &ports, &directory, image_root.is_some());
+        let offer = market.account(&m.account).and_then(|a| a.offers.iter().find(|offer| offer.id == m.offer));
+        env.extend(offer.map(|offer| ("TRADEWIND_HOST_FACTS".to_owned(), offer.terms.host.clone())));
+        let plan = Plan { boot, argv: m.workload.argv.clone(), env, image_root };
         self.known(machine, &directory, |known| {
             let _ = known.orders.send(Order::Start(Box::new(plan)));
         });

@@ -53,6 +53,9 @@ impl Checker {
             self.ensure(status.ended.is_none(), || format!("{name}: an order although it is to end"));
             rental.orders.insert(order.key.clone(), now);
         }
+        let told = [&status.exit_log, &status.ended_message, &Some(status.message.clone())];
+        let leaks = told.into_iter().flatten().any(|text| text.contains("signature="));
+        self.ensure(!leaks, || format!("{name}: its status shows a signed URL"));
         if status.ended.is_some() {
             rental.ended_at.get_or_insert(now);
         }

@@ -42,6 +42,7 @@ impl Rig {
             id: "boot-1".to_owned(),
             key: "A".repeat(43) + "=",
             control: ticket("bootstrap"),
+            host: tradewind_protocol::HostFacts::default(),
             settings: Settings::default(),
         };
         let control = Control {
