@@ -3,6 +3,7 @@
 //! `WORLD_SEED=n` runs one world with its whole trace; `WORLD_RUNS=n` runs that many rough ones; `WORLD_SWEEP=all` cuts every call of
 //! every story in every way.
 
+mod ends;
 mod engine;
 
 use std::time::Instant;
@@ -45,7 +46,12 @@ fn one_world(seed: u64) {
     let story = knob("WORLD_STORY").map(|n| Mood::Story(Story::ALL[index(n)]));
     let cut = knob("WORLD_CUT").map(|call| Cut { call, way: sweep::WAYS[index(knob("WORLD_WAY").unwrap_or(0))] });
     let mutant = knob("WORLD_MUTANT").map(|n| Mutant::ALL[index(n)]);
-    let options = Options { verbose: true, cut, mutant, ..Options::new(seed, story.unwrap_or(Mood::Rough)) };
+    told_world(Options { cut, mutant, ..Options::new(seed, story.unwrap_or(Mood::Rough)) });
+}
+
+/// Runs a world and prints everything that happens.
+fn told_world(options: Options) {
+    let options = Options { verbose: true, ..options };
     let watch = stopwatch();
     let outcome = run(&options);
     println!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use tradewind_api::training_job::Budget;
+use tradewind_api::values::Span;
 use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_cluster::memory::controllers;
@@ -14,8 +15,8 @@ use tradewind_sim::faults::{Fault, When};
 use tradewind_sim::market::{OfferChange, State};
 
 use super::cluster::{
-    TEAM, account_secret, apply_account_secret, apply_provider, cordon, delete, edit_job, force_delete, job_key,
-    job_prefix, pause,
+    TEAM, account_secret, apply_account_secret, apply_provider, apply_stranger, cordon, delete, delete_foreground,
+    edit_job, force_delete, job_key, job_prefix, pause, rotate_account_secret, stranger,
 };
 use super::operator::settings;
 use super::plan::{Happening, Odds};
@@ -44,7 +45,14 @@ pub enum Passing {
     Cordoned,
     /// The job's budget is raised.
     Poor(usize),
+    /// The Secret gets the new key.
+    KeyRevoked,
+    /// The stranger's Pod is deleted.
+    Stranger,
 }
+
+/// The account's key once the first is revoked.
+const SECOND_KEY: &str = "vast-key-2";
 
 impl World {
     /// Lets something happen.
@@ -108,7 +116,7 @@ impl World {
             }
             Happening::PodForced => {
                 if let Some(key) = self.some_pod() {
-                    force_delete(&self.common, &key);
+                    force_delete::<Pod>(&self.common, &key);
                 }
             }
             Happening::Suspended => {
@@ -120,13 +128,39 @@ impl World {
                 cordon(&self.common, true);
                 self.pass_later(Passing::Cordoned, 5_000, 200_000);
             }
+            Happening::SuspendedForGood => {
+                edit_job(&self.common, 0, |job| job.spec.suspend = true);
+                self.passing.retain(|(_, trouble)| *trouble != Passing::Suspended(0));
+            }
             Happening::Poor => {
                 let n = self.chance.below(self.plan.jobs.len());
-                let total = Money::from_micros(100);
-                edit_job(&self.common, n, |job| {
-                    job.spec.budget = Some(Budget { total: Some(total), per_hour: None });
-                });
+                self.cut_budget(n);
                 self.pass_later(Passing::Poor(n), 20_000, 200_000);
+            }
+            Happening::PoorForGood => self.cut_budget(0),
+            Happening::ShortTtl => edit_job(&self.common, 0, |job| {
+                job.spec.ttl_after_finished = Some(Span("5s".to_owned()));
+            }),
+            Happening::KeyRevoked => {
+                self.set_account_key(SECOND_KEY);
+                self.pass_later(Passing::KeyRevoked, 20_000, 200_000);
+            }
+            Happening::Stranger => {
+                apply_stranger(&self.common.memory);
+                self.pass_later(Passing::Stranger, 5_000, 60_000);
+            }
+            Happening::NodeNotReady => {
+                controllers::lose_node(&self.common.memory, &settings().node_name);
+                self.evict("DeletionByTaintManager");
+            }
+            Happening::PodsCollected => {
+                delete::<Node>(&self.common, &Key::cluster(settings().node_name));
+                controllers::collect_pods(&self.common.memory);
+            }
+            Happening::Drained => {
+                cordon(&self.common, true);
+                self.evict("EvictionByEvictionAPI");
+                self.pass_later(Passing::Cordoned, 5_000, 200_000);
             }
             Happening::PodEvicted => {
                 if let Some(key) = self.some_pod() {
@@ -153,6 +187,8 @@ impl World {
                 let n = self.chance.below(self.plan.jobs.len());
                 delete::<TrainingJob>(&self.common, &job_key(n));
             }
+            Happening::JobForced => force_delete::<TrainingJob>(&self.common, &job_key(0)),
+            Happening::JobForeground => delete_foreground(&self.common, &job_key(0)),
             Happening::NamespaceDeleted => drop(delete::<Namespace>(&self.common, &Key::cluster(TEAM))),
             Happening::Paused => {
                 pause(&self.common, true);
@@ -211,10 +247,12 @@ impl World {
             Passing::NoCredit => self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000))),
             Passing::Paused => pause(&self.common, false),
             Passing::ProviderDeleted => apply_provider(&self.common.memory, &self.plan),
-            Passing::SecretDeleted => apply_account_secret(&self.common.memory),
+            Passing::SecretDeleted => apply_account_secret(&self.common.memory, &self.account_key()),
             Passing::Suspended(n) => edit_job(&self.common, n, |job| job.spec.suspend = false),
             Passing::Cordoned => cordon(&self.common, false),
             Passing::Poor(n) => edit_job(&self.common, n, |job| job.spec.budget = None),
+            Passing::KeyRevoked => rotate_account_secret(&self.common, SECOND_KEY),
+            Passing::Stranger => drop(delete::<Pod>(&self.common, &stranger())),
         }
         true
     }
@@ -234,7 +272,30 @@ impl World {
         self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000)));
     }
 
-    fn machine_in(&mut self, state: impl Fn(&State) -> bool) -> Option<u64> {
+    fn cut_budget(&mut self, n: usize) {
+        let total = Money::from_micros(100);
+        edit_job(&self.common, n, |job| job.spec.budget = Some(Budget { total: Some(total), per_hour: None }));
+    }
+
+    fn account_key(&self) -> String {
+        self.common.with_market(|market, _| market.account(ACCOUNT).map(|a| a.api_key.clone()).unwrap_or_default())
+    }
+
+    fn set_account_key(&self, key: &str) {
+        self.common.with_market(|market, _| drop(market.set_api_key(ACCOUNT, key.to_owned())));
+    }
+
+    /// Evicts the Pods on our Node.
+    fn evict(&self, reason: &str) {
+        let node = settings().node_name;
+        for pod in self.common.memory.peek_all::<Pod>() {
+            if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&node) {
+                drop(controllers::disrupt(&self.common.memory, &Key::of(&*pod), reason, "evicted"));
+            }
+        }
+    }
+
+    pub(super) fn machine_in(&mut self, state: impl Fn(&State) -> bool) -> Option<u64> {
         let ids: Vec<u64> = self
             .common
             .with_market(|market, _| market.machines().iter().filter(|m| state(&m.state)).map(|m| m.id).collect());
@@ -345,7 +406,7 @@ impl World {
         }
     }
 
-    fn some_pod(&mut self) -> Option<Key> {
+    pub(super) fn some_pod(&mut self) -> Option<Key> {
         let pods = self.common.memory.peek_all::<Pod>();
         let ours: Vec<Key> = pods
             .iter()

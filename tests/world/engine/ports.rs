@@ -21,7 +21,7 @@ use tradewind_cluster::{
     Access, Answer, Cluster, Gated as GatedCluster, Guard, Key, Kind, MetadataPatch, Object, Removal, Review, Selector,
     StatusPatch, Typed,
 };
-use tradewind_core::{Clock, Offer, SecretString};
+use tradewind_core::{Clock, ExposeSecret, Offer, SecretString};
 use tradewind_protocol::{LogEntry, Ticket};
 use tradewind_providers::{
     Account, Capabilities, Charge, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest, SelfEnd,
@@ -335,11 +335,11 @@ pub struct WorldAccounts {
 }
 
 impl OpenAccount for WorldAccounts {
-    fn open(&self, name: &str, _kind: ProviderKind, _key: &SecretString) -> Result<Arc<dyn GpuProvider>, String> {
+    fn open(&self, name: &str, _kind: ProviderKind, key: &SecretString) -> Result<Arc<dyn GpuProvider>, String> {
         let market = Arc::clone(&self.wire.common.market);
         let inner =
             MarketProvider::new(market, ACCOUNT, name, Arc::clone(&self.clock)).with_gate(Arc::clone(&self.wire) as _);
-        let inner = inner.with_leftovers();
+        let inner = inner.with_leftovers().with_key(key.expose_secret());
         Ok(Arc::new(WorldProvider { inner, wire: Arc::clone(&self.wire) }))
     }
 }

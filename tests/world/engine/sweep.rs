@@ -8,7 +8,7 @@ use tradewind_core::gate::{Point, Verdict};
 
 use super::plan::{Cut, Mood, Options, Story, Way};
 use super::wire::{lock, reads};
-use super::{report, run};
+use super::{Outcome, report, run};
 
 /// Every way in which a call that changes something can go wrong.
 pub const WAYS: [Way; 7] = [
@@ -125,22 +125,28 @@ pub fn sweep(worlds: &[Options], depth: Depth) -> Swept {
 
 /// Runs worlds on all cores and gives back what the failed ones tell.
 pub fn run_all(worlds: &[Options]) -> Vec<String> {
+    let failures = Mutex::new(Vec::new());
+    run_each(worlds, &|options, outcome| {
+        if !outcome.violations.is_empty() {
+            lock(&failures).push(report(options, outcome));
+        }
+    });
+    std::mem::take(&mut *lock(&failures))
+}
+
+/// Runs worlds on all cores and tells how each went.
+pub fn run_each(worlds: &[Options], tell: &(dyn Fn(&Options, &Outcome) + Sync)) {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicUsize::new(0);
-    let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(options) = worlds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = run(options);
-                    if !outcome.violations.is_empty() {
-                        lock(&failures).push(report(options, &outcome));
-                    }
+                    tell(options, &run(options));
                 }
             });
         }
     });
-    std::mem::take(&mut *lock(&failures))
 }
 
 /// At most `count` of these, the first and the last among them.

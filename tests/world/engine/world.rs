@@ -21,6 +21,7 @@ use super::machines::Fleet;
 use super::operator::{Process, is_over};
 use super::plan::{Happening, Mood, Options, Plan, Story};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
+use super::table::Reached;
 use super::wire::{Calls, Common, lock};
 
 /// How long after the calm everything must be over, at most.
@@ -47,6 +48,8 @@ pub struct Outcome {
     pub events: u64,
     /// Time that passed in the world.
     pub time: Duration,
+    /// How far the cell of the table came.
+    pub reached: Reached,
 }
 
 /// A world.
@@ -64,7 +67,9 @@ pub struct World {
     pub(super) rough: bool,
     /// Prices at the start: offer, on demand, lowest bid.
     pub(super) prices: Vec<(String, u64, Option<u64>)>,
-    mood: Mood,
+    pub(super) mood: Mood,
+    /// How far the cell of the table came.
+    pub(super) reached: Reached,
     seed: u64,
     started: usize,
     next_happening: usize,
@@ -101,6 +106,7 @@ impl World {
             let mut checker = lock(&common.checker);
             checker.jobs = vec![super::checker::Watched::default(); plan.jobs.len()];
             checker.recipes = plan.jobs.iter().map(|r| (r.salt, r.steps)).collect();
+            checker.awaited = if let Mood::Cell(cell) = options.mood { Some(cell.at) } else { None };
             checker.per_hour = plan.per_hour.parse().expect("an amount");
         }
         common.look();
@@ -116,6 +122,7 @@ impl World {
                 offers.map(|o| (o.id.clone(), o.on_demand_micros_per_hour, o.bid_micros_per_hour)).collect()
             }),
             mood: options.mood,
+            reached: Reached::default(),
             seed: options.seed,
             started: 0,
             next_happening: 0,
@@ -167,6 +174,7 @@ impl World {
             points: calls.record.clone().unwrap_or_default(),
             events: self.events,
             time: self.common.now(),
+            reached: self.reached,
         }
     }
 
@@ -201,6 +209,7 @@ impl World {
 
     /// One thing that is due. False if nothing is.
     fn step(&mut self) -> bool {
+        self.end_comes();
         self.processes_change();
         let now = self.common.now();
         let happens = self.plan.happenings.get(self.next_happening).is_some_and(|(at, _)| *at <= now);
@@ -233,6 +242,7 @@ impl World {
             };
             if done {
                 self.freeze_at_call();
+                self.end_comes();
                 self.effects();
                 return true;
             }

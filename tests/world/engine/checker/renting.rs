@@ -10,6 +10,7 @@ use tradewind_core::OrderKey;
 use tradewind_sim::market::Machine;
 
 use super::super::cluster::job_name;
+use super::super::table::At;
 use super::super::wire::Common;
 use super::{Checker, Rental};
 
@@ -57,6 +58,7 @@ impl Checker {
             rental.ended_at.get_or_insert(now);
         }
         rental.object = machine.clone();
+        self.sees(At::Machine(status.phase));
         if gone {
             rental.gone = true;
             let part = OrderKey::machine_part(&uid);
