@@ -10,7 +10,9 @@ use crate::{knob, stopwatch, told};
 
 /// The worlds of every cell: `count` seeds from `from` on.
 fn worlds(from: u64, count: u64) -> Vec<Options> {
-    let cells = Cell::all();
+    let row = knob("WORLD_END").and_then(|row| ENDS.get(usize::try_from(row).ok()?)).map(|(end, _)| *end);
+    let cells: Vec<Cell> = Cell::all().into_iter().filter(|cell| row.is_none_or(|end| cell.end == end)).collect();
+    let cells = &cells;
     (from..from + count).flat_map(|seed| cells.iter().map(move |cell| Options::new(seed, Mood::Cell(*cell)))).collect()
 }
 
@@ -75,5 +77,5 @@ fn every_end_in_every_phase() {
         watch.elapsed().as_secs_f64()
     );
     assert!(failures.is_empty(), "{} of {} worlds break a promise, namely\n{}", failures.len(), worlds.len(), told(&failures));
-    assert_eq!(reached, cells.len(), "every phase is reached");
+    assert!(reached == cells.len() || knob("WORLD_END").is_some(), "every phase is reached");
 }

@@ -8,7 +8,7 @@ use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
 
-use super::decide::{Admission, Observed, wants_plan};
+use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
@@ -49,6 +49,11 @@ pub(super) async fn observe(
         cordoned: ctx.cordoned(),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
+    let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    if attempt.is_some_and(|attempt| machine_of(&observed, attempt).is_some()) {
+        // Its number may be used from now on: should the machine's object ever be missing again, the storage is asked again.
+        memory.attempt_checked = None;
+    }
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;

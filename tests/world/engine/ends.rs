@@ -5,8 +5,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tradewind_api::RentedMachine;
 use tradewind_cluster::Key;
+use tradewind_cluster::memory::Backup;
 use tradewind_sim::market::State;
 
+use super::checker::Known;
 use super::operator::settings;
 use super::plan::{Happening, Mood};
 use super::table::Reached;
@@ -14,9 +16,52 @@ use super::wire::lock;
 use super::world::World;
 
 /// From an end to the calm: longer than every trouble that passes by itself.
-const TROUBLED: Duration = Duration::from_secs(210);
+const TROUBLED: Duration = Duration::from_secs(45);
+
+/// An earlier state of the API server, and what the checker knew then.
+pub struct Earlier {
+    at: Duration,
+    state: Backup,
+    known: Known,
+}
+
+/// From one backup to the next.
+const BACKUP: Duration = Duration::from_secs(3);
+/// Backups that are kept: of the last minute.
+const BACKUPS: usize = 20;
 
 impl World {
+    /// Keeps a state of the API server now and then, where one may be put back.
+    pub(super) fn back_up(&mut self) {
+        let wanted = matches!(self.mood, Mood::Cell(cell) if cell.end == Happening::EtcdRestored)
+            || self.plan.happenings.iter().any(|(_, what)| *what == Happening::EtcdRestored);
+        let at = self.common.now();
+        if !wanted || self.backups.back().is_some_and(|last| at < last.at + BACKUP) {
+            return;
+        }
+        if self.backups.len() == BACKUPS {
+            self.backups.pop_front();
+        }
+        self.common.look();
+        let known = lock(&self.common.checker).known();
+        self.backups.push_back(Earlier { at, state: self.common.memory.backup(), known });
+    }
+
+    /// Puts one of the last states back. Operators are restarted, as the administrator was told to, or not.
+    pub(super) fn restore_etcd(&mut self) {
+        let (bumped, restarted) = (self.chance.one_in(2), self.chance.one_in(2));
+        self.common.look();
+        let back = self.chance.below(self.backups.len());
+        let Some(earlier) = self.backups.get(back) else { return };
+        self.common.note(|| format!("etcd is as it was at {:?}, bumped: {bumped}, restarted: {restarted}", earlier.at));
+        self.common.memory.restore(&earlier.state, bumped);
+        lock(&self.common.checker).goes_back(&self.common, &earlier.known, earlier.at);
+        self.backups.clear();
+        if restarted {
+            self.kill_operator(Duration::ZERO);
+        }
+    }
+
     /// Lets the end of the cell happen if its phase was reached just now.
     pub(super) fn end_comes(&mut self) {
         let Mood::Cell(cell) = self.mood else { return };
@@ -26,6 +71,9 @@ impl World {
         let finds = self.finds(cell.end);
         self.reached = if finds { Reached::Happened } else { Reached::Nothing };
         self.common.note(|| format!("--- {:?} is reached; the end finds something: {finds}", cell.at));
+        if !finds {
+            return;
+        }
         lock(&self.common.checker).end_happens(cell);
         self.happen(cell.end);
         self.plan.calm_at = self.common.now() + TROUBLED;
@@ -38,16 +86,15 @@ impl World {
         let market = |wanted: &dyn Fn(&State) -> bool| {
             self.common.with_market(|market, _| market.machines().iter().any(|m| wanted(&m.state)))
         };
-        let node = settings().node_name;
         match end {
             Happening::PodDeleted | Happening::PodForced | Happening::PodEvicted => {
                 !memory.peek_all::<Pod>().is_empty()
             }
-            Happening::Drained | Happening::NodeNotReady | Happening::PodsCollected => memory
-                .peek_all::<Pod>()
-                .iter()
-                .any(|pod| pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&node)),
-            Happening::NodeDeleted | Happening::Cordoned => memory.peek::<Node>(&Key::cluster(node)).is_some(),
+            Happening::Drained
+            | Happening::NodeNotReady
+            | Happening::PodsCollected
+            | Happening::NodeDeleted
+            | Happening::Cordoned => memory.peek::<Node>(&Key::cluster(settings().node_name)).is_some(),
             Happening::MachineDeleted => !memory.peek_all::<RentedMachine>().is_empty(),
             Happening::Reboot => market(&|s| *s == State::Running),
             Happening::Outbid | Happening::Reclaim => {

@@ -19,7 +19,7 @@ use super::cluster::{
     edit_job, force_delete, job_key, job_prefix, pause, rotate_account_secret, stranger,
 };
 use super::operator::settings;
-use super::plan::{Happening, Odds};
+use super::plan::{Happening, Mood, Odds};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
 use super::wire::lock;
 use super::world::World;
@@ -51,6 +51,8 @@ pub enum Passing {
     Stranger,
 }
 
+/// Longest trouble that passes by itself in a cell of the table, in milliseconds: longer than any lag and any pause between two looks.
+const SHORT: u64 = 40_000;
 /// The account's key once the first is revoked.
 const SECOND_KEY: &str = "vast-key-2";
 
@@ -203,6 +205,7 @@ impl World {
                 delete::<Secret>(&self.common, &account_secret());
                 self.pass_later(Passing::SecretDeleted, 5_000, 200_000);
             }
+            Happening::EtcdRestored => self.restore_etcd(),
             Happening::Relist => {
                 if let Some(process) = self.processes.first_mut() {
                     process.relist();
@@ -213,7 +216,9 @@ impl World {
 
     /// Lets a trouble pass after a time, which it gives back.
     fn pass_later(&mut self, trouble: Passing, from: u64, to: u64) -> Duration {
-        let lasts = self.chance.millis(from, to);
+        // In a cell of the table nothing is gained by a longer one.
+        let most = if matches!(self.mood, Mood::Cell(_)) { to.min(SHORT.max(from)) } else { to };
+        let lasts = self.chance.millis(from, most);
         self.passing.push((self.common.now() + lasts, trouble));
         lasts
     }
@@ -373,7 +378,7 @@ impl World {
         lock(&self.common.calls).away.push((port, until));
     }
 
-    fn kill_operator(&mut self, away: Duration) {
+    pub(super) fn kill_operator(&mut self, away: Duration) {
         self.processes.iter().for_each(|process| process.wire.kill());
         self.processes.clear();
         let wait = self.chance.millis(100, 20_000);

@@ -272,6 +272,8 @@ pub enum Happening {
     ProviderDeleted,
     /// The same with the Secret that has the account's key.
     SecretDeleted,
+    /// The API server is put back to an earlier state.
+    EtcdRestored,
     /// A caches' watch breaks and lists again, late.
     Relist,
 }
@@ -358,7 +360,7 @@ impl Plan {
     /// What leads to a phase, at other moments for each seed.
     fn cell(chance: &mut Chance, at: At) -> Self {
         let mut plan = Self::story(Story::Outbid);
-        let moment = chance.millis(42_000, 52_000);
+        let moment = chance.millis(24_000, 34_000);
         let happens = |what| vec![(moment, what)];
         plan.happenings = match at {
             At::Job(JobPhase::Checkpointing) | At::Machine(MachinePhase::Draining) => happens(Happening::PodDeleted),
@@ -373,6 +375,7 @@ impl Plan {
             plan.max_restarts = Some(0);
             plan.jobs[0].fails = Some((0, 5));
         }
+        plan.jobs[0].step_time = Duration::from_secs(3);
         // The last save takes its time, so that something can happen before it is home.
         plan.jobs[0].save_time = chance.millis(400, 4_000);
         plan.in_cluster = if chance.one_in(3) { "Prefer" } else { "Never" };

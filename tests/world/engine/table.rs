@@ -19,7 +19,7 @@ pub enum Fate {
 }
 
 /// All ends, and what comes of them.
-pub const ENDS: [(Happening, Fate); 28] = [
+pub const ENDS: [(Happening, Fate); 29] = [
     (Happening::JobDeleted, Fate::Deleted),
     (Happening::JobForced, Fate::Deleted),
     (Happening::JobForeground, Fate::Deleted),
@@ -54,6 +54,8 @@ pub const ENDS: [(Happening, Fate); 28] = [
     (Happening::Reclaim, Fate::Elsewhere),
     (Happening::Outage, Fate::GoesOn),
     (Happening::Stranger, Fate::GoesOn),
+    // Machines that the older state does not know are swept; numbers and checkpoints are told by the bucket.
+    (Happening::EtcdRestored, Fate::Elsewhere),
 ];
 
 /// The moment of an end: when the job, or its machine, is first seen in this phase.
@@ -89,8 +91,12 @@ pub enum JobEnd {
     Complete,
     /// Failed.
     Failed,
+    /// Complete or Failed.
+    Over,
     /// Suspended, with nothing rented.
     Suspended,
+    /// Waits for money that is not there, with nothing rented.
+    Waiting,
     /// Not there any more.
     Gone,
 }
@@ -110,7 +116,13 @@ impl Cell {
     pub fn job_end(self) -> JobEnd {
         let own = if self.at == At::Job(JobPhase::Failed) { JobEnd::Failed } else { JobEnd::Complete };
         let over = matches!(self.at, At::Job(JobPhase::Complete | JobPhase::Failed));
+        if self.end == Happening::PoorForGood && matches!(self.at, At::Job(JobPhase::Pending | JobPhase::Waiting)) {
+            // It never had a machine: no offer fits what may be spent.
+            return JobEnd::Waiting;
+        }
         match self.fate() {
+            // The older state may not know of the failure, and the next attempt's program may do better.
+            _ if self.end == Happening::EtcdRestored && own == JobEnd::Failed => JobEnd::Over,
             Fate::Deleted => JobEnd::Gone,
             Fate::Stopped if !over => JobEnd::Suspended,
             _ => own,

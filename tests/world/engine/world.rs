@@ -1,5 +1,6 @@
 //! The loop: whatever is due happens, one thing at a time, in an order that the seed decides.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tradewind_sim::file::parse_market;
 use tradewind_sim::market::{Market, SimTime};
 
 use super::chance::Chance;
+use super::ends::Earlier;
 use super::cluster::{ControlPlane, apply};
 use super::machines::Fleet;
 use super::operator::{Process, is_over};
@@ -28,6 +30,8 @@ use super::wire::{Calls, Common, lock};
 const PATIENCE: Duration = Duration::from_hours(4);
 /// Quiet time at the end in which nothing may be written.
 const REST: Duration = Duration::from_mins(5);
+/// The same in a cell of the table, of which there are many: some looks of every controller.
+const SHORT_REST: Duration = Duration::from_secs(45);
 /// Time for the last words of controllers before that.
 const SETTLE: Duration = Duration::from_secs(90);
 /// Things that may happen in one world.
@@ -68,6 +72,8 @@ pub struct World {
     /// Prices at the start: offer, on demand, lowest bid.
     pub(super) prices: Vec<(String, u64, Option<u64>)>,
     pub(super) mood: Mood,
+    /// Earlier states of the API server, oldest first.
+    pub(super) backups: VecDeque<Earlier>,
     /// How far the cell of the table came.
     pub(super) reached: Reached,
     seed: u64,
@@ -122,6 +128,7 @@ impl World {
                 offers.map(|o| (o.id.clone(), o.on_demand_micros_per_hour, o.bid_micros_per_hour)).collect()
             }),
             mood: options.mood,
+            backups: VecDeque::new(),
             reached: Reached::default(),
             seed: options.seed,
             started: 0,
@@ -146,12 +153,17 @@ impl World {
                 if self.common.now() < since + SETTLE || lock(&self.common.calls).last_trouble > since {
                     writes = self.writes();
                 }
-                if self.common.now() >= since + SETTLE + REST {
+                let rest = if matches!(self.mood, Mood::Cell(_)) { SHORT_REST } else { REST };
+                if self.common.now() >= since + SETTLE + rest {
                     self.end(writes);
                     break;
                 }
             } else {
                 over_since = None;
+            }
+            if self.reached == Reached::Nothing {
+                // What follows is the same as without the end.
+                break;
             }
             if self.common.now() > self.plan.calm_at + PATIENCE {
                 self.fail_to_end("did not come to an end in time");
@@ -209,6 +221,7 @@ impl World {
 
     /// One thing that is due. False if nothing is.
     fn step(&mut self) -> bool {
+        self.back_up();
         self.end_comes();
         self.processes_change();
         let now = self.common.now();

@@ -5,6 +5,7 @@ mod checkpoints;
 mod money;
 mod providers;
 mod renting;
+mod restored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use tradewind_api::{RentedMachine, TrainingJob};
 use tradewind_cluster::object::typed_ref;
 use tradewind_cluster::{Key, Typed};
 use tradewind_core::{Money, OrderKey};
+
+pub use restored::Known;
 
 use super::cluster::{job_key, job_name};
 use super::table::{At, Cell, Fate, JobEnd};
@@ -37,6 +40,8 @@ pub struct Rental {
     pub ended_at: Option<Duration>,
     /// It is gone.
     pub gone: bool,
+    /// Its object was torn away with a machine alive: it was never let go.
+    pub forgotten: bool,
 }
 
 /// What is known of a job.
@@ -86,6 +91,8 @@ pub struct Checker {
     pub job_end: JobEnd,
     /// Machines that nobody wanted to end, whatever else happened.
     kept: BTreeSet<String>,
+    /// When the API server last went back to an earlier state, and how far.
+    pub went_back: Option<(Duration, Duration)>,
     jobs_seen: u64,
     rentals_seen: u64,
     /// Caps of machines that turned out dearer, in micro-dollars an hour.
@@ -169,7 +176,7 @@ impl Checker {
             machines.filter_map(|m| m.label.as_ref()?.parse::<OrderKey>().ok()).collect::<Vec<_>>()
         });
         for key in paid {
-            let of_job = self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone);
+            let of_job = self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone && rental.knows(&key));
             self.ensure(!of_job, || format!("{} is called suspended, but {key} is paid for", job_name(n)));
         }
     }
@@ -232,8 +239,12 @@ impl Checker {
     pub fn jobs_over(&self) -> bool {
         self.jobs.iter().all(|job| {
             let phase = job.object.as_ref().and_then(|j| j.status.as_ref()).map(|s| s.phase);
-            let suspended = self.job_end == JobEnd::Suspended && phase == Some(JobPhase::Suspended);
-            job.deleted || suspended || phase.is_some_and(JobPhase::is_terminal)
+            let rests = match self.job_end {
+                JobEnd::Suspended => phase == Some(JobPhase::Suspended),
+                JobEnd::Waiting => phase == Some(JobPhase::Waiting),
+                _ => false,
+            };
+            job.deleted || rests || phase.is_some_and(JobPhase::is_terminal)
         })
     }
 
@@ -271,8 +282,11 @@ impl Checker {
             let name = job_name(n);
             let wanted = match expected {
                 JobEnd::Complete | JobEnd::Gone => JobPhase::Complete,
+                JobEnd::Over if status.phase == JobPhase::Failed => JobPhase::Failed,
+                JobEnd::Over => JobPhase::Complete,
                 JobEnd::Failed => JobPhase::Failed,
                 JobEnd::Suspended => JobPhase::Suspended,
+                JobEnd::Waiting => JobPhase::Waiting,
             };
             self.ensure(status.phase == wanted, || {
                 format!("{name} ended as {:?}, not as {wanted:?}: {}", status.phase, status.message)

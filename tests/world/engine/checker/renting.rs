@@ -33,6 +33,7 @@ impl Checker {
             orders: BTreeMap::new(),
             ended_at: None,
             gone: false,
+            forgotten: false,
         });
         let status = machine.status.clone().unwrap_or_default();
         let before = old.as_ref().and_then(|o| o.object.status.as_ref()).map(|s| s.orders.clone()).unwrap_or_default();
@@ -67,6 +68,8 @@ impl Checker {
                     .machines()
                     .iter()
                     .filter(|m| !m.has_ended() && owner(m).as_ref() == Some(&part))
+                    // What an older state of it does not know is the sweeper's.
+                    .filter(|m| rental.knows_label(m.label.as_deref()))
                     .map(|m| m.id)
                     .collect()
             });
@@ -105,7 +108,7 @@ impl Checker {
                 .machines()
                 .iter()
                 .filter(|m| !m.has_ended() && m.is_paid())
-                .map(|m| (m.id, owner(m), m.compute_micros_per_hour(), m.disk_micros_per_hour()))
+                .map(|m| (m.id, m.label.clone(), m.compute_micros_per_hour(), m.disk_micros_per_hour()))
                 .collect();
             (new, live)
         });
@@ -116,11 +119,9 @@ impl Checker {
         }
         let mut per_attempt: BTreeMap<(usize, i64), Vec<u64>> = BTreeMap::new();
         let mut wanted: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for (id, part, _, _) in &live {
-            let Some(part) = part else { continue };
-            let Some(rental) = self.rentals.values().find(|r| OrderKey::machine_part(&r.uid) == *part) else {
-                continue;
-            };
+        for (id, label, _, _) in &live {
+            let Some(key) = label.as_deref().and_then(|label| label.parse::<OrderKey>().ok()) else { continue };
+            let Some(rental) = self.rental_of(&key).filter(|rental| rental.knows(&key)) else { continue };
             per_attempt.entry((rental.job, rental.attempt)).or_default().push(*id);
             if rental.ended_at.is_none() {
                 wanted.entry(rental.job).or_default().push(*id);
@@ -163,6 +164,9 @@ impl Checker {
         });
         let orders = rental.object.status.as_ref().map(|s| s.orders.clone()).unwrap_or_default();
         let offer = orders.iter().find(|o| o.key == label).and_then(|o| usize::try_from(o.offer).ok());
+        if offer.is_none() && self.went_back.is_some() {
+            return;
+        }
         let cap = offer.and_then(|i| rental.object.spec.offers.get(i)).map(|o| o.price_cap.micros());
         let cap = cap.and_then(|cap| u64::try_from(cap).ok()).unwrap_or(0);
         // The price of an offer may rise between list and call; a bid cannot.
