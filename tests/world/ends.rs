@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::engine::table::{At, Cell, ENDS, Reached};
 use crate::engine::wire::lock;
 use crate::engine::{Mood, Options, report, sweep};
 use crate::{knob, stopwatch, told};
+
+/// How long a machine that no object knows may live once it must be visible. The project's goal.
+const LEAK_BOUND: Duration = Duration::from_mins(1);
 
 /// The worlds of every cell: `count` seeds from `from` on.
 fn worlds(from: u64, count: u64) -> Vec<Options> {
@@ -46,9 +50,11 @@ fn every_end_in_every_phase() {
     let watch = stopwatch();
     let worlds = worlds(knob("WORLD_FROM").unwrap_or(0), runs);
     let (marks, failures) = (Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
+    let leaks = Mutex::new(Vec::new());
     sweep::run_each(&worlds, &|options, outcome| {
         let Mood::Cell(cell) = options.mood else { return };
         let number = number(cell);
+        lock(&leaks).extend(outcome.leaks.iter().copied());
         // What any seed reaches counts; a failure counts most.
         let mark = match outcome.reached {
             _ if !outcome.violations.is_empty() => 'X',
@@ -66,7 +72,7 @@ fn every_end_in_every_phase() {
             lock(&failures).push(format!("WORLD_CELL={number} WORLD_SEED={}: {}", options.seed, report(options, outcome)));
         }
     });
-    let (marks, failures) = (lock(&marks), lock(&failures));
+    let (marks, failures, leaks) = (lock(&marks), lock(&failures), lock(&leaks));
     println!("{}", matrix(&marks));
     println!("# the end happened there, o it finds nothing there to end, - the phase is never seen, X a promise is broken");
     let reached = marks.values().filter(|mark| **mark != '-').count();
@@ -76,6 +82,13 @@ fn every_end_in_every_phase() {
         worlds.len(),
         watch.elapsed().as_secs_f64()
     );
+    let worst = leaks.iter().max().copied().unwrap_or_default();
+    println!(
+        "leak bound: {:.1} s from the end of the visibility window to the end of a machine that no object knows (worst of {} machines)",
+        worst.as_secs_f64(),
+        leaks.len()
+    );
     assert!(failures.is_empty(), "{} of {} worlds break a promise, namely\n{}", failures.len(), worlds.len(), told(&failures));
+    assert!(worst <= LEAK_BOUND, "a machine lived on for {worst:?}");
     assert!(reached == cells.len() || knob("WORLD_END").is_some(), "every phase is reached");
 }

@@ -49,8 +49,8 @@ struct JobMemory {
     status_written: Option<Duration>,
     /// Since when the end waits to be written down (monotonic).
     end_since: Option<Duration>,
-    /// The attempt for which the storage was asked whether it knows a later one.
-    attempt_checked: Option<i64>,
+    /// What the storage said when it was asked for this attempt: kept, because the write that follows from it may fail.
+    stored: Option<(Option<i64>, observe::Stored)>,
 }
 
 /// How long the end of a run may wait to be written down at its place before the status says it all the same.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tradewind_api::RentedMachine;
-use tradewind_cluster::Key;
-use tradewind_cluster::memory::Backup;
+use tradewind_cluster::memory::{Backup, at_once};
+use tradewind_cluster::{Cluster, Guard, Key, MetadataPatch};
 use tradewind_sim::market::State;
 
 use super::checker::Known;
+use super::cluster::delete;
 use super::operator::settings;
 use super::plan::{Happening, Mood};
 use super::table::Reached;
@@ -45,6 +46,19 @@ impl World {
         self.common.look();
         let known = lock(&self.common.checker).known();
         self.backups.push_back(Earlier { at, state: self.common.memory.backup(), known });
+    }
+
+    /// Somebody deletes every RentedMachine and tears its finaliser off.
+    pub(super) fn tear_claims(&mut self) {
+        let cluster: &dyn Cluster = &*self.common.memory;
+        for machine in self.common.memory.peek_all::<RentedMachine>() {
+            let uid = machine.metadata.uid.clone().unwrap_or_default();
+            lock(&self.common.checker).torn(&uid, self.common.now());
+            let patch = MetadataPatch { finalizers: Some(Vec::new()), ..MetadataPatch::default() };
+            let key = Key::of(&*machine);
+            let _ = at_once(cluster.amend::<RentedMachine>(&key, &patch, &Guard::same(&*machine)));
+            delete::<RentedMachine>(&self.common, &key);
+        }
     }
 
     /// Puts one of the last states back. Operators are restarted, as the administrator was told to, or not.
@@ -95,7 +109,7 @@ impl World {
             | Happening::PodsCollected
             | Happening::NodeDeleted
             | Happening::Cordoned => memory.peek::<Node>(&Key::cluster(settings().node_name)).is_some(),
-            Happening::MachineDeleted => !memory.peek_all::<RentedMachine>().is_empty(),
+            Happening::MachineDeleted | Happening::ClaimLost => !memory.peek_all::<RentedMachine>().is_empty(),
             Happening::Reboot => market(&|s| *s == State::Running),
             Happening::Outbid | Happening::Reclaim => {
                 market(&|s| matches!(s, State::Running | State::Booting { .. } | State::Restarting { .. }))

@@ -176,6 +176,7 @@ impl World {
                     delete::<RentedMachine>(&self.common, &key);
                 }
             }
+            Happening::ClaimLost => self.tear_claims(),
             Happening::Damage => self.damage(),
             Happening::Rubbish => {
                 let keys = self.fleet.report_keys();
@@ -401,12 +402,14 @@ impl World {
 
     /// The same at a call that was chosen.
     pub(super) fn freeze_at_call(&mut self) {
-        let Some(number) = lock(&self.common.calls).frozen.take() else { return };
+        let Some((number, for_long)) = lock(&self.common.calls).frozen.take() else { return };
         let now = self.common.now();
-        self.common.note(|| format!("--- p{number} freezes at a call"));
+        // Long after the market's visibility window, or long after the successor has begun.
+        let frozen = Duration::from_secs(if for_long { 400 } else { 40 });
+        self.common.note(|| format!("--- p{number} freezes at a call for {} s", frozen.as_secs()));
         for process in self.processes.iter_mut().filter(|p| p.wire.process == number && p.ends_at.is_none()) {
-            process.frozen_until = now + Duration::from_secs(40);
-            process.ends_at = Some(now + Duration::from_secs(43));
+            process.frozen_until = now + frozen;
+            process.ends_at = Some(now + frozen + Duration::from_secs(3));
             self.successor_at.get_or_insert(now + Duration::from_secs(15));
         }
     }

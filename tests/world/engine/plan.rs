@@ -117,6 +117,12 @@ pub enum Way {
     Call(Verdict),
     /// Before it the process freezes; another takes over, and then this one goes on for a moment with what it knew.
     Freeze,
+    /// The same after its effect: the answer reaches it late, when another has taken over.
+    FreezeAfter,
+    /// The same inside a rent call: it has passed every check, and its request leaves long after.
+    FreezeInside,
+    /// The same for so long that the order was called refused by then.
+    FreezeInsideLong,
     /// Before it the user deletes the job.
     Delete,
 }
@@ -252,6 +258,8 @@ pub enum Happening {
     PodEvicted,
     /// A RentedMachine is deleted by hand.
     MachineDeleted,
+    /// A RentedMachine is deleted by hand, its finaliser torn off.
+    ClaimLost,
     /// The newest checkpoint is damaged.
     Damage,
     /// A machine writes rubbish into its report.

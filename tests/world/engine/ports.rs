@@ -381,7 +381,11 @@ impl GpuProvider for WorldProvider {
             if late {
                 self.wire.park(Duration::from_secs(7)).await;
             }
-            let not_after = if late { Duration::MAX } else { not_after };
+            let frozen = self.wire.freezes_inside().await;
+            if frozen {
+                lock(&self.common().checker).late.insert(request.key.to_string());
+            }
+            let not_after = if late || frozen { Duration::MAX } else { not_after };
             if self.common().has(Mutant::RentTwice) {
                 let _ = self.inner.rent(request, not_after).await;
             }

@@ -11,7 +11,7 @@ use super::wire::{lock, reads};
 use super::{Outcome, report, run};
 
 /// Every way in which a call that changes something can go wrong.
-pub const WAYS: [Way; 7] = [
+pub const WAYS: [Way; 10] = [
     Way::Call(Verdict::CrashBefore),
     Way::Call(Verdict::CrashAfterEffect),
     Way::Call(Verdict::CrashAfterAnswer),
@@ -19,12 +19,19 @@ pub const WAYS: [Way; 7] = [
     Way::Call(Verdict::FailBefore),
     Way::Freeze,
     Way::Delete,
+    Way::FreezeAfter,
+    Way::FreezeInside,
+    Way::FreezeInsideLong,
 ];
 
 /// Ways in which a call can go wrong: one that only reads has no effect, so that each way has the same outcome as one of these.
 pub fn ways(point: &Point) -> &'static [Way] {
     const READS: [Way; 3] = [Way::Call(Verdict::CrashBefore), Way::Call(Verdict::FailBefore), Way::Delete];
-    if reads(point.verb) { &READS } else { &WAYS }
+    match point.verb {
+        verb if reads(verb) => &READS,
+        "rent" => &WAYS,
+        _ => &WAYS[..8],
+    }
 }
 
 /// Kinds of calls by port, verb and what they are about, with the numbers of the calls of each kind.

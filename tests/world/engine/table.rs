@@ -19,7 +19,7 @@ pub enum Fate {
 }
 
 /// All ends, and what comes of them.
-pub const ENDS: [(Happening, Fate); 29] = [
+pub const ENDS: [(Happening, Fate); 30] = [
     (Happening::JobDeleted, Fate::Deleted),
     (Happening::JobForced, Fate::Deleted),
     (Happening::JobForeground, Fate::Deleted),
@@ -56,6 +56,7 @@ pub const ENDS: [(Happening, Fate); 29] = [
     (Happening::Stranger, Fate::GoesOn),
     // Machines that the older state does not know are swept; numbers and checkpoints are told by the bucket.
     (Happening::EtcdRestored, Fate::Elsewhere),
+    (Happening::ClaimLost, Fate::Elsewhere),
 ];
 
 /// The moment of an end: when the job, or its machine, is first seen in this phase.

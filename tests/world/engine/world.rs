@@ -54,6 +54,8 @@ pub struct Outcome {
     pub time: Duration,
     /// How far the cell of the table came.
     pub reached: Reached,
+    /// How long machines lived that no object knew any more.
+    pub leaks: Vec<Duration>,
 }
 
 /// A world.
@@ -179,14 +181,16 @@ impl World {
 
     fn outcome(&self) -> Outcome {
         let calls = lock(&self.common.calls);
+        let checker = lock(&self.common.checker);
         Outcome {
-            violations: lock(&self.common.checker).violations.clone(),
+            violations: checker.violations.clone(),
             trace: self.common.tail(),
             calls: calls.count,
             points: calls.record.clone().unwrap_or_default(),
             events: self.events,
             time: self.common.now(),
             reached: self.reached,
+            leaks: checker.leaks(&self.common),
         }
     }
 

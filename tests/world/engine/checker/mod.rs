@@ -40,8 +40,8 @@ pub struct Rental {
     pub ended_at: Option<Duration>,
     /// It is gone.
     pub gone: bool,
-    /// Its object was torn away with a machine alive: it was never let go.
-    pub forgotten: bool,
+    /// When its object was torn away: it was never let go.
+    pub forgotten: Option<Duration>,
 }
 
 /// What is known of a job.
@@ -93,6 +93,8 @@ pub struct Checker {
     kept: BTreeSet<String>,
     /// When the API server last went back to an earlier state, and how far.
     pub went_back: Option<(Duration, Duration)>,
+    /// Keys of rent calls that left long after their last check, out of a frozen process.
+    pub late: BTreeSet<String>,
     jobs_seen: u64,
     rentals_seen: u64,
     /// Caps of machines that turned out dearer, in micro-dollars an hour.
