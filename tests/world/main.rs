@@ -9,6 +9,7 @@ mod engine;
 use std::time::Instant;
 
 use engine::plan::{Cut, Story, Way};
+use tradewind_core::gate::Point;
 use engine::sweep::Depth;
 use engine::{Mood, Mutant, Options, run, sweep};
 
@@ -104,6 +105,36 @@ fn every_kind_of_call_may_go_wrong_once() {
         swept.worlds,
         told(&failures)
     );
+}
+
+/// True for a call of which a freeze could buy twice, forget a machine, or count its cost twice.
+fn is_of_renting(point: &Point) -> bool {
+    let written = ["rentedmachines/", "trainingjobs/", "providers/"];
+    match (point.port, point.verb) {
+        ("provider", "rent" | "terminate" | "describe") => true,
+        ("cluster", "replace_status" | "replace" | "create" | "patch_metadata" | "delete") => {
+            written.iter().any(|kind| point.key.starts_with(kind))
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn an_operator_frozen_at_any_call_of_renting_rents_nothing_twice() {
+    let watch = stopwatch();
+    let mut worlds = Vec::new();
+    for story in [Story::Outbid, Story::Unknown] {
+        let reference = Options { record: true, ..Options::new(11, Mood::Story(story)) };
+        let points = run(&reference).points;
+        for (call, point) in (0_u64..).zip(&points).filter(|(_, point)| is_of_renting(point)) {
+            let ways = sweep::ways(point).iter().filter(|way| !matches!(way, Way::Call(_) | Way::Delete));
+            worlds.extend(ways.map(|way| Options { cut: Some(Cut { call, way: *way }), record: false, ..reference.clone() }));
+        }
+    }
+    let failures = sweep::run_all(&worlds);
+    println!("{} freezes at calls of renting in {:.1} s", worlds.len(), watch.elapsed().as_secs_f64());
+    assert!(worlds.len() > 50, "the stories make calls of renting");
+    assert!(failures.is_empty(), "{} of {} worlds break a promise, namely\n{}", failures.len(), worlds.len(), told(&failures));
 }
 
 /// Worlds in which a bug should show, likely ones first.

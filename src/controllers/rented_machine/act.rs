@@ -391,8 +391,26 @@ impl Acting<'_> {
         }
     }
 
+    /// Whether the job, as the API server knows it, still has to take this machine's cost: what the watch told of it may be from before an
+    /// older state was restored.
+    async fn job_lacks_cost(&self) -> Result<bool, Failure> {
+        if self.machine.status.as_ref().is_none_or(|s| s.rented_at.is_none()) {
+            return Ok(false);
+        }
+        let job = &self.machine.spec.job;
+        let found = self.ctx.cluster.find::<TrainingJob>(&Key::namespaced(job.namespace.as_str(), job.name.as_str())).await?;
+        let found = found.filter(|j| j.metadata.uid.as_ref() == Some(&job.uid) && j.metadata.deletion_timestamp.is_none());
+        let settled = |j: &TrainingJob| {
+            j.status.as_ref().is_some_and(|s| s.cost.settled_machines.contains(&self.observed.uid))
+        };
+        Ok(found.is_some_and(|j| !settled(&j)))
+    }
+
     /// Everything is gone and settled: forget the mailbox, free the Pod, let the object go.
     async fn release(&self) -> Result<Done, Failure> {
+        if self.job_lacks_cost().await? {
+            return Err(Failure::benign("NotSettled", "the job has not taken the machine's cost yet"));
+        }
         free_pod(self.ctx, self.machine).await?;
         self.tidy_finished_run().await;
         if let Some(mailbox) = &self.ctx.mailbox {

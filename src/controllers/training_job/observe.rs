@@ -91,6 +91,14 @@ async fn as_stored(
     let catalogue = ctx.catalogue(namespace, &checkpoint.to, &checkpoint.secret_ref.name).await;
     let catalogue = catalogue.map_err(|unusable| Failure::new(unusable.reason.as_str(), unusable.message))?;
     let newest = catalogue.max_attempt().await.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;
+    if newest.is_some() && newest.map(i64::from) == attempt {
+        // Its number was used. That its machine is missing may only be the watch's lag.
+        let uid = o.job.metadata.uid.as_deref().unwrap_or_default();
+        let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::label(names::JOB_UID, uid)).await?;
+        if machines.iter().any(|m| Some(m.spec.attempt) == attempt) {
+            return Err(Failure::benign("WatchLags", "a machine of this attempt is there; the watch lags"));
+        }
+    }
     let run_id = o.job.status.as_ref().and_then(|s| s.run_id.as_deref()).unwrap_or_default();
     let end = identity::ended(catalogue.store(), run_id).await;
     let end = end.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;

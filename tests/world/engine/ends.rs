@@ -1,9 +1,11 @@
 //! An end of the table happens, in the moment in which its phase is first seen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tradewind_api::RentedMachine;
+use tradewind_api::rented_machine::MachinePhase;
 use tradewind_cluster::memory::{Backup, at_once};
 use tradewind_cluster::{Cluster, Guard, Key, MetadataPatch};
 use tradewind_sim::market::State;
@@ -48,10 +50,16 @@ impl World {
         self.backups.push_back(Earlier { at, state: self.common.memory.backup(), known });
     }
 
-    /// Somebody deletes every RentedMachine and tears its finaliser off.
+    /// RentedMachines whose machines may be alive.
+    fn open_claims(&self) -> Vec<Arc<RentedMachine>> {
+        let all = self.common.memory.peek_all::<RentedMachine>().into_iter();
+        all.filter(|m| m.status.as_ref().is_none_or(|s| s.phase != MachinePhase::Gone)).collect()
+    }
+
+    /// Somebody deletes every RentedMachine whose machine may be alive, and tears its finaliser off.
     pub(super) fn tear_claims(&mut self) {
         let cluster: &dyn Cluster = &*self.common.memory;
-        for machine in self.common.memory.peek_all::<RentedMachine>() {
+        for machine in self.open_claims() {
             let uid = machine.metadata.uid.clone().unwrap_or_default();
             lock(&self.common.checker).torn(&uid, self.common.now());
             let patch = MetadataPatch { finalizers: Some(Vec::new()), ..MetadataPatch::default() };
@@ -109,7 +117,8 @@ impl World {
             | Happening::PodsCollected
             | Happening::NodeDeleted
             | Happening::Cordoned => memory.peek::<Node>(&Key::cluster(settings().node_name)).is_some(),
-            Happening::MachineDeleted | Happening::ClaimLost => !memory.peek_all::<RentedMachine>().is_empty(),
+            Happening::MachineDeleted => !memory.peek_all::<RentedMachine>().is_empty(),
+            Happening::ClaimLost => !self.open_claims().is_empty(),
             Happening::Reboot => market(&|s| *s == State::Running),
             Happening::Outbid | Happening::Reclaim => {
                 market(&|s| matches!(s, State::Running | State::Booting { .. } | State::Restarting { .. }))
