@@ -18,7 +18,7 @@ use super::memory::MachineMemory;
 use super::observe::CALL_WITHIN;
 use super::serve::Serving;
 use super::{cost, lagging, project};
-use crate::accounts::{Account, ledger};
+use crate::accounts::{Account, books, ledger};
 use crate::context::Context;
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::events::Severity;
@@ -391,9 +391,9 @@ impl Acting<'_> {
         }
     }
 
-    /// Whether the job, as the API server knows it, still has to take this machine's cost: what the watch told of it may be from before an
-    /// older state was restored.
-    async fn job_lacks_cost(&self) -> Result<bool, Failure> {
+    /// Whether job or Provider, as the API server knows them, still have to take this machine's cost: what the watch told of them may be
+    /// from before an older state was restored.
+    async fn cost_is_missing(&self) -> Result<bool, Failure> {
         if self.machine.status.as_ref().is_none_or(|s| s.rented_at.is_none()) {
             return Ok(false);
         }
@@ -403,13 +403,19 @@ impl Acting<'_> {
         let settled = |j: &TrainingJob| {
             j.status.as_ref().is_some_and(|s| s.cost.settled_machines.contains(&self.observed.uid))
         };
-        Ok(found.is_some_and(|j| !settled(&j)))
+        if found.is_some_and(|j| !settled(&j)) {
+            return Ok(true);
+        }
+        let found = self.ctx.cluster.find::<Provider>(&Key::cluster(self.machine.spec.provider.as_str())).await?;
+        let found = found.filter(|p| p.metadata.deletion_timestamp.is_none());
+        let booked = |p: &Provider| p.status.as_ref().is_some_and(|s| books::has(&s.spend, &self.observed.uid));
+        Ok(found.is_some_and(|p| !booked(&p)))
     }
 
     /// Everything is gone and settled: forget the mailbox, free the Pod, let the object go.
     async fn release(&self) -> Result<Done, Failure> {
-        if self.job_lacks_cost().await? {
-            return Err(Failure::benign("NotSettled", "the job has not taken the machine's cost yet"));
+        if self.cost_is_missing().await? {
+            return Err(Failure::benign("NotSettled", "job and Provider have not taken the machine's cost yet"));
         }
         free_pod(self.ctx, self.machine).await?;
         self.tidy_finished_run().await;
