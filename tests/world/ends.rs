@@ -1,4 +1,7 @@
 //! Each end in each phase, as a table.
+//!
+//! Each cell once; `WORLD_RUNS=n` takes a hundredth of n seeds for each, `WORLD_FROM=n` begins with that seed, `WORLD_END=n` runs only
+//! that row, and `WORLD_CELL=n` with `WORLD_SEED` one cell with its whole trace.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -69,12 +72,18 @@ fn every_end_in_every_phase() {
             *known = mark;
         }
         if mark == 'X' {
-            lock(&failures).push(format!("WORLD_CELL={number} WORLD_SEED={}: {}", options.seed, report(options, outcome)));
+            lock(&failures).push(format!(
+                "WORLD_CELL={number} WORLD_SEED={}: {}",
+                options.seed,
+                report(options, outcome)
+            ));
         }
     });
     let (marks, failures, leaks) = (lock(&marks), lock(&failures), lock(&leaks));
     println!("{}", matrix(&marks));
-    println!("# the end happened there, o it finds nothing there to end, - the phase is never seen, X a promise is broken");
+    println!(
+        "# the end happened there, o it finds nothing there to end, - the phase is never seen, X a promise is broken"
+    );
     let reached = marks.values().filter(|mark| **mark != '-').count();
     println!(
         "ends in phases covered/all: {reached}/{} in {} worlds, {:.1} s",
@@ -88,7 +97,13 @@ fn every_end_in_every_phase() {
         worst.as_secs_f64(),
         leaks.len()
     );
-    assert!(failures.is_empty(), "{} of {} worlds break a promise, namely\n{}", failures.len(), worlds.len(), told(&failures));
+    assert!(
+        failures.is_empty(),
+        "{} of {} worlds break a promise, namely\n{}",
+        failures.len(),
+        worlds.len(),
+        told(&failures)
+    );
     assert!(worst <= LEAK_BOUND, "a machine lived on for {worst:?}");
     assert!(reached == cells.len() || knob("WORLD_END").is_some(), "every phase is reached");
 }

@@ -1,7 +1,7 @@
 //! The world simulation: real controllers, agents' logic, market, object store and API server in memory, under seeds.
 //!
 //! `WORLD_SEED=n` runs one world with its whole trace; `WORLD_RUNS=n` runs that many rough ones; `WORLD_SWEEP=all` cuts every call of
-//! every story in every way.
+//! every story in every way. `ends.rs` is the table of ends in phases.
 
 mod ends;
 mod engine;
@@ -9,9 +9,9 @@ mod engine;
 use std::time::Instant;
 
 use engine::plan::{Cut, Story, Way};
-use tradewind_core::gate::Point;
 use engine::sweep::Depth;
 use engine::{Mood, Mutant, Options, run, sweep};
+use tradewind_core::gate::Point;
 
 #[expect(clippy::disallowed_methods, reason = "a test's knobs")]
 fn knob(name: &str) -> Option<u64> {
@@ -47,7 +47,7 @@ fn one_world(seed: u64) {
     let story = knob("WORLD_STORY").map(|n| Mood::Story(Story::ALL[index(n)]));
     let cut = knob("WORLD_CUT").map(|call| Cut { call, way: sweep::WAYS[index(knob("WORLD_WAY").unwrap_or(0))] });
     let mutant = knob("WORLD_MUTANT").map(|n| Mutant::ALL[index(n)]);
-    told_world(Options { cut, mutant, ..Options::new(seed, story.unwrap_or(Mood::Rough)) });
+    told_world(Options { mutant, cut, ..Options::new(seed, story.unwrap_or(Mood::Rough)) });
 }
 
 /// Runs a world and prints everything that happens.
@@ -128,13 +128,23 @@ fn an_operator_frozen_at_any_call_of_renting_rents_nothing_twice() {
         let points = run(&reference).points;
         for (call, point) in (0_u64..).zip(&points).filter(|(_, point)| is_of_renting(point)) {
             let ways = sweep::ways(point).iter().filter(|way| !matches!(way, Way::Call(_) | Way::Delete));
-            worlds.extend(ways.map(|way| Options { cut: Some(Cut { call, way: *way }), record: false, ..reference.clone() }));
+            worlds.extend(ways.map(|way| Options {
+                cut: Some(Cut { call, way: *way }),
+                record: false,
+                ..reference.clone()
+            }));
         }
     }
     let failures = sweep::run_all(&worlds);
     println!("{} freezes at calls of renting in {:.1} s", worlds.len(), watch.elapsed().as_secs_f64());
     assert!(worlds.len() > 50, "the stories make calls of renting");
-    assert!(failures.is_empty(), "{} of {} worlds break a promise, namely\n{}", failures.len(), worlds.len(), told(&failures));
+    assert!(
+        failures.is_empty(),
+        "{} of {} worlds break a promise, namely\n{}",
+        failures.len(),
+        worlds.len(),
+        told(&failures)
+    );
 }
 
 /// Worlds in which a bug should show, likely ones first.

@@ -398,11 +398,12 @@ impl Acting<'_> {
             return Ok(false);
         }
         let job = &self.machine.spec.job;
-        let found = self.ctx.cluster.find::<TrainingJob>(&Key::namespaced(job.namespace.as_str(), job.name.as_str())).await?;
-        let found = found.filter(|j| j.metadata.uid.as_ref() == Some(&job.uid) && j.metadata.deletion_timestamp.is_none());
-        let settled = |j: &TrainingJob| {
-            j.status.as_ref().is_some_and(|s| s.cost.settled_machines.contains(&self.observed.uid))
-        };
+        let found =
+            self.ctx.cluster.find::<TrainingJob>(&Key::namespaced(job.namespace.as_str(), job.name.as_str())).await?;
+        let found =
+            found.filter(|j| j.metadata.uid.as_ref() == Some(&job.uid) && j.metadata.deletion_timestamp.is_none());
+        let settled =
+            |j: &TrainingJob| j.status.as_ref().is_some_and(|s| s.cost.settled_machines.contains(&self.observed.uid));
         if found.is_some_and(|j| !settled(&j)) {
             return Ok(true);
         }

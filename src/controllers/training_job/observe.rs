@@ -75,11 +75,7 @@ pub(super) type Stored = (Option<i64>, Option<EndRecord>);
 
 /// The highest attempt in the catalogue and the run's end, asked once per attempt before something is rented for it: the API server may have been restored
 /// from an older state than the bucket's.
-async fn as_stored(
-    ctx: &Context,
-    o: &Observed,
-    memory: &mut JobMemory,
-) -> Result<Stored, Failure> {
+async fn as_stored(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Result<Stored, Failure> {
     let attempt = o.job.status.as_ref().and_then(|s| s.attempt);
     let Some(checkpoint) = o.valid.checkpoint.as_ref() else {
         return Ok((None, None));

@@ -17,8 +17,8 @@ use tradewind_sim::file::parse_market;
 use tradewind_sim::market::{Market, SimTime};
 
 use super::chance::Chance;
-use super::ends::Earlier;
 use super::cluster::{ControlPlane, apply};
+use super::ends::Earlier;
 use super::machines::Fleet;
 use super::operator::{Process, is_over};
 use super::plan::{Happening, Mood, Options, Plan, Story};

@@ -178,7 +178,8 @@ impl Checker {
             machines.filter_map(|m| m.label.as_ref()?.parse::<OrderKey>().ok()).collect::<Vec<_>>()
         });
         for key in paid {
-            let of_job = self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone && rental.knows(&key));
+            let of_job =
+                self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone && rental.knows(&key));
             self.ensure(!of_job, || format!("{} is called suspended, but {key} is paid for", job_name(n)));
         }
     }
@@ -283,9 +284,8 @@ impl Checker {
             };
             let name = job_name(n);
             let wanted = match expected {
-                JobEnd::Complete | JobEnd::Gone => JobPhase::Complete,
                 JobEnd::Over if status.phase == JobPhase::Failed => JobPhase::Failed,
-                JobEnd::Over => JobPhase::Complete,
+                JobEnd::Complete | JobEnd::Gone | JobEnd::Over => JobPhase::Complete,
                 JobEnd::Failed => JobPhase::Failed,
                 JobEnd::Suspended => JobPhase::Suspended,
                 JobEnd::Waiting => JobPhase::Waiting,
