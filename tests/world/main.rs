@@ -1,8 +1,9 @@
 //! The world simulation: real controllers, agents' logic, market, object store and API server in memory, under seeds.
 //!
 //! `WORLD_SEED=n` runs one world with its whole trace; `WORLD_RUNS=n` runs that many rough ones; `WORLD_SWEEP=all` cuts every call of
-//! every story in every way.
+//! every story in every way. `ends.rs` is the table of ends in phases.
 
+mod ends;
 mod engine;
 
 use std::time::Instant;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use engine::plan::{Cut, Story, Way};
 use engine::sweep::Depth;
 use engine::{Mood, Mutant, Options, run, sweep};
+use tradewind_core::gate::Point;
 
 #[expect(clippy::disallowed_methods, reason = "a test's knobs")]
 fn knob(name: &str) -> Option<u64> {
@@ -45,7 +47,12 @@ fn one_world(seed: u64) {
     let story = knob("WORLD_STORY").map(|n| Mood::Story(Story::ALL[index(n)]));
     let cut = knob("WORLD_CUT").map(|call| Cut { call, way: sweep::WAYS[index(knob("WORLD_WAY").unwrap_or(0))] });
     let mutant = knob("WORLD_MUTANT").map(|n| Mutant::ALL[index(n)]);
-    let options = Options { verbose: true, cut, mutant, ..Options::new(seed, story.unwrap_or(Mood::Rough)) };
+    told_world(Options { mutant, cut, ..Options::new(seed, story.unwrap_or(Mood::Rough)) });
+}
+
+/// Runs a world and prints everything that happens.
+fn told_world(options: Options) {
+    let options = Options { verbose: true, ..options };
     let watch = stopwatch();
     let outcome = run(&options);
     println!(
@@ -112,6 +119,46 @@ fn a_restart_in_place_survives_every_cut() {
     let swept = sweep::sweep_restart();
     println!("restart in place: {} worlds, {} failures", swept.worlds, swept.failures.len());
     assert!(swept.failures.is_empty(), "{} worlds break a promise\n{}", swept.failures.len(), told(&swept.failures));
+}
+
+/// True for a call of which a freeze could buy twice, forget a machine, or count its cost twice.
+fn is_of_renting(point: &Point) -> bool {
+    let written = ["rentedmachines/", "trainingjobs/", "providers/"];
+    match (point.port, point.verb) {
+        ("provider", "rent" | "terminate" | "describe") => true,
+        ("cluster", "replace_status" | "replace" | "create" | "patch_metadata" | "delete") => {
+            written.iter().any(|kind| point.key.starts_with(kind))
+        }
+        _ => false,
+    }
+}
+
+#[test]
+fn an_operator_frozen_at_any_call_of_renting_rents_nothing_twice() {
+    let watch = stopwatch();
+    let mut worlds = Vec::new();
+    for story in [Story::Outbid, Story::Unknown, Story::Fails] {
+        let reference = Options { record: true, ..Options::new(11, Mood::Story(story)) };
+        let points = run(&reference).points;
+        for (call, point) in (0_u64..).zip(&points).filter(|(_, point)| is_of_renting(point)) {
+            let ways = sweep::ways(point).iter().filter(|way| !matches!(way, Way::Call(_) | Way::Delete));
+            worlds.extend(ways.map(|way| Options {
+                cut: Some(Cut { call, way: *way }),
+                record: false,
+                ..reference.clone()
+            }));
+        }
+    }
+    let failures = sweep::run_all(&worlds);
+    println!("{} freezes at calls of renting in {:.1} s", worlds.len(), watch.elapsed().as_secs_f64());
+    assert!(worlds.len() > 50, "the stories make calls of renting");
+    assert!(
+        failures.is_empty(),
+        "{} of {} worlds break a promise, namely\n{}",
+        failures.len(),
+        worlds.len(),
+        told(&failures)
+    );
 }
 
 /// Worlds in which a bug should show, likely ones first.

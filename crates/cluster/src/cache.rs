@@ -1,4 +1,4 @@
-//! A cache of one kind: plain, synchronous, and never going back in time.
+//! A cache of one kind: plain, synchronous, and going back in time only with a complete list.
 //!
 //! In production [`watch`](crate::watch) feeds it; in the world simulation the scheduler does, late, twice or in another order. A late
 //! event never brings back an older version or an object that is gone.
@@ -149,8 +149,20 @@ impl<K: Typed> Cache<K> {
             self.remove(key);
             self.untold.remove(key);
         }
-        changed.extend(objects.into_iter().filter_map(|object| self.hear(object)));
+        changed.extend(objects.into_iter().filter_map(|object| self.take_listed(object)));
         changed
+    }
+
+    /// A list is the truth even where it is older than what is known: the API server may have been restored from an earlier state, and
+    /// every write against what it no longer knows would fail for ever. If only the answer to an own write was faster, its event follows.
+    fn take_listed(&mut self, object: Arc<K>) -> Option<Key> {
+        let key = Key::of(&*object);
+        if self.rows.get(&key).is_none_or(|known| version(&**known) <= version(&*object)) {
+            return self.hear(object);
+        }
+        self.untold.remove(&key);
+        self.insert(key.clone(), object);
+        Some(key)
     }
 
     fn insert(&mut self, key: Key, object: Arc<K>) {
@@ -275,10 +287,11 @@ mod tests {
         cache.apply(Event::Set(object("b", 2, "x")));
         cache.apply(Event::Set(object("c", 9, "x")));
         let changed = cache.apply(Event::Relist(vec![object("b", 2, "x"), object("c", 7, "y"), object("d", 4, "y")]));
-        assert_eq!(changed, [key("a"), key("d")]);
+        assert_eq!(changed, [key("a"), key("c"), key("d")], "c is older: the server was restored");
         assert!(cache.is_ready());
-        assert_eq!(names(&cache, "x"), ["b", "c"]);
-        assert_eq!(names(&cache, "y"), ["d"]);
+        assert_eq!(names(&cache, "x"), ["b"]);
+        assert_eq!(names(&cache, "y"), ["c", "d"]);
+        assert_eq!(cache.apply(Event::Set(object("c", 8, "y"))), [key("c")], "and goes on from there");
     }
 
     #[test]

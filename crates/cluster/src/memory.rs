@@ -27,7 +27,7 @@ use crate::port::{
 };
 
 use store::State;
-pub use store::{Change, Changes};
+pub use store::{Backup, Change, Changes};
 
 /// Judges an object about to be created or tried, in place of schemas, quota and policy.
 pub type Admission = Box<dyn Fn(&'static Kind, &dyn Object) -> Result<(), ClusterError> + Send + Sync>;
@@ -82,6 +82,17 @@ impl Memory {
     /// All objects of a type: for checkers, not for controllers.
     pub fn peek_all<K: Typed>(&self) -> Vec<Arc<K>> {
         self.lock().all(K::KIND).cloned().map(typed::<K>).collect()
+    }
+
+    /// The state of the whole cluster as of now, as a snapshot of etcd holds it. Cheap: rows are shared.
+    pub fn backup(&self) -> Backup {
+        self.lock().backup()
+    }
+
+    /// Puts an earlier state back, as `etcdutl snapshot restore` does, without a word to anybody: whoever watches must list again. If
+    /// `bumped`, versions go on from where they are (`--bump-revision`); else they go back too, and numbers are used again.
+    pub fn restore(&self, backup: &Backup, bumped: bool) {
+        self.lock().restore(backup, bumped);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -181,6 +181,10 @@ impl Nodes {
             ctx.tell(&reference(Pod::KIND, pod), Severity::Warning, Reason::NotARentalNode, "Reject", note).await;
         }
         if pod.metadata.deletion_timestamp.is_none() {
+            if ours && over(pod) {
+                // Its machine's object was torn away before it could let the Pod go.
+                rented_machine::drop_finalizer(ctx, pod).await?;
+            }
             return Ok(());
         }
         rented_machine::drop_finalizer(ctx, pod).await?;
@@ -190,6 +194,10 @@ impl Nodes {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 impl Reconciler for Nodes {

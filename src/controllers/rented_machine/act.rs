@@ -18,7 +18,7 @@ use super::memory::MachineMemory;
 use super::observe::CALL_WITHIN;
 use super::serve::Serving;
 use super::{cost, lagging, project};
-use crate::accounts::{Account, ledger};
+use crate::accounts::{Account, books, ledger};
 use crate::context::Context;
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::events::Severity;
@@ -410,8 +410,33 @@ impl Acting<'_> {
         }
     }
 
+    /// Whether job or Provider, as the API server knows them, still have to take this machine's cost: what the watch told of them may be
+    /// from before an older state was restored.
+    async fn cost_is_missing(&self) -> Result<bool, Failure> {
+        if self.machine.status.as_ref().is_none_or(|s| s.rented_at.is_none()) {
+            return Ok(false);
+        }
+        let job = &self.machine.spec.job;
+        let found =
+            self.ctx.cluster.find::<TrainingJob>(&Key::namespaced(job.namespace.as_str(), job.name.as_str())).await?;
+        let found =
+            found.filter(|j| j.metadata.uid.as_ref() == Some(&job.uid) && j.metadata.deletion_timestamp.is_none());
+        let settled =
+            |j: &TrainingJob| j.status.as_ref().is_some_and(|s| s.cost.settled_machines.contains(&self.observed.uid));
+        if found.is_some_and(|j| !settled(&j)) {
+            return Ok(true);
+        }
+        let found = self.ctx.cluster.find::<Provider>(&Key::cluster(self.machine.spec.provider.as_str())).await?;
+        let found = found.filter(|p| p.metadata.deletion_timestamp.is_none());
+        let booked = |p: &Provider| p.status.as_ref().is_some_and(|s| books::has(&s.spend, &self.observed.uid));
+        Ok(found.is_some_and(|p| !booked(&p)))
+    }
+
     /// Everything is gone and settled: forget the mailbox, free the Pod, let the object go.
     async fn release(&self) -> Result<Done, Failure> {
+        if self.cost_is_missing().await? {
+            return Err(Failure::benign("NotSettled", "job and Provider have not taken the machine's cost yet"));
+        }
         free_pod(self.ctx, self.machine).await?;
         self.tidy_finished_run().await;
         if let Some(mailbox) = &self.ctx.mailbox {

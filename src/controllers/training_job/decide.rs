@@ -299,8 +299,9 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
 }
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
-    if let Some(newest) = o.newest_attempt.filter(|newest| *newest > attempt) {
-        // The API server was restored from an older state: numbers that were used are never used again.
+    if let Some(newest) = o.newest_attempt.filter(|newest| *newest >= attempt) {
+        // Asked only where no machine of this attempt is left. The API server was restored from an older state: numbers that were used,
+        // this one perhaps, are never used again.
         r.moves_on(
             valid,
             newest + 1,

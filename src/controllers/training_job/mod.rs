@@ -53,8 +53,8 @@ struct JobMemory {
     end_since: Option<Duration>,
     /// The last Pod of this attempt could not be made: until when it is not tried again (monotonic), and why.
     pod_refused: Option<(Duration, Reason, String)>,
-    /// The attempt for which the storage was asked whether it knows a later one.
-    attempt_checked: Option<i64>,
+    /// What the storage said when it was asked for this attempt: kept, because the write that follows from it may fail.
+    stored: Option<(Option<i64>, observe::Stored)>,
 }
 
 /// How long the end of a run may wait to be written down at its place before the status says it all the same.

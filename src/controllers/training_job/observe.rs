@@ -8,7 +8,7 @@ use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
 
-use super::decide::{Admission, Observed, wants_plan};
+use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::identity::{self, Verdict};
 use super::placement::{Choice, Progress};
 use super::status::settles;
@@ -54,6 +54,11 @@ pub(super) async fn observe(
             .map(|(_, reason, message)| (*reason, message.clone())),
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
+    let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    if attempt.is_some_and(|attempt| machine_of(&observed, attempt).is_some()) {
+        // Its number may be used from now on: should the machine's object ever be missing again, the storage is asked again.
+        memory.stored = None;
+    }
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
@@ -74,29 +79,37 @@ pub(super) async fn observe(
     Ok(observed)
 }
 
+/// The highest attempt in the catalogue, and the run's end.
+pub(super) type Stored = (Option<i64>, Option<EndRecord>);
+
 /// The highest attempt in the catalogue and the run's end, asked once per attempt before something is rented for it: the API server may have been restored
 /// from an older state than the bucket's.
-async fn as_stored(
-    ctx: &Context,
-    o: &Observed,
-    memory: &mut JobMemory,
-) -> Result<(Option<i64>, Option<EndRecord>), Failure> {
+async fn as_stored(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Result<Stored, Failure> {
     let attempt = o.job.status.as_ref().and_then(|s| s.attempt);
     let Some(checkpoint) = o.valid.checkpoint.as_ref() else {
         return Ok((None, None));
     };
-    if memory.attempt_checked == attempt {
-        return Ok((None, None));
+    if let Some((_, known)) = memory.stored.as_ref().filter(|(asked, _)| *asked == attempt) {
+        return Ok(known.clone());
     }
     let namespace = o.job.metadata.namespace.as_deref().unwrap_or_default();
     let catalogue = ctx.catalogue(namespace, &checkpoint.to, &checkpoint.secret_ref.name).await;
     let catalogue = catalogue.map_err(|unusable| Failure::new(unusable.reason.as_str(), unusable.message))?;
     let newest = catalogue.max_attempt().await.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;
+    if newest.is_some() && newest.map(i64::from) == attempt {
+        // Its number was used. That its machine is missing may only be the watch's lag.
+        let uid = o.job.metadata.uid.as_deref().unwrap_or_default();
+        let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::label(names::JOB_UID, uid)).await?;
+        if machines.iter().any(|m| Some(m.spec.attempt) == attempt) {
+            return Err(Failure::benign("WatchLags", "a machine of this attempt is there; the watch lags"));
+        }
+    }
     let run_id = o.job.status.as_ref().and_then(|s| s.run_id.as_deref()).unwrap_or_default();
     let end = identity::ended(catalogue.store(), run_id).await;
     let end = end.map_err(|e| Failure::new("StorageUnavailable", e.to_string()))?;
-    memory.attempt_checked = attempt;
-    Ok((newest.map(i64::from), end))
+    let stored = (newest.map(i64::from), end);
+    memory.stored = Some((attempt, stored.clone()));
+    Ok(stored)
 }
 
 /// The job's machines, as the watch has told them; as they are, where the job's account is about to change: a machine that the watch

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tradewind_api::{Provider, TrainingJob};
 use tradewind_cluster::memory::{at_once, controllers};
-use tradewind_cluster::{Cluster, Guard, Key, Memory, Removal, StatusPatch, Strategy, Typed};
+use tradewind_cluster::{Cluster, Guard, Key, Memory, Propagation, Removal, StatusPatch, Strategy, Typed};
 use tradewind_core::Clock;
 
 use super::operator::settings;
@@ -22,6 +22,8 @@ use super::wire::Common;
 pub const OPERATOR_NAMESPACE: &str = "tradewind-system";
 /// The users' namespace.
 pub const TEAM: &str = "team";
+/// The account's key at first.
+pub const FIRST_KEY: &str = "vast-key";
 /// The cluster's own GPU node.
 const REAL_NODE: &str = "gpu-1";
 /// The value of a Secret that travels to the machine.
@@ -53,7 +55,7 @@ pub fn apply(memory: &Memory, plan: &Plan) {
         let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
         add(memory, Namespace { metadata, ..Namespace::default() });
     }
-    apply_account_secret(memory);
+    apply_account_secret(memory, FIRST_KEY);
     secret(memory, TEAM, "s3", &[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
     secret(memory, TEAM, "token", &[("token", SECRET_VALUE)]);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": REAL_NODE}});
@@ -70,8 +72,32 @@ pub fn account_secret() -> Key {
 }
 
 /// A user applies the Secret with the account's key.
-pub fn apply_account_secret(memory: &Memory) {
-    secret(memory, OPERATOR_NAMESPACE, "vast", &[("apiKey", "vast-key")]);
+pub fn apply_account_secret(memory: &Memory, key: &str) {
+    secret(memory, OPERATOR_NAMESPACE, "vast", &[("apiKey", key)]);
+}
+
+/// A user puts another key into the Secret.
+pub fn rotate_account_secret(common: &Common, key: &str) {
+    let Some(secret) = common.memory.peek::<Secret>(&account_secret()) else { return };
+    let mut secret = (*secret).clone();
+    secret.data.get_or_insert_default().insert("apiKey".to_owned(), ByteString(key.as_bytes().to_vec()));
+    let cluster: &dyn Cluster = &*common.memory;
+    let _ = at_once(cluster.write(secret));
+    common.note(|| "user puts a new key into the Secret".to_owned());
+}
+
+/// Key of somebody else's Pod.
+pub fn stranger() -> Key {
+    Key::namespaced("default", "stranger")
+}
+
+/// Somebody puts a Pod onto our Node.
+pub fn apply_stranger(memory: &Memory) {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": stranger().name, "namespace": stranger().namespace},
+        "spec": {"nodeName": settings().node_name, "containers": [{"name": "main", "image": "i"}]},
+    });
+    add::<Pod>(memory, serde_json::from_value(pod).expect("a Pod"));
 }
 
 /// A user applies the Provider.
@@ -95,7 +121,7 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
     if plan.secrets {
         env.push(json!({"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "token", "key": "token"}}}));
     }
-    let job = json!({
+    let mut job = json!({
         "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob",
         "metadata": {"name": job_name(n), "namespace": TEAM},
         "spec": {
@@ -111,6 +137,9 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
             "work": {"hours": "0.1"},
         },
     });
+    if let Some(most) = plan.max_restarts {
+        job["spec"]["failurePolicy"] = json!({"maxRestarts": most});
+    }
     serde_json::from_value(job).expect("a TrainingJob")
 }
 
@@ -206,11 +235,20 @@ pub fn delete<K: Typed>(common: &Common, key: &Key) -> bool {
     done
 }
 
-/// A user deletes a Pod by force.
-pub fn force_delete(common: &Common, key: &Key) {
+/// A user deletes an object by force.
+pub fn force_delete<K: Typed>(common: &Common, key: &Key) {
     let cluster: &dyn Cluster = &*common.memory;
-    let _ = at_once(cluster.remove::<Pod>(key, &Removal::default().at_once()));
-    common.note(|| format!("user deletes Pod {key} by force"));
+    let _ = at_once(cluster.remove::<K>(key, &Removal::default().at_once()));
+    common.note(|| format!("user deletes {} {key} by force", K::KIND.kind));
+    common.look();
+}
+
+/// A user deletes a job and waits for what it owns.
+pub fn delete_foreground(common: &Common, key: &Key) {
+    let cluster: &dyn Cluster = &*common.memory;
+    let how = Removal { propagation: Propagation::Foreground, ..Removal::default() };
+    let _ = at_once(cluster.remove::<TrainingJob>(key, &how));
+    common.note(|| format!("user deletes {key} in the foreground"));
     common.look();
 }
 

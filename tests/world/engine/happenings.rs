@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use tradewind_api::training_job::Budget;
+use tradewind_api::values::Span;
 use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_cluster::memory::controllers;
@@ -14,11 +15,11 @@ use tradewind_sim::faults::{Fault, When};
 use tradewind_sim::market::{OfferChange, State};
 
 use super::cluster::{
-    TEAM, account_secret, apply_account_secret, apply_provider, cordon, delete, edit_job, force_delete, job_key,
-    job_prefix, pause,
+    TEAM, account_secret, apply_account_secret, apply_provider, apply_stranger, cordon, delete, delete_foreground,
+    edit_job, force_delete, job_key, job_prefix, pause, rotate_account_secret, stranger,
 };
 use super::operator::settings;
-use super::plan::{Happening, Odds};
+use super::plan::{Happening, Mood, Odds};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
 use super::wire::lock;
 use super::world::World;
@@ -44,7 +45,16 @@ pub enum Passing {
     Cordoned,
     /// The job's budget is raised.
     Poor(usize),
+    /// The Secret gets the new key.
+    KeyRevoked,
+    /// The stranger's Pod is deleted.
+    Stranger,
 }
+
+/// Longest trouble that passes by itself in a cell of the table, in milliseconds: longer than any lag and any pause between two looks.
+const SHORT: u64 = 40_000;
+/// The account's key once the first is revoked.
+const SECOND_KEY: &str = "vast-key-2";
 
 impl World {
     /// Lets something happen.
@@ -108,7 +118,7 @@ impl World {
             }
             Happening::PodForced => {
                 if let Some(key) = self.some_pod() {
-                    force_delete(&self.common, &key);
+                    force_delete::<Pod>(&self.common, &key);
                 }
             }
             Happening::Suspended => {
@@ -120,13 +130,39 @@ impl World {
                 cordon(&self.common, true);
                 self.pass_later(Passing::Cordoned, 5_000, 200_000);
             }
+            Happening::SuspendedForGood => {
+                edit_job(&self.common, 0, |job| job.spec.suspend = true);
+                self.passing.retain(|(_, trouble)| *trouble != Passing::Suspended(0));
+            }
             Happening::Poor => {
                 let n = self.chance.below(self.plan.jobs.len());
-                let total = Money::from_micros(100);
-                edit_job(&self.common, n, |job| {
-                    job.spec.budget = Some(Budget { total: Some(total), per_hour: None });
-                });
+                self.cut_budget(n);
                 self.pass_later(Passing::Poor(n), 20_000, 200_000);
+            }
+            Happening::PoorForGood => self.cut_budget(0),
+            Happening::ShortTtl => edit_job(&self.common, 0, |job| {
+                job.spec.ttl_after_finished = Some(Span("5s".to_owned()));
+            }),
+            Happening::KeyRevoked => {
+                self.set_account_key(SECOND_KEY);
+                self.pass_later(Passing::KeyRevoked, 20_000, 200_000);
+            }
+            Happening::Stranger => {
+                apply_stranger(&self.common.memory);
+                self.pass_later(Passing::Stranger, 5_000, 60_000);
+            }
+            Happening::NodeNotReady => {
+                controllers::lose_node(&self.common.memory, &settings().node_name);
+                self.evict("DeletionByTaintManager");
+            }
+            Happening::PodsCollected => {
+                delete::<Node>(&self.common, &Key::cluster(settings().node_name));
+                controllers::collect_pods(&self.common.memory);
+            }
+            Happening::Drained => {
+                cordon(&self.common, true);
+                self.evict("EvictionByEvictionAPI");
+                self.pass_later(Passing::Cordoned, 5_000, 200_000);
             }
             Happening::PodEvicted => {
                 if let Some(key) = self.some_pod() {
@@ -140,6 +176,7 @@ impl World {
                     delete::<RentedMachine>(&self.common, &key);
                 }
             }
+            Happening::ClaimLost => self.tear_claims(),
             Happening::Damage => self.damage(),
             Happening::Rubbish => {
                 let keys = self.fleet.report_keys();
@@ -153,6 +190,8 @@ impl World {
                 let n = self.chance.below(self.plan.jobs.len());
                 delete::<TrainingJob>(&self.common, &job_key(n));
             }
+            Happening::JobForced => force_delete::<TrainingJob>(&self.common, &job_key(0)),
+            Happening::JobForeground => delete_foreground(&self.common, &job_key(0)),
             Happening::NamespaceDeleted => drop(delete::<Namespace>(&self.common, &Key::cluster(TEAM))),
             Happening::Paused => {
                 pause(&self.common, true);
@@ -167,6 +206,7 @@ impl World {
                 delete::<Secret>(&self.common, &account_secret());
                 self.pass_later(Passing::SecretDeleted, 5_000, 200_000);
             }
+            Happening::EtcdRestored => self.restore_etcd(),
             Happening::Relist => {
                 if let Some(process) = self.processes.first_mut() {
                     process.relist();
@@ -177,7 +217,9 @@ impl World {
 
     /// Lets a trouble pass after a time, which it gives back.
     fn pass_later(&mut self, trouble: Passing, from: u64, to: u64) -> Duration {
-        let lasts = self.chance.millis(from, to);
+        // In a cell of the table nothing is gained by a longer one.
+        let most = if matches!(self.mood, Mood::Cell(_)) { to.min(SHORT.max(from)) } else { to };
+        let lasts = self.chance.millis(from, most);
         self.passing.push((self.common.now() + lasts, trouble));
         lasts
     }
@@ -211,10 +253,12 @@ impl World {
             Passing::NoCredit => self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000))),
             Passing::Paused => pause(&self.common, false),
             Passing::ProviderDeleted => apply_provider(&self.common.memory, &self.plan),
-            Passing::SecretDeleted => apply_account_secret(&self.common.memory),
+            Passing::SecretDeleted => apply_account_secret(&self.common.memory, &self.account_key()),
             Passing::Suspended(n) => edit_job(&self.common, n, |job| job.spec.suspend = false),
             Passing::Cordoned => cordon(&self.common, false),
             Passing::Poor(n) => edit_job(&self.common, n, |job| job.spec.budget = None),
+            Passing::KeyRevoked => rotate_account_secret(&self.common, SECOND_KEY),
+            Passing::Stranger => drop(delete::<Pod>(&self.common, &stranger())),
         }
         true
     }
@@ -234,7 +278,30 @@ impl World {
         self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000)));
     }
 
-    fn machine_in(&mut self, state: impl Fn(&State) -> bool) -> Option<u64> {
+    fn cut_budget(&mut self, n: usize) {
+        let total = Money::from_micros(100);
+        edit_job(&self.common, n, |job| job.spec.budget = Some(Budget { total: Some(total), per_hour: None }));
+    }
+
+    fn account_key(&self) -> String {
+        self.common.with_market(|market, _| market.account(ACCOUNT).map(|a| a.api_key.clone()).unwrap_or_default())
+    }
+
+    fn set_account_key(&self, key: &str) {
+        self.common.with_market(|market, _| drop(market.set_api_key(ACCOUNT, key.to_owned())));
+    }
+
+    /// Evicts the Pods on our Node.
+    fn evict(&self, reason: &str) {
+        let node = settings().node_name;
+        for pod in self.common.memory.peek_all::<Pod>() {
+            if pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&node) {
+                drop(controllers::disrupt(&self.common.memory, &Key::of(&*pod), reason, "evicted"));
+            }
+        }
+    }
+
+    pub(super) fn machine_in(&mut self, state: impl Fn(&State) -> bool) -> Option<u64> {
         let ids: Vec<u64> = self
             .common
             .with_market(|market, _| market.machines().iter().filter(|m| state(&m.state)).map(|m| m.id).collect());
@@ -312,7 +379,7 @@ impl World {
         lock(&self.common.calls).away.push((port, until));
     }
 
-    fn kill_operator(&mut self, away: Duration) {
+    pub(super) fn kill_operator(&mut self, away: Duration) {
         self.processes.iter().for_each(|process| process.wire.kill());
         self.processes.clear();
         let wait = self.chance.millis(100, 20_000);
@@ -335,17 +402,19 @@ impl World {
 
     /// The same at a call that was chosen.
     pub(super) fn freeze_at_call(&mut self) {
-        let Some(number) = lock(&self.common.calls).frozen.take() else { return };
+        let Some((number, for_long)) = lock(&self.common.calls).frozen.take() else { return };
         let now = self.common.now();
-        self.common.note(|| format!("--- p{number} freezes at a call"));
+        // Long after the market's visibility window, or long after the successor has begun.
+        let frozen = Duration::from_secs(if for_long { 400 } else { 40 });
+        self.common.note(|| format!("--- p{number} freezes at a call for {} s", frozen.as_secs()));
         for process in self.processes.iter_mut().filter(|p| p.wire.process == number && p.ends_at.is_none()) {
-            process.frozen_until = now + Duration::from_secs(40);
-            process.ends_at = Some(now + Duration::from_secs(43));
+            process.frozen_until = now + frozen;
+            process.ends_at = Some(now + frozen + Duration::from_secs(3));
             self.successor_at.get_or_insert(now + Duration::from_secs(15));
         }
     }
 
-    fn some_pod(&mut self) -> Option<Key> {
+    pub(super) fn some_pod(&mut self) -> Option<Key> {
         let pods = self.common.memory.peek_all::<Pod>();
         let ours: Vec<Key> = pods
             .iter()

@@ -6,6 +6,7 @@
 pub mod chance;
 pub mod checker;
 pub mod cluster;
+mod ends;
 mod happenings;
 mod machines;
 pub mod operator;
@@ -13,6 +14,7 @@ pub mod plan;
 pub mod ports;
 pub mod program;
 pub mod sweep;
+pub mod table;
 pub mod wire;
 pub mod world;
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tradewind_api::rented_machine::MachinePhase;
+use tradewind_api::training_job::JobPhase;
 use tradewind_core::gate::Verdict;
 
 use super::chance::Chance;
 use super::program::Recipe;
+use super::table::{At, Cell};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -32,12 +35,14 @@ impl Options {
 }
 
 /// How rough a world is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     /// Everything that can happen may happen.
     Rough,
     /// Nothing goes wrong but what the story says.
     Story(Story),
+    /// One end in one phase: nothing goes wrong but what leads to the phase, and then the end.
+    Cell(Cell),
 }
 
 /// The reference runs of the crash sweep.
@@ -115,6 +120,12 @@ pub enum Way {
     Call(Verdict),
     /// Before it the process freezes; another takes over, and then this one goes on for a moment with what it knew.
     Freeze,
+    /// The same after its effect: the answer reaches it late, when another has taken over.
+    FreezeAfter,
+    /// The same inside a rent call: it has passed every check, and its request leaves long after.
+    FreezeInside,
+    /// The same for so long that the order was called refused by then.
+    FreezeInsideLong,
     /// Before it the user deletes the job.
     Delete,
 }
@@ -208,6 +219,8 @@ pub enum Happening {
     RentFault,
     /// The account has no credit, for a while.
     NoCredit,
+    /// The account's key is refused, until the Secret holds a new one.
+    KeyRevoked,
     /// The market does not answer, for a while.
     MarketAway,
     /// Both buckets do not answer, for a while.
@@ -222,34 +235,56 @@ pub enum Happening {
     Failover,
     /// The virtual Node is deleted.
     NodeDeleted,
+    /// The virtual Node is called unreachable, and the taint manager evicts its Pods.
+    NodeNotReady,
+    /// The virtual Node is deleted, and PodGC ends its Pods before it is there again.
+    PodsCollected,
+    /// The virtual Node is drained: cordoned for a while, its Pods evicted.
+    Drained,
     /// The job's Pod is deleted.
     PodDeleted,
     /// The job's Pod is deleted by force.
     PodForced,
     /// The job is suspended, for a while.
     Suspended,
+    /// The job is suspended, and stays so.
+    SuspendedForGood,
     /// The virtual Node is cordoned, for a while.
     Cordoned,
     /// The job's budget is far too low, for a while.
     Poor,
+    /// The job's budget is far too low, and stays so.
+    PoorForGood,
+    /// The user wants a finished job's Pods gone after a moment.
+    ShortTtl,
     /// The job's Pod is evicted.
     PodEvicted,
     /// A RentedMachine is deleted by hand.
     MachineDeleted,
+    /// A RentedMachine is deleted by hand, its finaliser torn off.
+    ClaimLost,
     /// The newest checkpoint is damaged.
     Damage,
     /// A machine writes rubbish into its report.
     Rubbish,
     /// The job is deleted.
     JobDeleted,
+    /// The job is deleted with `--force --grace-period=0`.
+    JobForced,
+    /// The job is deleted with `--cascade=foreground`.
+    JobForeground,
     /// The namespace is deleted.
     NamespaceDeleted,
     /// The Provider is paused, for a while.
     Paused,
+    /// Somebody else's Pod is put on our Node, and deleted after a while.
+    Stranger,
     /// The Provider is deleted, and applied again once it is gone.
     ProviderDeleted,
     /// The same with the Secret that has the account's key.
     SecretDeleted,
+    /// The API server is put back to an earlier state.
+    EtcdRestored,
     /// A caches' watch breaks and lists again, late.
     Relist,
 }
@@ -303,6 +338,8 @@ pub struct Plan {
     pub in_cluster: &'static str,
     /// The cluster's own GPU node has room from this time on.
     pub room_at: Option<Duration>,
+    /// Restarts that a job's program may have, if it says so.
+    pub max_restarts: Option<u32>,
     /// Checkpoints kept.
     pub keep: u32,
     /// Dollars an hour that may be spent on the account.
@@ -327,7 +364,36 @@ impl Plan {
         match mood {
             Mood::Rough => Self::rough(&mut Chance::new(seed, "plan")),
             Mood::Story(story) => Self::story(story),
+            Mood::Cell(cell) => Self::cell(&mut Chance::new(seed, "plan"), cell.at),
         }
+    }
+
+    /// What leads to a phase, at other moments for each seed.
+    fn cell(chance: &mut Chance, at: At) -> Self {
+        let mut plan = Self::story(Story::Outbid);
+        let moment = chance.millis(24_000, 34_000);
+        let happens = |what| vec![(moment, what)];
+        plan.happenings = match at {
+            At::Job(JobPhase::Checkpointing) | At::Machine(MachinePhase::Draining) => happens(Happening::PodDeleted),
+            At::Job(JobPhase::Suspending | JobPhase::Suspended) => happens(Happening::Suspended),
+            At::Job(JobPhase::Resuming) | At::Machine(MachinePhase::Terminating | MachinePhase::Gone) => {
+                happens(Happening::Outbid)
+            }
+            At::Machine(MachinePhase::Unknown) => vec![(Duration::ZERO, Happening::RentFault)],
+            _ => Vec::new(),
+        };
+        if at == At::Job(JobPhase::Failed) {
+            plan.max_restarts = Some(0);
+            plan.jobs[0].fails = Some((0, 5));
+        }
+        plan.jobs[0].step_time = Duration::from_secs(3);
+        // The last save takes its time, so that something can happen before it is home.
+        plan.jobs[0].save_time = chance.millis(400, 4_000);
+        plan.in_cluster = if chance.one_in(3) { "Prefer" } else { "Never" };
+        plan.watch_lag = chance.millis(20, 1_500);
+        // A phase is reached long before; the end moves this to after its own troubles.
+        plan.calm_at = Duration::from_mins(15);
+        plan
     }
 
     fn rough(chance: &mut Chance) -> Self {
@@ -347,6 +413,7 @@ impl Plan {
         Self {
             jobs: recipes,
             in_cluster: if chance.one_in(4) { "Prefer" } else { "Never" },
+            max_restarts: None,
             room_at: chance.one_in(8).then(|| chance.millis(0, 300_000)),
             keep: u32::try_from(chance.between(1, 3)).unwrap_or(1),
             // Room for one machine, or for several.
@@ -403,6 +470,7 @@ impl Plan {
             },
             in_cluster: if story == Story::PodLost { "Prefer" } else { "Never" },
             room_at: None,
+            max_restarts: None,
             keep: 2,
             per_hour: if story == Story::TwoJobs { "0.3" } else { "3" }.to_owned(),
             tolerance: if story == Story::Silent { "30s" } else { "24h" },

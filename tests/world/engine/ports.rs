@@ -23,7 +23,7 @@ use tradewind_cluster::{
     StatusPatch, Typed,
 };
 use tradewind_core::gate::{Point, pass};
-use tradewind_core::{Clock, Offer, SecretString};
+use tradewind_core::{Clock, ExposeSecret, Offer, SecretString};
 use tradewind_protocol::{LogEntry, Ticket};
 use tradewind_providers::{
     Account, Capabilities, Charge, GpuProvider, Machine, OfferQuery, ProviderResult, RentOutcome, RentRequest, SelfEnd,
@@ -351,11 +351,11 @@ pub struct WorldAccounts {
 }
 
 impl OpenAccount for WorldAccounts {
-    fn open(&self, name: &str, _kind: ProviderKind, _key: &SecretString) -> Result<Arc<dyn GpuProvider>, String> {
+    fn open(&self, name: &str, _kind: ProviderKind, key: &SecretString) -> Result<Arc<dyn GpuProvider>, String> {
         let market = Arc::clone(&self.wire.common.market);
         let inner =
             MarketProvider::new(market, ACCOUNT, name, Arc::clone(&self.clock)).with_gate(Arc::clone(&self.wire) as _);
-        let inner = inner.with_leftovers();
+        let inner = inner.with_leftovers().with_key(key.expose_secret());
         Ok(Arc::new(WorldProvider { inner, wire: Arc::clone(&self.wire) }))
     }
 }
@@ -397,7 +397,11 @@ impl GpuProvider for WorldProvider {
             if late {
                 self.wire.park(Duration::from_secs(7)).await;
             }
-            let not_after = if late { Duration::MAX } else { not_after };
+            let frozen = self.wire.freezes_inside().await;
+            if frozen {
+                lock(&self.common().checker).late.insert(request.key.to_string());
+            }
+            let not_after = if late || frozen { Duration::MAX } else { not_after };
             if self.common().has(Mutant::RentTwice) {
                 let _ = self.inner.rent(request, not_after).await;
             }

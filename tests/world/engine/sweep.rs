@@ -8,10 +8,10 @@ use tradewind_core::gate::{Point, Verdict};
 
 use super::plan::{Cut, Mood, Options, Story, Way};
 use super::wire::{lock, reads};
-use super::{report, run};
+use super::{Outcome, report, run};
 
 /// Every way in which a call that changes something can go wrong.
-pub const WAYS: [Way; 7] = [
+pub const WAYS: [Way; 10] = [
     Way::Call(Verdict::CrashBefore),
     Way::Call(Verdict::CrashAfterEffect),
     Way::Call(Verdict::CrashAfterAnswer),
@@ -19,12 +19,19 @@ pub const WAYS: [Way; 7] = [
     Way::Call(Verdict::FailBefore),
     Way::Freeze,
     Way::Delete,
+    Way::FreezeAfter,
+    Way::FreezeInside,
+    Way::FreezeInsideLong,
 ];
 
 /// Ways in which a call can go wrong: one that only reads has no effect, so that each way has the same outcome as one of these.
 pub fn ways(point: &Point) -> &'static [Way] {
     const READS: [Way; 3] = [Way::Call(Verdict::CrashBefore), Way::Call(Verdict::FailBefore), Way::Delete];
-    if reads(point.verb) { &READS } else { &WAYS }
+    match point.verb {
+        verb if reads(verb) => &READS,
+        "rent" => &WAYS,
+        _ => &WAYS[..8],
+    }
 }
 
 /// Kinds of calls by port, verb and what they are about, with the numbers of the calls of each kind.
@@ -145,22 +152,28 @@ pub fn sweep(worlds: &[Options], depth: Depth) -> Swept {
 
 /// Runs worlds on all cores and gives back what the failed ones tell.
 pub fn run_all(worlds: &[Options]) -> Vec<String> {
+    let failures = Mutex::new(Vec::new());
+    run_each(worlds, &|options, outcome| {
+        if !outcome.violations.is_empty() {
+            lock(&failures).push(report(options, outcome));
+        }
+    });
+    std::mem::take(&mut *lock(&failures))
+}
+
+/// Runs worlds on all cores and tells how each went.
+pub fn run_each(worlds: &[Options], tell: &(dyn Fn(&Options, &Outcome) + Sync)) {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let next = AtomicUsize::new(0);
-    let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(options) = worlds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = run(options);
-                    if !outcome.violations.is_empty() {
-                        lock(&failures).push(report(options, &outcome));
-                    }
+                    tell(options, &run(options));
                 }
             });
         }
     });
-    std::mem::take(&mut *lock(&failures))
 }
 
 /// At most `count` of these, the first and the last among them.

@@ -60,8 +60,8 @@ pub struct Calls {
     pub record: Option<Vec<Point>>,
     /// Ports, or single verbs of them, that do not answer, until then.
     pub away: Vec<(&'static str, Duration)>,
-    /// A process that freezes now.
-    pub frozen: Option<usize>,
+    /// A process that freezes now, and whether for long.
+    pub frozen: Option<(usize, bool)>,
     /// When a call last went wrong.
     pub last_trouble: Duration,
 }
@@ -233,39 +233,51 @@ impl Wire {
         self.park(time).await;
     }
 
-    /// What was chosen to happen before the call that comes next. True if the process freezes there.
-    fn cut_before(&self) -> bool {
-        let way = {
-            let mut calls = lock(&self.common.calls);
-            let next = calls.count;
-            let taken = calls.cut.take_if(|cut| cut.call == next && !matches!(cut.way, Way::Call(_)));
-            if taken.is_some() {
-                calls.last_trouble = self.common.now();
-            }
-            taken.map(|cut| cut.way)
-        };
-        match way {
-            Some(Way::Freeze) => {
-                lock(&self.common.calls).frozen = Some(self.process);
-                true
-            }
-            Some(Way::Delete) => {
-                delete::<TrainingJob>(&self.common, &job_key(0));
-                false
-            }
-            _ => false,
+    /// What was chosen to happen at the call that comes next, if `wanted` takes it.
+    fn takes_cut(&self, wanted: impl Fn(Way) -> bool) -> Option<Way> {
+        let mut calls = lock(&self.common.calls);
+        let next = calls.count;
+        let taken = calls.cut.take_if(|cut| cut.call == next && wanted(cut.way));
+        if taken.is_some() {
+            calls.last_trouble = self.common.now();
         }
+        taken.map(|cut| cut.way)
+    }
+
+    /// The process freezes here, and goes on once another has taken over.
+    async fn freeze(&self, for_long: bool) {
+        lock(&self.common.calls).frozen = Some((self.process, for_long));
+        self.park(Duration::from_millis(1)).await;
+    }
+
+    /// True if the process froze inside this rent call, after its last check.
+    pub async fn freezes_inside(&self) -> bool {
+        let way = self.takes_cut(|way| matches!(way, Way::FreezeInside | Way::FreezeInsideLong));
+        if let Some(way) = way {
+            self.freeze(way == Way::FreezeInsideLong).await;
+        }
+        way.is_some()
     }
 
     /// One call with all that may happen around it.
     pub async fn around<T>(&self, writes: bool, call: impl Future<Output = T>) -> T {
-        if self.cut_before() {
-            self.park(Duration::from_millis(1)).await;
+        let cut = self.takes_cut(|way| matches!(way, Way::Freeze | Way::FreezeAfter | Way::Delete));
+        match cut {
+            Some(Way::Freeze) => self.freeze(false).await,
+            Some(Way::Delete) => drop(delete::<TrainingJob>(&self.common, &job_key(0))),
+            _ => {}
         }
         self.pause().await;
         let answer = call.await;
         if writes {
             self.common.look();
+            if lock(&self.common.checker).has_reached() {
+                // The end of the table's cell comes before anybody goes on.
+                self.park(Duration::from_millis(1)).await;
+            }
+        }
+        if cut == Some(Way::FreezeAfter) {
+            self.freeze(false).await;
         }
         self.pause().await;
         answer

@@ -1,5 +1,6 @@
 //! The loop: whatever is due happens, one thing at a time, in an order that the seed decides.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,16 +18,20 @@ use tradewind_sim::market::{Market, SimTime};
 
 use super::chance::Chance;
 use super::cluster::{ControlPlane, apply};
+use super::ends::Earlier;
 use super::machines::Fleet;
 use super::operator::{Process, is_over};
 use super::plan::{Happening, Mood, Options, Plan, Story};
 use super::ports::{ACCOUNT, BUCKET, MAILBOX};
+use super::table::Reached;
 use super::wire::{Calls, Common, lock};
 
 /// How long after the calm everything must be over, at most.
 const PATIENCE: Duration = Duration::from_hours(4);
 /// Quiet time at the end in which nothing may be written.
 const REST: Duration = Duration::from_mins(5);
+/// The same in a cell of the table, of which there are many: some looks of every controller.
+const SHORT_REST: Duration = Duration::from_secs(45);
 /// Time for the last words of controllers before that.
 const SETTLE: Duration = Duration::from_secs(90);
 /// Things that may happen in one world.
@@ -47,6 +52,10 @@ pub struct Outcome {
     pub events: u64,
     /// Time that passed in the world.
     pub time: Duration,
+    /// How far the cell of the table came.
+    pub reached: Reached,
+    /// How long machines lived that no object knew any more.
+    pub leaks: Vec<Duration>,
 }
 
 /// A world.
@@ -64,7 +73,11 @@ pub struct World {
     pub(super) rough: bool,
     /// Prices at the start: offer, on demand, lowest bid.
     pub(super) prices: Vec<(String, u64, Option<u64>)>,
-    mood: Mood,
+    pub(super) mood: Mood,
+    /// Earlier states of the API server, oldest first.
+    pub(super) backups: VecDeque<Earlier>,
+    /// How far the cell of the table came.
+    pub(super) reached: Reached,
     seed: u64,
     started: usize,
     next_happening: usize,
@@ -101,6 +114,7 @@ impl World {
             let mut checker = lock(&common.checker);
             checker.jobs = vec![super::checker::Watched::default(); plan.jobs.len()];
             checker.recipes = plan.jobs.iter().map(|r| (r.salt, r.steps)).collect();
+            checker.awaited = if let Mood::Cell(cell) = options.mood { Some(cell.at) } else { None };
             checker.per_hour = plan.per_hour.parse().expect("an amount");
         }
         common.look();
@@ -116,6 +130,8 @@ impl World {
                 offers.map(|o| (o.id.clone(), o.on_demand_micros_per_hour, o.bid_micros_per_hour)).collect()
             }),
             mood: options.mood,
+            backups: VecDeque::new(),
+            reached: Reached::default(),
             seed: options.seed,
             started: 0,
             next_happening: 0,
@@ -139,12 +155,17 @@ impl World {
                 if self.common.now() < since + SETTLE || lock(&self.common.calls).last_trouble > since {
                     writes = self.writes();
                 }
-                if self.common.now() >= since + SETTLE + REST {
+                let rest = if matches!(self.mood, Mood::Cell(_)) { SHORT_REST } else { REST };
+                if self.common.now() >= since + SETTLE + rest {
                     self.end(writes);
                     break;
                 }
             } else {
                 over_since = None;
+            }
+            if self.reached == Reached::Nothing {
+                // What follows is the same as without the end.
+                break;
             }
             if self.common.now() > self.plan.calm_at + PATIENCE {
                 self.fail_to_end("did not come to an end in time");
@@ -160,13 +181,16 @@ impl World {
 
     fn outcome(&self) -> Outcome {
         let calls = lock(&self.common.calls);
+        let checker = lock(&self.common.checker);
         Outcome {
-            violations: lock(&self.common.checker).violations.clone(),
+            violations: checker.violations.clone(),
             trace: self.common.tail(),
             calls: calls.count,
             points: calls.record.clone().unwrap_or_default(),
             events: self.events,
             time: self.common.now(),
+            reached: self.reached,
+            leaks: checker.leaks(&self.common),
         }
     }
 
@@ -201,6 +225,8 @@ impl World {
 
     /// One thing that is due. False if nothing is.
     fn step(&mut self) -> bool {
+        self.back_up();
+        self.end_comes();
         self.processes_change();
         let now = self.common.now();
         let happens = self.plan.happenings.get(self.next_happening).is_some_and(|(at, _)| *at <= now);
@@ -233,6 +259,7 @@ impl World {
             };
             if done {
                 self.freeze_at_call();
+                self.end_comes();
                 self.effects();
                 return true;
             }

@@ -31,6 +31,14 @@ pub struct Change {
     pub gone: bool,
 }
 
+/// An earlier state of the whole cluster.
+#[derive(Clone)]
+pub struct Backup {
+    tables: BTreeMap<&'static str, Table>,
+    version: u64,
+    unsettled: BTreeSet<(&'static str, Key)>,
+}
+
 /// A piece of the change log.
 #[derive(Debug, Clone)]
 pub struct Changes {
@@ -53,6 +61,7 @@ pub(super) struct State {
     pub(super) authoriser: Authoriser,
 }
 
+#[derive(Clone)]
 struct Table {
     kind: &'static Kind,
     rows: BTreeMap<Key, Arc<dyn Object>>,
@@ -98,6 +107,21 @@ impl State {
     /// Every object of every kind.
     pub(super) fn everything(&self) -> impl Iterator<Item = (&'static Kind, &Arc<dyn Object>)> {
         self.tables.values().flat_map(|table| table.rows.values().map(|object| (table.kind, object)))
+    }
+
+    pub(super) fn backup(&self) -> Backup {
+        Backup { tables: self.tables.clone(), version: self.version, unsettled: self.unsettled.clone() }
+    }
+
+    pub(super) fn restore(&mut self, backup: &Backup, bumped: bool) {
+        self.tables.clone_from(&backup.tables);
+        self.unsettled.clone_from(&backup.unsettled);
+        if !bumped {
+            self.version = backup.version;
+        }
+        // Nobody can go on from what was logged before.
+        self.log.clear();
+        self.index += 1;
     }
 
     /// Identity and birth of a new object.

@@ -23,6 +23,13 @@ pub struct Books {
     newest: BTreeMap<usize, u64>,
 }
 
+impl Books {
+    /// All entries of a job's log.
+    pub fn entries(&self, n: usize) -> impl Iterator<Item = &LogEntry> {
+        self.logs.get(&n).into_iter().flat_map(BTreeMap::values)
+    }
+}
+
 impl Checker {
     /// Something was written or deleted in a bucket.
     pub fn store_changes(&mut self) {

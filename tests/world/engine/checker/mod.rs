@@ -5,6 +5,7 @@ mod checkpoints;
 mod money;
 mod providers;
 mod renting;
+mod restored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +17,10 @@ use tradewind_cluster::object::typed_ref;
 use tradewind_cluster::{Key, Typed};
 use tradewind_core::{Money, OrderKey};
 
-use super::cluster::job_name;
+pub use restored::Known;
+
+use super::cluster::{job_key, job_name};
+use super::table::{At, Cell, Fate, JobEnd};
 use super::wire::Common;
 
 /// What is known of a RentedMachine from the change log.
@@ -36,6 +40,8 @@ pub struct Rental {
     pub ended_at: Option<Duration>,
     /// It is gone.
     pub gone: bool,
+    /// When its object was torn away: it was never let go.
+    pub forgotten: Option<Duration>,
 }
 
 /// What is known of a job.
@@ -78,6 +84,17 @@ pub struct Checker {
     pub books_closed: bool,
     /// Objects in the bucket that were damaged on purpose.
     pub damaged: Vec<String>,
+    /// The phase in which an end is to happen, until it is seen.
+    pub awaited: Option<At>,
+    reached: bool,
+    /// How the job must be in the end.
+    pub job_end: JobEnd,
+    /// Machines that nobody wanted to end, whatever else happened.
+    kept: BTreeSet<String>,
+    /// When the API server last went back to an earlier state, and how far.
+    pub went_back: Option<(Duration, Duration)>,
+    /// Keys of rent calls that left long after their last check, out of a frozen process.
+    pub late: BTreeSet<String>,
     jobs_seen: u64,
     rentals_seen: u64,
     /// Caps of machines that turned out dearer, in micro-dollars an hour.
@@ -128,6 +145,7 @@ impl Checker {
             known.uid = job.metadata.uid.clone().unwrap_or_default();
             known.object = Some(job.clone());
             known.deleted |= change.gone || job.metadata.deletion_timestamp.is_some();
+            self.sees(At::Job(job.status.as_ref().map_or(JobPhase::Pending, |s| s.phase)));
         }
     }
 
@@ -160,7 +178,8 @@ impl Checker {
             machines.filter_map(|m| m.label.as_ref()?.parse::<OrderKey>().ok()).collect::<Vec<_>>()
         });
         for key in paid {
-            let of_job = self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone);
+            let of_job =
+                self.rental_of(&key).is_some_and(|rental| rental.job == n && !rental.gone && rental.knows(&key));
             self.ensure(!of_job, || format!("{} is called suspended, but {key} is paid for", job_name(n)));
         }
     }
@@ -187,11 +206,64 @@ impl Checker {
         self.rentals.get(uid).map(|rental| rental.job)
     }
 
-    /// True once every job is over: complete, failed or deleted.
+    /// A job or a machine is in this phase.
+    fn sees(&mut self, at: At) {
+        if self.awaited == Some(at) {
+            self.awaited = None;
+            self.reached = true;
+        }
+    }
+
+    /// True if the awaited phase was reached and nobody has acted on it.
+    pub fn has_reached(&self) -> bool {
+        self.reached
+    }
+
+    /// The same, once.
+    pub fn takes_reached(&mut self) -> bool {
+        std::mem::take(&mut self.reached)
+    }
+
+    /// The end of a cell happens now.
+    pub fn end_happens(&mut self, cell: Cell) {
+        self.job_end = cell.job_end();
+        if cell.fate() == Fate::GoesOn {
+            let bought = |r: &Rental| {
+                let status = r.object.status.as_ref();
+                r.ended_at.is_none()
+                    && r.object.spec.stop.is_none()
+                    && status.is_some_and(|s| s.machine_id.is_some() && s.ended.is_none())
+            };
+            self.kept = self.rentals.values().filter(|r| bought(r)).map(|r| r.uid.clone()).collect();
+        }
+    }
+
+    /// True once every job is over: complete, failed or deleted, or suspended for good.
     pub fn jobs_over(&self) -> bool {
         self.jobs.iter().all(|job| {
-            job.deleted || job.object.as_ref().and_then(|j| j.status.as_ref()).is_some_and(|s| s.phase.is_terminal())
+            let phase = job.object.as_ref().and_then(|j| j.status.as_ref()).map(|s| s.phase);
+            let rests = match self.job_end {
+                JobEnd::Suspended => phase == Some(JobPhase::Suspended),
+                JobEnd::Waiting => phase == Some(JobPhase::Waiting),
+                _ => false,
+            };
+            job.deleted || rests || phase.is_some_and(JobPhase::is_terminal)
         })
+    }
+
+    /// Machines that nobody wanted to end have run to the program's end.
+    fn machines_went_on(&mut self) {
+        let ends: Vec<_> = self.rentals.values().filter(|r| self.kept.contains(&r.uid)).cloned().collect();
+        for rental in ends {
+            let status = rental.object.status.unwrap_or_default();
+            let (ended, message) = (status.ended.unwrap_or_default(), status.ended_message.unwrap_or_default());
+            self.ensure(status.exit_code.is_some(), || {
+                format!(
+                    "{} should have gone on, but was ended: {ended}: {message}",
+                    rental.object.metadata.name.unwrap_or_default()
+                )
+            });
+        }
     }
 
     /// The world has come to rest: what must hold at the end.
@@ -199,15 +271,29 @@ impl Checker {
         self.nothing_is_left(common);
         self.books_agree(common);
         self.provider_is_settled(common);
+        self.machines_went_on();
+        let expected = self.job_end;
+        if expected == JobEnd::Gone {
+            let there = common.memory.peek::<TrainingJob>(&job_key(0)).is_some();
+            self.ensure(self.jobs[0].deleted && !there, || format!("{} is still there", job_name(0)));
+        }
         for (n, fails) in failures.iter().enumerate() {
             let job = self.jobs[n].clone();
             let Some(status) = job.object.as_ref().and_then(|j| j.status.clone()).filter(|_| !job.deleted) else {
                 continue;
             };
             let name = job_name(n);
-            self.ensure(status.phase == JobPhase::Complete, || {
-                format!("{name} ended as {:?}: {}", status.phase, status.message)
+            let wanted = match expected {
+                JobEnd::Over if status.phase == JobPhase::Failed => JobPhase::Failed,
+                JobEnd::Complete | JobEnd::Gone | JobEnd::Over => JobPhase::Complete,
+                JobEnd::Failed => JobPhase::Failed,
+                JobEnd::Suspended => JobPhase::Suspended,
+                JobEnd::Waiting => JobPhase::Waiting,
+            };
+            self.ensure(status.phase == wanted, || {
+                format!("{name} ended as {:?}, not as {wanted:?}: {}", status.phase, status.message)
             });
+            let only_rented = only_rented && wanted == JobPhase::Complete;
             let salt = self.recipes[n].0;
             self.ensure(!only_rented || self.results.contains(&salt), || {
                 format!("{name} is complete, but no machine has its result")

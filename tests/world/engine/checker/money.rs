@@ -37,7 +37,7 @@ impl Checker {
         let is_final = |s: &RentedMachineStatus| s.phase == MachinePhase::Gone && s.rented_at.is_some();
         self.rentals
             .values()
-            .filter(|r| r.job == n)
+            .filter(|r| r.job == n && r.forgotten.is_none())
             .filter_map(|r| {
                 let status = r.object.status.as_ref().filter(|s| is_final(s))?;
                 Some((r.object.metadata.name.clone().unwrap_or_default(), status.cost?))
@@ -86,6 +86,11 @@ impl Checker {
             let Some(status) = rental.object.status.clone().filter(|s| s.machine_id == Some(id.to_string())) else {
                 continue;
             };
+            if rental.forgotten.is_some() {
+                continue;
+            }
+            // An older state does not know how long it has run by then.
+            let hidden = hidden + self.unknown_after_going_back(created);
             let cost = status.cost.map_or(0, Money::micros);
             let blind = self.longest_gap(created, ended);
             let hidden = hidden + self.hidden.get(&id).copied().unwrap_or_default();

@@ -63,7 +63,7 @@ impl Checker {
     }
 
     fn all_final_costs(&self) -> Money {
-        let statuses = self.rentals.values().filter_map(|r| r.object.status.as_ref());
+        let statuses = self.rentals.values().filter(|r| r.forgotten.is_none()).filter_map(|r| r.object.status.as_ref());
         statuses.filter(|s| s.phase == MachinePhase::Gone && s.rented_at.is_some()).filter_map(|s| s.cost).sum()
     }
 }

@@ -10,6 +10,7 @@ use tradewind_core::OrderKey;
 use tradewind_sim::market::Machine;
 
 use super::super::cluster::job_name;
+use super::super::table::At;
 use super::super::wire::Common;
 use super::{Checker, Rental};
 
@@ -32,6 +33,7 @@ impl Checker {
             orders: BTreeMap::new(),
             ended_at: None,
             gone: false,
+            forgotten: None,
         });
         let status = machine.status.clone().unwrap_or_default();
         let before = old.as_ref().and_then(|o| o.object.status.as_ref()).map(|s| s.orders.clone()).unwrap_or_default();
@@ -65,6 +67,7 @@ impl Checker {
         });
         rental.attempt = machine.spec.attempt;
         rental.object = machine.clone();
+        self.sees(At::Machine(status.phase));
         if gone {
             rental.gone = true;
             let part = OrderKey::machine_part(&uid);
@@ -73,6 +76,8 @@ impl Checker {
                     .machines()
                     .iter()
                     .filter(|m| !m.has_ended() && owner(m).as_ref() == Some(&part))
+                    // What an older state of it does not know is the sweeper's.
+                    .filter(|m| rental.knows_label(m.label.as_deref()) && !self.is_late(m.label.as_deref()))
                     .map(|m| m.id)
                     .collect()
             });
@@ -95,7 +100,7 @@ impl Checker {
         let written = self.rentals.values().find_map(|r| r.orders.get(key).map(|at| (r, *at)));
         match written {
             None => self.fail(format!("rent call under {key}, but no such order is written")),
-            Some((_, at)) if now.saturating_sub(at) > CALL_WITHIN => {
+            Some((_, at)) if now.saturating_sub(at) > CALL_WITHIN && !self.late.contains(key) => {
                 self.fail(format!("rent call under {key} {:?} after the order's write", now.saturating_sub(at)));
             }
             Some(_) => {}
@@ -111,7 +116,7 @@ impl Checker {
                 .machines()
                 .iter()
                 .filter(|m| !m.has_ended() && m.is_paid())
-                .map(|m| (m.id, owner(m), m.compute_micros_per_hour(), m.disk_micros_per_hour()))
+                .map(|m| (m.id, m.label.clone(), m.compute_micros_per_hour(), m.disk_micros_per_hour()))
                 .collect();
             (new, live)
         });
@@ -122,11 +127,12 @@ impl Checker {
         }
         let mut per_attempt: BTreeMap<(usize, i64), Vec<u64>> = BTreeMap::new();
         let mut wanted: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
-        for (id, part, _, _) in &live {
-            let Some(part) = part else { continue };
-            let Some(rental) = self.rentals.values().find(|r| OrderKey::machine_part(&r.uid) == *part) else {
+        for (id, label, _, _) in &live {
+            let Some(key) = label.as_deref().and_then(|label| label.parse::<OrderKey>().ok()) else { continue };
+            let Some(rental) = self.rental_of(&key).filter(|rental| rental.knows(&key)) else { continue };
+            if self.is_leftover(*id, label.as_deref()) {
                 continue;
-            };
+            }
             per_attempt.entry((rental.job, rental.attempt)).or_default().push(*id);
             if rental.ended_at.is_none() {
                 wanted.entry(rental.job).or_default().push(*id);
@@ -145,8 +151,20 @@ impl Checker {
         }
         // A machine that turned out dearer than its cap is ended; until then it is not the ledger's fault.
         let capped = |id, price: u64| self.too_dear.get(id).map_or(price, |cap| price.min(*cap));
-        let spent = live.iter().map(|(id, _, compute, disk)| capped(id, *compute) + disk).sum();
+        let wanted = live.iter().filter(|(id, label, ..)| !self.is_leftover(*id, label.as_deref()));
+        let spent = wanted.map(|(id, _, compute, disk)| capped(id, *compute) + disk).sum();
         self.spending(spent);
+    }
+
+    /// Its request left long after its last check, out of a frozen process.
+    fn is_late(&self, label: Option<&str>) -> bool {
+        label.is_some_and(|label| self.late.contains(label))
+    }
+
+    /// Such a machine that nobody has adopted: it is found by its key and ended.
+    fn is_leftover(&self, id: u64, label: Option<&str>) -> bool {
+        let adopted = |r: &Rental| r.object.status.as_ref().and_then(|s| s.machine_id.clone()) == Some(id.to_string());
+        self.is_late(label) && !self.rentals.values().any(adopted)
     }
 
     fn machine_bought(&mut self, machine: &Machine) {
@@ -164,11 +182,15 @@ impl Checker {
             self.fail(format!("machine {id} was rented under {label}, but no such order is written"));
             return;
         };
-        self.ensure(created.saturating_sub(written) <= CALL_WITHIN, || {
+        let late = self.late.contains(label);
+        self.ensure(late || created.saturating_sub(written) <= CALL_WITHIN, || {
             format!("machine {id} was rented {:?} after its order {label} was written", created.saturating_sub(written))
         });
         let orders = rental.object.status.as_ref().map(|s| s.orders.clone()).unwrap_or_default();
         let offer = orders.iter().find(|o| o.key == label).and_then(|o| usize::try_from(o.offer).ok());
+        if offer.is_none() && self.went_back.is_some() {
+            return;
+        }
         let cap = offer.and_then(|i| rental.object.spec.offers.get(i)).map(|o| o.price_cap.micros());
         let cap = cap.and_then(|cap| u64::try_from(cap).ok()).unwrap_or(0);
         // The price of an offer may rise between list and call; a bid cannot.
