@@ -1,5 +1,6 @@
 //! Rental accounts: the handle of each Provider, what was last seen on it, and its serial ledger.
 
+pub mod access;
 pub mod books;
 pub mod ledger;
 

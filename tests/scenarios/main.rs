@@ -9,6 +9,7 @@ mod identity;
 mod job;
 mod world;
 
+mod access;
 mod crash;
 mod deletion;
 mod failures;

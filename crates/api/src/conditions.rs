@@ -79,6 +79,8 @@ reasons! {
     WaitingForOffers,
     /// No Provider may be used.
     NoProvider,
+    /// No `access` entry of a Provider selects the job's namespace.
+    NoAccess,
     /// No offer fits.
     NoOffer,
     /// Every offer that fits was refused.

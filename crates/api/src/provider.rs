@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tradewind_core::Money;
 
+use crate::access::Access;
 use crate::values::Span;
 
 /// One rental account.
@@ -40,6 +41,11 @@ pub struct ProviderSpec {
     pub credentials_secret_ref: SecretKey,
     /// How much may be spent on this account.
     pub limits: Limits,
+    /// Who may use the account: the first entry that selects a namespace holds for its jobs, and a namespace that none selects may not.
+    /// Empty: every namespace may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub access: Vec<Access>,
     /// Rent nothing new; what runs goes on.
     #[serde(default)]
     pub paused: bool,
@@ -146,6 +152,11 @@ pub struct Spend {
     #[serde(default)]
     #[schemars(length(max = 12))]
     pub months: Vec<Spent>,
+    /// By namespace of the jobs, for the last 24 hours: what access[].limits.perDay counts. The one without a name is what more namespaces
+    /// than have room here have spent; it counts for every entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub namespaces: Vec<NamespaceSpent>,
     /// Uids of RentedMachines whose cost is in here; trimmed when the objects are gone.
     #[serde(default)]
     #[schemars(length(max = 4096))]
@@ -169,6 +180,18 @@ pub struct Spent {
     /// Dollars.
     #[schemars(schema_with = "crate::schema::dollars")]
     pub dollars: Money,
+}
+
+/// What the jobs of one namespace have spent.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceSpent {
+    /// Its name.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// By hour, as in `hours`.
+    #[schemars(length(max = 32))]
+    pub hours: Vec<Spent>,
 }
 
 fn minus_one() -> i64 {

@@ -58,7 +58,16 @@ pub(super) async fn observe(
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
             observed.choice = Some(match missing_secret(ctx, job, valid).await {
                 Some(Unusable { reason, message }) => Choice::None { reason, message },
-                None => placement::choose(ctx, valid, done, status.cost.total, restore_mb),
+                None => {
+                    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+                    match ctx.grants(namespace, &ctx.caches.providers.all()).await {
+                        Ok(grants) => {
+                            let asks = placement::Asks { namespace, done_share_ppm: done, spent: status.cost.total, restore_mb };
+                            placement::choose(ctx, valid, &asks, &grants)
+                        }
+                        Err(Unusable { reason, message }) => Choice::None { reason, message },
+                    }
+                }
             });
         }
     }

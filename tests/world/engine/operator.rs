@@ -125,6 +125,7 @@ impl Process {
             mailbox: Some(Mailbox::new(stores.at(&mailbox))),
             stores: Arc::new(stores),
             catalogues: OpenCatalogues::default(),
+            namespaces: tradewind::accounts::access::Namespaces::default(),
             agent: Some(AgentBinary { sha256: "ab".repeat(32) }),
             settings: settings(),
             told: Mutex::new(Told::default()),
