@@ -68,6 +68,9 @@ pub struct Report {
     /// While `Running`: seconds since the last sign of life, which is output, a change of progress, a save or a busy GPU. Otherwise 0.
     #[serde(default)]
     pub quiet_s: u64,
+    /// How long the save of the newest offer took. An agent of the version before does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_took: Option<SaveTook>,
 }
 
 impl Report {
@@ -210,6 +213,16 @@ pub struct CheckpointOffer {
     pub number: u64,
     /// What it consists of.
     pub manifest: Manifest,
+}
+
+/// How long a save took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SaveTook {
+    /// Number of the offer that it became.
+    pub offer: u64,
+    /// From the moment at which the program began to write it until all of it was uploaded, in milliseconds.
+    pub millis: u64,
 }
 
 /// An upload under way.

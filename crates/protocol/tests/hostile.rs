@@ -81,6 +81,7 @@ fn report() -> Report {
         restarted: false,
         silent: true,
         quiet_s: 77,
+        save_took: Some(tradewind_protocol::report::SaveTook { offer: 2, millis: 4100 }),
     }
 }
 

@@ -342,6 +342,7 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
     if let Some(checkpoint) = &served.checkpoint {
         status.checkpoint = Some(checkpoint.clone());
     }
+    status.traffic = served.traffic.or(status.traffic);
     if served.last_report_read {
         status.last_report_read = true;
     }

@@ -20,7 +20,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn offer(id: &str) -> Offer {
+pub(super) fn offer(id: &str) -> Offer {
     Offer {
         provider: "p".into(),
         id: id.into(),

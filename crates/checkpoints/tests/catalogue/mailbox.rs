@@ -46,6 +46,7 @@ fn report(sequence: u64) -> Report {
         restarted: false,
         silent: false,
         quiet_s: 0,
+        save_took: None,
     }
 }
 
