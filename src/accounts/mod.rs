@@ -1,6 +1,7 @@
 //! Rental accounts: the handle of each Provider, what was last seen on it, and its serial ledger.
 
 pub mod access;
+pub mod audit;
 pub mod books;
 pub mod ledger;
 

@@ -81,6 +81,7 @@ pub fn options(label: &str) -> StackOptions {
         .operator_flag("offers-max-age", &format!("{}ms", OFFERS_MAX_AGE.as_millis()))
         .operator_flag("account-health", "500ms")
         .operator_flag("orphan-age", "5s")
+        .operator_flag("audit-after", "1s")
         .operator_flag("log", "info,tradewind=debug");
     options.plane.kwok = true;
     options.provider_proxies = true;

@@ -149,6 +149,8 @@ reasons! {
     OutOfCredit,
     /// `spec.paused` of the Provider is true.
     Paused,
+    /// The provider billed something else for a machine than we say it cost.
+    BillDiffers,
     /// The Provider or the Secret with its key is being deleted.
     Deleting,
     /// Our finaliser cannot be put on the Provider or on the Secret with its key.

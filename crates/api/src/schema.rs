@@ -58,6 +58,11 @@ pub fn dollars(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "maxLength": 20, "pattern": DECIMAL})
 }
 
+/// Dollars that the operator writes and that may be below zero.
+pub fn signed_dollars(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 20, "pattern": "^-?[0-9]{1,9}([.][0-9]{1,6})?$"})
+}
+
 /// Dollars that the operator writes and that may also be absent.
 pub fn optional_dollars(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "nullable": true, "maxLength": 20, "pattern": DECIMAL})

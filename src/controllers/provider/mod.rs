@@ -1,6 +1,7 @@
 //! Provider: keeps the handle of each account, lists its assets on every poll, watches its health, keeps its books, and holds Provider
 //! and Secret while anything rented by them may be left.
 
+mod bill;
 pub mod hold;
 pub mod losses;
 
@@ -20,7 +21,7 @@ use tradewind_providers::{GpuProvider, ProviderError};
 
 use self::hold::{Departure, Leaving};
 use self::losses::Losses;
-use crate::accounts::{Account, books, ledger};
+use crate::accounts::{Account, audit, books, ledger};
 use crate::context::Context;
 use crate::controllers::{rented_machine, sweeper};
 use crate::events::{Severity, reference};
@@ -38,6 +39,8 @@ pub struct Providers {
     ctx: Arc<Context>,
     /// By Provider.
     losses: Mutex<BTreeMap<String, Losses>>,
+    /// Looks at bills, by Provider.
+    bills: Mutex<BTreeMap<String, bill::Looks>>,
 }
 
 /// What was found out about an account.
@@ -50,7 +53,7 @@ struct Health {
 impl Providers {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, losses: Mutex::default() }
+        Self { ctx, losses: Mutex::default(), bills: Mutex::default() }
     }
 
     async fn run(&self, key: &Key) -> Result<Wake, Failure> {
@@ -81,6 +84,10 @@ impl Providers {
             return Ok(Wake::OnChange);
         };
         self.write_status(&provider, account.as_deref(), health).await?;
+        if let Some(account) = account.as_deref() {
+            // After everything that somebody waits for.
+            self.audit(key, account).await?;
+        }
         let poll = ctx.settings.account_poll;
         let wait = account.map_or(poll, |account| account.look_due_in(ctx.clock.monotonic(), poll));
         Ok(Wake::After(wait, "the account is listed again"))
@@ -306,6 +313,9 @@ impl Providers {
         status.committed_per_hour = ledger::committed(here(), name, "");
         let booked = self.keep_books(name, &machines, &mut status).await?;
         if let Some((info, _)) = account.and_then(Account::info) {
+            if old.account.is_some() && old.account != info.id {
+                audit::account_changed(&mut status.audit);
+            }
             status.account = info.id;
             let moved = match (status.credit, info.credit) {
                 (Some(old), Some(new)) => (new.micros() - old.micros()).abs() >= CREDIT_STEP,
@@ -358,6 +368,9 @@ impl Providers {
             // not show yet may be there. Read after the Provider, whose write fails if somebody else has kept the books since.
             let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
             for machine in machines.iter().filter(|m| m.spec.provider == name && books::is_final(m)) {
+                if !books::has(&status.spend, machine.metadata.uid.as_deref().unwrap_or_default()) {
+                    audit::await_bill(&mut status.audit, machine);
+                }
                 books::book(&mut status.spend, machine, ctx.clock.now());
             }
             status.spend.booked.retain(|uid| machines.iter().any(|m| is(m, uid)));
