@@ -162,6 +162,10 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
             r#"spec.work.hours: Invalid value: "long": must be a decimal number such as "1.5""#,
         ),
         (
+            json!({"template": {"spec": {"restartPolicy": "OnFailure", "containers": [{"name": "train", "image": "i"}]}}}),
+            r#"spec.template.spec.restartPolicy: Invalid value: "OnFailure": must be Never or absent: failurePolicy of the job"#,
+        ),
+        (
             json!({"template": {"spec": {"containers": []}}}),
             "spec.template.spec.containers: Invalid value: 0: spec.template.spec.containers in body should have at least 1 items",
         ),
@@ -180,6 +184,8 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
     let spec = |limit: &str| json!({"kind": "Vast", "credentialsSecretRef": {"name": "v"}, "limits": {"perHour": limit, "perDay": "9"}});
     let said = refusal(plane.kubectl(), &provider("p", spec("-1"))).await;
     assert!(said.contains(r#"spec.limits.perHour: Invalid value: "-1": must be dollars such as "10.00""#), "{said}");
+    let said = refusal(plane.kubectl(), &provider("p", spec("10000000000"))).await;
+    assert!(said.contains("must be dollars such as"), "more than anybody has: {said}");
     let with_access = |entry: Value| {
         let mut spec = spec("1");
         spec["access"] = json!([entry]);

@@ -24,4 +24,5 @@ mod restore;
 mod secrets;
 mod stopping;
 mod user;
+mod worst_case;
 mod zombie;

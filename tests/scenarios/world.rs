@@ -76,7 +76,12 @@ pub fn market() -> Value {
 
 /// Options of the shared world, for those that need a stack of their own.
 pub fn options(label: &str) -> StackOptions {
-    let mut options = StackOptions::new(label, market())
+    options_of(label, market())
+}
+
+/// As [`options`], with a market of its own.
+pub fn options_of(label: &str, market: Value) -> StackOptions {
+    let mut options = StackOptions::new(label, market)
         .operator_flag("refusal-memory", "3s")
         .operator_flag("offers-max-age", &format!("{}ms", OFFERS_MAX_AGE.as_millis()))
         .operator_flag("account-health", "500ms")

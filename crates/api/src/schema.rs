@@ -117,6 +117,11 @@ pub fn pod_template(_: &mut SchemaGenerator) -> Schema {
                 "x-kubernetes-preserve-unknown-fields": true,
                 "required": ["containers"],
                 "properties": {
+                    "restartPolicy": checked_text(
+                        16,
+                        "^Never$",
+                        "must be Never or absent: failurePolicy of the job says how often a failing program is started again"
+                    ),
                     "containers": {
                         "type": "array",
                         "minItems": 1,

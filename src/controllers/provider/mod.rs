@@ -169,6 +169,7 @@ impl Providers {
         }
         let secret = ctx.secret(&ctx.settings.namespace, &reference.name).await?;
         let value = crate::storage::text(&secret, &reference.key)
+            .and_then(|value| key_in(&value))
             .ok_or_else(|| crate::storage::no_such_key(&ctx.settings.namespace, &reference.name, &reference.key))?;
         let fingerprint = fingerprint(provider, &value);
         if let Some(account) = known.filter(|a| a.fingerprint == fingerprint) {
@@ -193,6 +194,7 @@ impl Providers {
         }
         for held in hold::held(provider).iter().filter(|held| **held != provider.spec.credentials_secret_ref) {
             let Ok(value) = ctx.secret_value(&ctx.settings.namespace, &held.name, &held.key).await else { continue };
+            let Some(value) = key_in(&value) else { continue };
             if let Ok(handle) = ctx.open_account.open(name, provider.spec.kind, &value) {
                 return Some(ctx.accounts.put(Account::new(name, fingerprint(provider, &value), handle)));
             }
@@ -219,17 +221,14 @@ impl Providers {
         }
         // A key that is refused says nothing about the owner; the looks that follow tell of it.
         let Ok(info) = handle.account().await else { return Ok(()) };
-        let message = match (old, info.id) {
-            (Some(old), Some(id)) if id == *old => return Ok(()),
-            (Some(old), Some(id)) => {
-                format!("the key belongs to account {id}, but machines of account {old} are not gone yet")
-            }
+        let list = match (old, &info.id) {
+            (Some(_), Some(_)) => Ok(Vec::new()),
             // Where the market tells no account, one machine of ours in its list is the proof.
-            _ => match handle.list_owned().await {
-                Ok(list) if ours.is_empty() || list.iter().any(|m| ours.contains(&m.id.as_str())) => return Ok(()),
-                Ok(_) => format!("the key shows none of the {} machines that are rented on this account", ours.len()),
-                Err(error) => format!("whether the key is of the same account cannot be seen now ({error})"),
-            },
+            _ => handle.list_owned().await,
+        };
+        let listed = list.map(|list| list.iter().any(|m| ours.contains(&m.id.as_str())));
+        let Some(message) = other_owner(old.map(String::as_str), info.id.as_deref(), ours.len(), listed) else {
+            return Ok(());
         };
         let message = format!("{message}; give the old key back, or wait until they are gone");
         Err(crate::storage::Unusable { reason: Reason::KeyRefused, message })
@@ -426,6 +425,35 @@ impl Providers {
     }
 }
 
+/// Why a new key is not taken while machines live that were rented by the one before; `None` = it is of the same account, as far as can be
+/// told. `ours`: machines rented so far; `listed`: whether the new key's list shows one of them.
+fn other_owner(
+    old: Option<&str>,
+    new: Option<&str>,
+    ours: usize,
+    listed: Result<bool, ProviderError>,
+) -> Option<String> {
+    match (old, new, listed) {
+        (Some(old), Some(new), _) if old == new => None,
+        (Some(old), Some(new), _) => {
+            Some(format!("the key belongs to account {new}, but machines of account {old} are not gone yet"))
+        }
+        (_, _, Ok(shown)) if shown || ours == 0 => None,
+        (_, _, Ok(_)) => Some(format!("the key shows none of the {ours} machines that are rented on this account")),
+        (_, _, Err(error)) => Some(format!("whether the key is of the same account cannot be seen now ({error})")),
+    }
+}
+
+/// The key as it was meant: files made with an editor end in a newline, and values copied from a shell bring their quotes along. No market's key
+/// has either. `None` = nothing is left.
+fn key_in(value: &SecretString) -> Option<SecretString> {
+    let mut key = value.expose_secret().trim();
+    for quote in ['"', '\''] {
+        key = key.strip_prefix(quote).and_then(|key| key.strip_suffix(quote)).unwrap_or(key).trim();
+    }
+    (!key.is_empty()).then(|| SecretString::from(key.to_owned()))
+}
+
 /// Tells handles of different kinds and keys apart, without telling the key.
 fn fingerprint(provider: &Provider, key: &SecretString) -> String {
     let digest = Sha256::digest(key.expose_secret().as_bytes());
@@ -447,5 +475,44 @@ impl Reconciler for Providers {
 
     fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
         Box::pin(self.run(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_taken_as_it_was_meant() {
+        for (value, key) in [
+            ("abc", Some("abc")),
+            ("abc\n", Some("abc")),
+            (" abc\r\n", Some("abc")),
+            ("\"abc\"", Some("abc")),
+            ("'abc'\n", Some("abc")),
+            ("ab\"c", Some("ab\"c")),
+            ("\n", None),
+            ("\"\"", None),
+        ] {
+            let found = key_in(&SecretString::from(value.to_owned()));
+            assert_eq!(found.as_ref().map(|key| key.expose_secret().to_owned()).as_deref(), key, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_account_is_not_taken_while_machines_live() {
+        let unread = || Err(ProviderError::RateLimited { provider: "vast", retry_after: None });
+        for (what, old, new, ours, listed, says) in [
+            ("the same account", Some("1"), Some("1"), 2, Ok(false), None),
+            ("another one", Some("1"), Some("2"), 2, Ok(true), Some("belongs to account 2, but machines of account 1")),
+            ("no ids, and its list shows ours", None, None, 2, Ok(true), None),
+            ("no ids, and its list shows none", None, None, 2, Ok(false), Some("shows none of the 2 machines")),
+            ("no ids, and nothing to be shown yet", None, None, 0, Ok(false), None),
+            ("no ids, and no list", None, None, 2, unread(), Some("cannot be seen now")),
+        ] {
+            let found = other_owner(old, new, ours, listed);
+            assert_eq!(found.is_some(), says.is_some(), "{what}: {found:?}");
+            assert!(found.unwrap_or_default().contains(says.unwrap_or_default()), "{what}");
+        }
     }
 }

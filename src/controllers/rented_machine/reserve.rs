@@ -5,11 +5,11 @@ use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::training_job::CheckpointStatus;
 use tradewind_core::{Money, Offer};
 
+use super::verdict::DRAIN_LIMIT;
+
 /// At least: the agent hears of it within a poll (5 s), reports within 10 s, and its machine's end is asked for and seen; a minute is ample
 /// where there is next to nothing to save.
 const LEAST_S: u64 = 60;
-/// At most, so that one slow upload does not keep a job from running at all.
-const MOST_S: u64 = 3600;
 /// A stop may come just as a save has begun: that one is finished, and the last one follows it.
 const SAVES: u64 = 2;
 /// Upload assumed for an offer that does not tell it, in Mbit/s: half of what plans assume for downloads.
@@ -46,7 +46,9 @@ pub fn of(machine: &RentedMachine, newest: Option<&CheckpointStatus>) -> Reserve
         bytes.saturating_mul(8).div_ceil(mbps.saturating_mul(1_000_000))
     });
     let grace = u64::try_from(machine.spec.workload.stop_grace_s).unwrap_or(0);
-    let seconds = grace.saturating_add(one_save.saturating_mul(SAVES)).clamp(LEAST_S, MOST_S);
+    // A machine that is told to stop gets no more time for its last save than this.
+    let saves = one_save.saturating_mul(SAVES).min(DRAIN_LIMIT.as_secs());
+    let seconds = grace.saturating_add(saves).max(LEAST_S);
     let megabytes = bytes.saturating_mul(SAVES).div_ceil(1_000_000);
     let traffic = offer.map_or(Money::ZERO, |offer| offer.upload_price_per_gb.ratio(megabytes, 1000));
     Reserve { seconds, traffic }
@@ -91,7 +93,7 @@ mod tests {
             ("not measured: by the offer's bandwidth", 1000, save(10_000_000_000, None), json!(null), 190, "0.40"),
             ("nor told", 0, save(10_000_000_000, None), json!(null), 1630, "0.40"),
             ("saved by an earlier machine", 1000, json!(null), save(10_000_000_000, Some(900)), 190, "0.40"),
-            ("never more than an hour", 1, save(100_000_000_000, None), json!(null), 3600, "4.00"),
+            ("never more than a machine gets", 1, save(100_000_000_000, None), json!(null), 1830, "4.00"),
         ] {
             let newest: Option<CheckpointStatus> = serde_json::from_value(newest).unwrap();
             let reserve = of(&machine(mbps, &own), newest.as_ref());
