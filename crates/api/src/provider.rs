@@ -117,6 +117,10 @@ pub struct ProviderStatus {
     /// The provider's id of the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// Eight digits that follow from the key in use and this install. They tell another key from the one before, and nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub key_mark: Option<String>,
     /// Credit left in dollars, as of the last change worth writing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::optional_dollars")]

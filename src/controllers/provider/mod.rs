@@ -179,10 +179,20 @@ impl Providers {
             .open_account
             .open(&name, provider.spec.kind, &value)
             .map_err(|message| crate::storage::Unusable { reason: Reason::KindNotSupported, message })?;
-        self.same_owner(provider, &*handle).await?;
+        let known_key = provider.status.as_ref().and_then(|s| s.key_mark.as_ref());
+        // The very key that was in use before this process began: whoever its owner is, it has not changed.
+        if known_key != Some(&self.key_mark(&fingerprint)) {
+            self.same_owner(provider, &*handle).await?;
+        }
         let account = ctx.accounts.put(Account::new(&name, fingerprint, handle));
         ctx.ask(MarketReader::NAME, Key::cluster(name));
         Ok((account, Some(secret)))
+    }
+
+    /// What is written down of a key.
+    fn key_mark(&self, fingerprint: &str) -> String {
+        let digest = Sha256::digest(format!("{} {fingerprint}", self.ctx.settings.install.as_str()));
+        tradewind_core::hex(&digest[..4])
     }
 
     /// The handle of before, when the present key cannot be used: the one in memory, or after a restart one by a Secret that is still held.
@@ -311,6 +321,9 @@ impl Providers {
         status.machines = i64::try_from(alive.count()).unwrap_or(i64::MAX);
         status.committed_per_hour = ledger::committed(here(), name, "");
         let booked = self.keep_books(name, &machines, &mut status).await?;
+        if let Some(account) = account {
+            status.key_mark = Some(self.key_mark(&account.fingerprint));
+        }
         if let Some((info, _)) = account.and_then(Account::info) {
             if old.account.is_some() && old.account != info.id {
                 audit::account_changed(&mut status.audit);
