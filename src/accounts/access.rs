@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use tradewind_api::access::{Access, entry_for};
 use tradewind_api::provider::Spend;
@@ -13,8 +14,10 @@ use tradewind_api::{Provider, Reason, RentedMachine};
 use tradewind_cluster::{ClusterError, Key};
 use tradewind_core::{Money, Offer, Trust};
 
+use super::overrun::{Bounds, overrun};
 use super::{books, ledger};
 use crate::context::Context;
+use crate::controllers::rented_machine::{cost, reserve};
 use crate::storage::Unusable;
 
 /// Labels of a Namespace.
@@ -22,7 +25,7 @@ pub type Labels = BTreeMap<String, String>;
 
 /// How long labels that were read count. Short, since a platform engineer waits for what a new label changes; jobs that wait are planned
 /// again every 15 s.
-const FRESH: Duration = Duration::from_secs(10);
+const FRESH: Duration = Duration::from_secs(20);
 /// Namespaces remembered; beyond that, all are forgotten and read again.
 const MOST: usize = 4096;
 
@@ -148,6 +151,54 @@ impl Context {
         })
     }
 
+    /// Machines of an account that must stop because they pass its limits or those of an entry of its list, by uid, and why. What cannot be
+    /// read now is looked at the next time.
+    pub async fn overrun(&self, provider: &Provider) -> BTreeMap<String, String> {
+        let name = provider.metadata.name.as_deref().unwrap_or_default();
+        let now = self.clock.now();
+        let all = self.caches.rented.all();
+        let here: Vec<RentedMachine> = all.iter().filter(|m| m.spec.provider == name).map(|m| priced(m, now)).collect();
+        let nothing = Spend::default();
+        let spend = provider.status.as_ref().map_or(&nothing, |status| &status.spend);
+        let kept = |m: &RentedMachine| {
+            let price = m.status.as_ref().and_then(|s| s.price_per_hour).unwrap_or_default();
+            reserve::of(m, None).dollars(price)
+        };
+        let limits = &provider.spec.limits;
+        let bounds = Bounds {
+            name: "limits".to_owned(),
+            per_hour: Some(limits.per_hour),
+            per_day: Some(limits.per_day),
+            spent_today: books::last_day(spend, &here, now),
+        };
+        let mut stops = overrun(&here.iter().collect::<Vec<_>>(), name, &bounds, kept);
+        let access = &provider.spec.access;
+        let mut entries: BTreeMap<String, Option<usize>> = BTreeMap::new();
+        if here.is_empty() || access.iter().all(|entry| entry.limits.is_none()) {
+            return stops;
+        }
+        let running = here.iter().map(|m| m.spec.job.namespace.as_str());
+        for namespace in running.chain(spend.namespaces.iter().map(|of| of.namespace.as_str())) {
+            let Ok(labels) = self.namespace_labels(namespace).await else { return stops };
+            let entry = labels.and_then(|labels| entry_for(access, &labels).map(|(at, _)| at));
+            entries.insert(namespace.to_owned(), entry);
+        }
+        for (place, entry) in access.iter().enumerate() {
+            let Some(limits) = &entry.limits else { continue };
+            // What runs is stopped only for what is known to be theirs.
+            let theirs = |namespace: &str| entries.get(namespace).copied().flatten() == Some(place);
+            let bounds = Bounds {
+                name: format!("access[{place}].limits"),
+                per_hour: limits.per_hour,
+                per_day: limits.per_day,
+                spent_today: books::last_day_of(spend, &here, now, theirs),
+            };
+            let machines: Vec<&RentedMachine> = here.iter().filter(|m| theirs(&m.spec.job.namespace)).collect();
+            stops.extend(overrun(&machines, name, &bounds, kept));
+        }
+        stops
+    }
+
     /// Whether the limits of the entry that holds for `namespace` leave room for a machine that may cost `asked` an hour. The caller holds the
     /// account's lock; `machines` and `spend` are what it has just read, `besides` is the uid of the machine that is asked about.
     pub async fn share_has_room(
@@ -181,4 +232,16 @@ impl Context {
         let spent = books::last_day_of(spend, here.iter().copied(), self.clock.now(), counts);
         Ok(ledger::admit_share(name, place, limits, committed, spent, asked).err())
     }
+}
+
+/// A machine with its cost as of now: the one in its status may be minutes old.
+fn priced(machine: &RentedMachine, now: Timestamp) -> RentedMachine {
+    let mut machine = machine.clone();
+    let (offer, disk) = (reserve::offer(&machine), machine.spec.workload.disk_gib);
+    if let (Some(offer), Some(status)) = (offer, &mut machine.status)
+        && status.gone_at.is_none()
+    {
+        status.cost = Some(cost::so_far(&offer, disk, status, now));
+    }
+    machine
 }

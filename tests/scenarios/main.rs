@@ -14,6 +14,7 @@ mod crash;
 mod deletion;
 mod failures;
 mod hostile;
+mod limits;
 mod lost;
 mod placement;
 mod preemption;

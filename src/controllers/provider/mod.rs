@@ -85,6 +85,11 @@ impl Providers {
         };
         self.write_status(&provider, account.as_deref(), health).await?;
         if let Some(account) = account.as_deref() {
+            let stops = ctx.overrun(&provider).await;
+            let machines = stops.keys().cloned().collect::<Vec<_>>();
+            if account.set_overrun(stops) {
+                self.wake_jobs_of(&machines);
+            }
             // After everything that somebody waits for.
             self.audit(key, account).await?;
         }
@@ -294,6 +299,17 @@ impl Providers {
             }
         }
         self.ctx.ask(sweeper::NAME, Key::cluster(name));
+    }
+
+    /// Jobs look at these machines again.
+    fn wake_jobs_of(&self, uids: &[String]) {
+        for machine in self.ctx.caches.rented.all() {
+            if machine.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid)) {
+                let job = &machine.spec.job;
+                let key = Key::namespaced(job.namespace.as_str(), job.name.as_str());
+                self.ctx.ask(crate::controllers::training_job::NAME, key);
+            }
+        }
     }
 
     async fn write_status(

@@ -423,3 +423,27 @@ fn a_host_that_never_starts_the_agent_is_given_up() {
     assert_eq!(late.status.ended.as_deref(), Some(Reason::AgentNotStarted.as_str()));
     check("in time", |o| o.now = at(1599), rented, &Step::Rest);
 }
+
+#[test]
+fn a_price_that_rises_past_the_cap_ends_the_machine() {
+    // What the market says now, whether it takes bids, spot or not; in micro-dollars an hour, with a cap of 360,000.
+    for (price, bids, capacity, ends) in [
+        (360_000, true, Capacity::OnDemand, false),
+        (360_001, true, Capacity::OnDemand, true),
+        (360_001, true, Capacity::Spot, false),
+        (720_000, true, Capacity::Spot, false),
+        (370_000, false, Capacity::Spot, false),
+        (400_000, false, Capacity::Spot, true),
+    ] {
+        let mut o = rented();
+        o.status.boot = Some("b".into());
+        let account = o.account.as_mut().unwrap();
+        account.bids = bids;
+        account.machines[0].price_per_hour = Some(Money::from_micros(price));
+        account.machines[0].capacity = capacity;
+        let status = decide(&o).status;
+        let what = format!("{price} {bids} {capacity}: {:?}", status.ended_message);
+        assert_eq!(status.ended.as_deref(), ends.then_some("LimitReached"), "{what}");
+        assert!(!ends || status.ended_message.is_some_and(|m| m.contains("its price cap is $0.36")), "{what}");
+    }
+}

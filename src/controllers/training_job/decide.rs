@@ -46,6 +46,8 @@ pub struct Observed {
     pub over: Option<EndRecord>,
     /// Our Node is cordoned: nothing new is rented.
     pub cordoned: bool,
+    /// The limit of its Provider that the attempt's machine passes by running on.
+    pub overrun: Option<String>,
     /// Id for a new run.
     pub fresh_run_id: String,
 }
@@ -382,6 +384,11 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
                 &format!("{message}; it is asked for a checkpoint and started again"),
             );
             return r.decide(Step::Stop { machine: name, reason: Reason::ProgramStalled, message }, Wake::OnChange);
+        }
+        if let Some(limit) = o.overrun.as_ref().filter(|_| rented(machine)) {
+            let message = format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
+            r.checkpointing(Reason::LimitReached, &format!("{message}; it is asked for a checkpoint and stopped"));
+            return r.decide(Step::Stop { machine: name, reason: Reason::LimitReached, message }, Wake::OnChange);
         }
         return r.decide(Step::Rest, Wake::After(soon, "cost is looked at"));
     }

@@ -8,7 +8,7 @@ use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
 
-use super::decide::{Admission, Observed, wants_plan};
+use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
@@ -47,8 +47,14 @@ pub(super) async fn observe(
         newest_attempt: None,
         over: None,
         cordoned: ctx.cordoned(),
+        overrun: None,
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
+    let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    observed.overrun = attempt.and_then(|attempt| machine_of(&observed, attempt)).and_then(|machine| {
+        let account = ctx.accounts.get(&machine.spec.provider)?;
+        account.overrun(machine.metadata.uid.as_deref()?)
+    });
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
