@@ -79,7 +79,9 @@ pub fn refusal(provider: &str, namespace: &str) -> String {
 
 /// What is said where the host is trusted too little.
 pub fn floor(provider: &str, namespace: &str, floor: Trust) -> String {
-    format!("spec.access of Provider {provider} lets jobs of namespace {namespace} run on hosts of trust {floor} or higher only")
+    format!(
+        "spec.access of Provider {provider} lets jobs of namespace {namespace} run on hosts of trust {floor} or higher only"
+    )
 }
 
 impl Context {

@@ -187,7 +187,10 @@ mod tests {
         assert_eq!(audit.difference.to_string(), "0.00", "one too much, one not at all");
         assert_eq!(audit.worst.as_ref().map(|worst| worst.id.as_str()), Some("1"));
         let said = sentence(&told).unwrap();
-        assert!(said.starts_with("the provider billed $0.00 for machine 3, which by our reckoning cost $0.36, and 1 more"), "{said}");
+        assert!(
+            said.starts_with("the provider billed $0.00 for machine 3, which by our reckoning cost $0.36, and 1 more"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -78,7 +78,11 @@ pub fn last_day_of<'a>(
     counts: impl Fn(&str) -> bool,
 ) -> Money {
     let apart = spend.namespaces.iter().filter(|of| of.namespace.is_empty() || counts(&of.namespace));
-    let books = Spend { hours: apart.flat_map(|of| of.hours.clone()).collect(), booked: spend.booked.clone(), ..Spend::default() };
+    let books = Spend {
+        hours: apart.flat_map(|of| of.hours.clone()).collect(),
+        booked: spend.booked.clone(),
+        ..Spend::default()
+    };
     last_day(&books, machines.into_iter().filter(|m| counts(&m.spec.job.namespace)), now)
 }
 
@@ -281,14 +285,21 @@ mod tests {
         book(&mut spend, &in_namespace("c", "team-a", end, "1"), now);
         let runs = in_namespace("d", "team-b", None, "8");
         let of = |spend: &Spend, name: &str| last_day_of(spend, [&runs], now, |n| n == name).to_string();
-        assert_eq!((of(&spend, "team-a"), of(&spend, "team-b"), of(&spend, "c")), ("3.00".into(), "12.00".into(), "0.00".into()));
+        assert_eq!(
+            (of(&spend, "team-a"), of(&spend, "team-b"), of(&spend, "c")),
+            ("3.00".into(), "12.00".into(), "0.00".into())
+        );
         assert_eq!(last_day_of(&spend, [&runs], now, |_| true), last_day(&spend, [&runs], now), "all together");
         for n in 0..200 {
             book(&mut spend, &in_namespace(&format!("more-{n}"), &format!("n{n:03}"), end, "1"), now);
         }
         assert_eq!(spend.namespaces.len(), NAMESPACES + 1);
         assert_eq!(of(&spend, "team-a"), "141.00", "what had no room of its own counts for everybody");
-        book(&mut spend, &in_namespace("late", "late", Some("2026-11-23T10:00:00.000000Z"), "1"), at("2026-11-23T10:00:00Z"));
+        book(
+            &mut spend,
+            &in_namespace("late", "late", Some("2026-11-23T10:00:00.000000Z"), "1"),
+            at("2026-11-23T10:00:00Z"),
+        );
         assert_eq!(spend.namespaces.len(), 1, "{:?}", spend.namespaces);
     }
 

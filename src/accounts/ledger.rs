@@ -170,8 +170,13 @@ mod tests {
 
     #[test]
     fn the_limits_of_an_entry_hold_to_the_last_micro_dollar() {
-        let limits = |hour: Option<&str>, day: Option<&str>| AccessLimits { per_hour: hour.map(dollars), per_day: day.map(dollars) };
-        let admit = |limits, committed, spent, asked| admit_share("p", 2, &limits, dollars(committed), dollars(spent), dollars(asked));
+        let limits = |hour: Option<&str>, day: Option<&str>| AccessLimits {
+            per_hour: hour.map(dollars),
+            per_day: day.map(dollars),
+        };
+        let admit = |limits, committed, spent, asked| {
+            admit_share("p", 2, &limits, dollars(committed), dollars(spent), dollars(asked))
+        };
         assert_eq!(admit(limits(Some("1"), Some("5")), "0.60", "4.00", "0.40"), Ok(()));
         let hour = admit(limits(Some("1"), None), "0.60", "100", "0.400001").unwrap_err();
         assert!(hour.to_string().starts_with("access[2].limits.perHour of Provider p is $1.00, $0.60"), "{hour}");

@@ -39,19 +39,22 @@ pub fn overrun(
         let name = &bounds.name;
         let why = if let Some(limit) = bounds.per_hour.filter(|limit| hourly + asked > *limit) {
             let more = hourly + asked;
-            Some(format!("{name}.perHour of Provider {provider} is ${limit}, and what runs there may cost ${more} an hour"))
+            Some(format!(
+                "{name}.perHour of Provider {provider} is ${limit}, and what runs there may cost ${more} an hour"
+            ))
         } else {
             let passed = bounds.per_day.filter(|limit| bounds.spent_today + to_end + kept >= *limit);
             passed.map(|limit| {
                 let spent = bounds.spent_today;
-                format!("{name}.perDay of Provider {provider} is ${limit}, and ${spent} were spent in the last 24 hours")
+                format!(
+                    "{name}.perDay of Provider {provider} is ${limit}, and ${spent} were spent in the last 24 hours"
+                )
             })
         };
-        match (why, &machine.metadata.uid) {
-            (Some(why), Some(uid)) => {
-                stops.insert(uid.clone(), why);
-            }
-            _ => (hourly, to_end) = (hourly + asked, to_end + kept),
+        if let (Some(why), Some(uid)) = (why, &machine.metadata.uid) {
+            stops.insert(uid.clone(), why);
+        } else {
+            (hourly, to_end) = (hourly + asked, to_end + kept);
         }
     }
     stops

@@ -107,7 +107,10 @@ impl Metrics {
             audit_difference: put(
                 &registry,
                 known(GaugeVec::new(
-                    opts("audit_difference_usd", "Dollars that the provider billed for machines that are gone, less our own reckoning"),
+                    opts(
+                        "audit_difference_usd",
+                        "Dollars that the provider billed for machines that are gone, less our own reckoning",
+                    ),
                     &["provider"],
                 )),
             ),

@@ -54,7 +54,8 @@ fn hosts_below_a_namespaces_floor_are_not_used_whatever_the_job_says() {
             ]),
         )
         .await?;
-        let job = Job::new(&namespace, "train", 10, 5, "0.05").with(json!({ "placement": { "minTrust": "Community" } }));
+        let job =
+            Job::new(&namespace, "train", 10, 5, "0.05").with(json!({ "placement": { "minTrust": "Community" } }));
         job.apply(world).await?;
         let message = job.condition(world, "Placed", "False", "NoOffer", SOON).await?;
         println!("{message}");

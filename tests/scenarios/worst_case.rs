@@ -74,7 +74,8 @@ fn with_the_operator_gone_for_good_vast_costs_the_line_and_runpod_the_credit() {
             let reports = world.stack.s3.keys("mailbox", "tradewind/machines/").map_err(|e| e.to_string());
             std::future::ready(reports.and_then(|keys| {
                 let read = |key: &String| std::fs::read_to_string(world.stack.s3.object_path("mailbox", key)).ok();
-                let reports: Vec<String> = keys.iter().filter(|k| k.ends_with("report.json")).filter_map(read).collect();
+                let reports: Vec<String> =
+                    keys.iter().filter(|k| k.ends_with("report.json")).filter_map(read).collect();
                 let over = |text: &String| text.contains(r#""phase":"Exited""#) && text.contains(r#""silent":true"#);
                 if reports.iter().filter(|text| over(text)).count() == 2 { Ok(()) } else { Err(reports.join("\n")) }
             }))

@@ -13,8 +13,8 @@ use tradewind_core::Money;
 use tradewind_protocol::Control;
 
 use super::memory::MachineMemory;
-use super::{cost, reserve};
 use super::serve::Serving;
+use super::{cost, reserve};
 use crate::context::Context;
 
 /// The longest time between two renewals.

@@ -386,7 +386,8 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             return r.decide(Step::Stop { machine: name, reason: Reason::ProgramStalled, message }, Wake::OnChange);
         }
         if let Some(limit) = o.overrun.as_ref().filter(|_| rented(machine)) {
-            let message = format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
+            let message =
+                format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
             r.checkpointing(Reason::LimitReached, &format!("{message}; it is asked for a checkpoint and stopped"));
             return r.decide(Step::Stop { machine: name, reason: Reason::LimitReached, message }, Wake::OnChange);
         }

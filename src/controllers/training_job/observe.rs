@@ -7,6 +7,7 @@ use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
+use tradewind_core::Money;
 
 use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::identity::{self, Verdict};
@@ -58,26 +59,30 @@ pub(super) async fn observe(
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
-        if let Some(status) = &job.status {
-            let valid = &observed.valid;
-            let done = done_ppm(job);
-            let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
-            observed.choice = Some(match missing_secret(ctx, job, valid).await {
-                Some(Unusable { reason, message }) => Choice::None { reason, message },
-                None => {
-                    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-                    match ctx.grants(namespace, &ctx.caches.providers.all()).await {
-                        Ok(grants) => {
-                            let asks = placement::Asks { namespace, done_share_ppm: done, spent: status.cost.total, restore_mb };
-                            placement::choose(ctx, valid, &asks, &grants)
-                        }
-                        Err(Unusable { reason, message }) => Choice::None { reason, message },
-                    }
-                }
-            });
-        }
+        observed.choice = Some(choice(ctx, job, &observed.valid).await);
     }
     Ok(observed)
+}
+
+/// The plan for a job that wants one.
+async fn choice(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Choice {
+    let none = |Unusable { reason, message }| Choice::None { reason, message };
+    if let Some(missing) = missing_secret(ctx, job, valid).await {
+        return none(missing);
+    }
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let status = job.status.as_ref();
+    let saved = status.and_then(|s| s.checkpoint.as_ref()).map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0));
+    let asks = placement::Asks {
+        namespace,
+        done_share_ppm: done_ppm(job),
+        spent: status.map_or(Money::ZERO, |s| s.cost.total),
+        restore_mb: saved / 1_000_000,
+    };
+    match ctx.grants(namespace, &ctx.caches.providers.all()).await {
+        Ok(grants) => placement::choose(ctx, valid, &asks, &grants),
+        Err(unread) => none(unread),
+    }
 }
 
 /// The highest attempt in the catalogue and the run's end, asked once per attempt before something is rented for it: the API server may have been restored
