@@ -150,6 +150,9 @@ pub struct TimeArgs {
     /// How old a machine that nobody claims must be before the sweeper ends it.
     #[arg(long, env = "TRADEWIND_ORPHAN_AGE", value_name = "TIME", default_value = "3m", value_parser = span)]
     pub orphan_age: Duration,
+    /// How long after a machine's end the provider's own bill for it is compared with our reckoning.
+    #[arg(long, env = "TRADEWIND_AUDIT_AFTER", value_name = "TIME", default_value = "15m", value_parser = span)]
+    pub audit_after: Duration,
     /// Lifetime of the signed addresses that machines get; at most 7 days.
     #[arg(long, env = "TRADEWIND_TICKET_LIFETIME", value_name = "TIME", default_value = "72h", value_parser = span)]
     pub ticket_lifetime: Duration,

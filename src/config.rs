@@ -153,6 +153,7 @@ impl Config {
         settings.shortest_line = times.shortest_money_line;
         settings.refusal_memory = times.refusal_memory;
         settings.orphan_age = times.orphan_age;
+        settings.audit_after = times.audit_after;
         settings.sweep_report_only = self.sweep_report_only;
         settings.ticket_lifetime = times.ticket_lifetime;
         settings.start_deadline = times.start_deadline;

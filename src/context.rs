@@ -9,6 +9,7 @@ use tradewind_checkpoints::{Mailbox, Stores};
 use tradewind_cluster::{Cache, Cluster, Key, Object, Typed};
 use tradewind_core::Clock;
 
+use crate::accounts::access::Namespaces;
 use crate::accounts::{Accounts, OpenAccount};
 use crate::events::Told;
 use crate::images::Images;
@@ -39,6 +40,8 @@ pub struct Context {
     pub stores: Arc<dyn Stores>,
     /// Checkpoint catalogues that are open.
     pub catalogues: OpenCatalogues,
+    /// Labels of Namespaces as last read.
+    pub namespaces: Namespaces,
     /// The agent binary in the mailbox.
     pub agent: Option<AgentBinary>,
     /// Settings.

@@ -105,6 +105,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         mailbox,
         stores,
         catalogues: OpenCatalogues::default(),
+        namespaces: tradewind::accounts::access::Namespaces::default(),
         agent,
         settings: config.settings(install, &namespace),
         told: Mutex::new(Told::default()),

@@ -31,6 +31,8 @@ pub struct Settings {
     pub refusal_memory: Duration,
     /// How old an asset without a RentedMachine must be before the sweeper ends it.
     pub orphan_age: Duration,
+    /// How long after a machine's end the provider's bill for it is looked at.
+    pub audit_after: Duration,
     /// The sweeper only reports what it would end.
     pub sweep_report_only: bool,
     /// Lifetime of signed URLs.
@@ -58,6 +60,8 @@ impl Settings {
             shortest_line: Duration::from_mins(2),
             refusal_memory: Duration::from_mins(15),
             orphan_age: Duration::from_mins(3),
+            // Bills trail: Vast.ai's by up to 5 minutes.
+            audit_after: Duration::from_mins(15),
             sweep_report_only: false,
             // Renewed at half-life: what is left then outlasts the longest absence of an operator (a day) by half a day.
             ticket_lifetime: Duration::from_hours(72),

@@ -162,6 +162,10 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
             r#"spec.work.hours: Invalid value: "long": must be a decimal number such as "1.5""#,
         ),
         (
+            json!({"template": {"spec": {"restartPolicy": "OnFailure", "containers": [{"name": "train", "image": "i"}]}}}),
+            r#"spec.template.spec.restartPolicy: Invalid value: "OnFailure": must be Never or absent: failurePolicy of the job"#,
+        ),
+        (
             json!({"template": {"spec": {"containers": []}}}),
             "spec.template.spec.containers: Invalid value: 0: spec.template.spec.containers in body should have at least 1 items",
         ),
@@ -180,6 +184,52 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
     let spec = |limit: &str| json!({"kind": "Vast", "credentialsSecretRef": {"name": "v"}, "limits": {"perHour": limit, "perDay": "9"}});
     let said = refusal(plane.kubectl(), &provider("p", spec("-1"))).await;
     assert!(said.contains(r#"spec.limits.perHour: Invalid value: "-1": must be dollars such as "10.00""#), "{said}");
+    let said = refusal(plane.kubectl(), &provider("p", spec("10000000000"))).await;
+    assert!(said.contains("must be dollars such as"), "more than anybody has: {said}");
+    let with_access = |entry: Value| {
+        let mut spec = spec("1");
+        spec["access"] = json!([entry]);
+        provider("p", spec)
+    };
+    let table = [
+        (json!({"limits": {"perHour": "1"}}), "spec.access[0].namespaceSelector: Required value"),
+        (
+            json!({"namespaceSelector": {}, "limits": {"perHour": "-1"}}),
+            r#"spec.access[0].limits.perHour: Invalid value: "-1": must be dollars such as "10.00""#,
+        ),
+        (
+            json!({"namespaceSelector": {}, "limits": {}}),
+            "spec.access[0].limits: Invalid value: must say perHour, perDay or both",
+        ),
+        (
+            json!({"namespaceSelector": {}, "minTrust": "Nobody"}),
+            r#"spec.access[0].minTrust: Unsupported value: "Nobody": supported values: "Community", "Datacenter", "Enterprise""#,
+        ),
+        (
+            json!({"namespaceSelector": {"matchLabels": {"team": "a b"}}}),
+            r#"spec.access[0].namespaceSelector.matchLabels[team]: Invalid value: "a b": must be the value of a label: at most 63 letters, digits and ._-"#,
+        ),
+        (
+            json!({"namespaceSelector": {"matchLabels": {"no key": "a"}}}),
+            "must be the key of a label such as team or example.com/team",
+        ),
+        (
+            json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "In"}]}}),
+            "spec.access[0].namespaceSelector.matchExpressions[0].values: Invalid value: In and NotIn need values, Exists and DoesNotExist must have none",
+        ),
+        (
+            json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Exists", "values": ["a"]}]}}),
+            "In and NotIn need values, Exists and DoesNotExist must have none",
+        ),
+        (
+            json!({"namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "Like", "values": ["a"]}]}}),
+            r#"Unsupported value: "Like": supported values: "In", "NotIn", "Exists", "DoesNotExist""#,
+        ),
+    ];
+    for (entry, expected) in table {
+        let said = refusal(plane.kubectl(), &with_access(entry.clone())).await;
+        assert!(said.contains(expected), "{entry} was refused with\n{said}\nwithout\n{expected}");
+    }
     let said = refusal(plane.kubectl(), &provider(&"p".repeat(64), spec("1"))).await;
     assert!(said.contains("metadata.name: Invalid value: must have at most 63 characters"), "{said}");
     let said =

@@ -5,7 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use tradewind_api::RentedMachine;
-use tradewind_api::provider::{Spend, Spent};
+use tradewind_api::provider::{NamespaceSpent, Spend, Spent};
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_core::Money;
 
@@ -15,6 +15,8 @@ const DAY_S: i64 = 24 * HOUR_S;
 const DAYS: i64 = 31;
 /// Months kept.
 const MONTHS: usize = 12;
+/// Namespaces kept apart; what others spend counts for everybody. With 25 hours each the status stays far below what an object may hold.
+const NAMESPACES: usize = 64;
 
 /// Whether a machine's cost is final and belongs into the books.
 pub fn is_final(machine: &RentedMachine) -> bool {
@@ -36,8 +38,11 @@ pub fn book(spend: &mut Spend, machine: &RentedMachine, now: Timestamp) {
     spend.booked.push(uid.to_owned());
     if let Some(life) = Life::of(machine, now) {
         let oldest_hour = now.as_second().div_euclid(HOUR_S) - 24;
+        let by_namespace = hours_of(&mut spend.namespaces, &machine.spec.job.namespace);
         for hour in life.first(HOUR_S).max(oldest_hour)..=life.last(HOUR_S) {
-            add(&mut spend.hours, hour_name(hour * HOUR_S), life.part(hour * HOUR_S, (hour + 1) * HOUR_S));
+            let part = life.part(hour * HOUR_S, (hour + 1) * HOUR_S);
+            add(&mut spend.hours, hour_name(hour * HOUR_S), part);
+            add(by_namespace, hour_name(hour * HOUR_S), part);
         }
         for day in life.first(DAY_S)..=life.last(DAY_S) {
             let (at, part) = (day * DAY_S, life.part(day * DAY_S, (day + 1) * DAY_S));
@@ -47,6 +52,8 @@ pub fn book(spend: &mut Spend, machine: &RentedMachine, now: Timestamp) {
     }
     let oldest_hour = hour_name(window_start(now));
     spend.hours.retain(|spent| spent.at >= oldest_hour);
+    spend.namespaces.iter_mut().for_each(|of| of.hours.retain(|spent| spent.at >= oldest_hour));
+    spend.namespaces.retain(|of| !of.hours.is_empty());
     let oldest_day = name(now.as_second() - (DAYS - 1) * DAY_S, "%Y-%m-%d");
     spend.days.retain(|spent| spent.at >= oldest_day);
     let too_many = spend.months.len().saturating_sub(MONTHS);
@@ -61,6 +68,36 @@ pub fn last_day<'a>(spend: &Spend, machines: impl IntoIterator<Item = &'a Rented
     let others = machines.into_iter().filter(|m| m.metadata.uid.as_deref().is_none_or(|uid| !has(spend, uid)));
     let running: Money = others.filter_map(|m| Some(Life::of(m, now)?.part(start, i64::MAX))).sum();
     booked + running
+}
+
+/// As [`last_day`], for the namespaces that `counts`. What stands in the books without a namespace counts too.
+pub fn last_day_of<'a>(
+    spend: &Spend,
+    machines: impl IntoIterator<Item = &'a RentedMachine>,
+    now: Timestamp,
+    counts: impl Fn(&str) -> bool,
+) -> Money {
+    let apart = spend.namespaces.iter().filter(|of| of.namespace.is_empty() || counts(&of.namespace));
+    let books = Spend {
+        hours: apart.flat_map(|of| of.hours.clone()).collect(),
+        booked: spend.booked.clone(),
+        ..Spend::default()
+    };
+    last_day(&books, machines.into_iter().filter(|m| counts(&m.spec.job.namespace)), now)
+}
+
+/// The hours of a namespace, or of all that have no room.
+fn hours_of<'a>(list: &'a mut Vec<NamespaceSpent>, namespace: &str) -> &'a mut Vec<Spent> {
+    let find = |list: &[NamespaceSpent], name: &str| list.binary_search_by(|of| of.namespace.as_str().cmp(name));
+    let name = match find(list, namespace) {
+        Err(_) if list.iter().filter(|of| !of.namespace.is_empty()).count() >= NAMESPACES => "",
+        _ => namespace,
+    };
+    let place = find(list, name).unwrap_or_else(|place| {
+        list.insert(place, NamespaceSpent { namespace: name.to_owned(), hours: Vec::new() });
+        place
+    });
+    &mut list[place].hours
 }
 
 /// Start of the hour 24 hours ago.
@@ -231,6 +268,39 @@ mod tests {
         }
         let now = at("2026-11-21T18:00:00Z");
         assert_eq!(last_day(&Spend::default(), [&runs], now).to_string(), "24.00", "half of what it cost in 48 hours");
+    }
+
+    #[test]
+    fn each_namespace_has_hours_of_its_own() {
+        let mut spend = Spend::default();
+        let now = at("2026-11-21T18:00:00Z");
+        let in_namespace = |uid: &str, namespace: &str, to: Option<&str>, cost: &str| {
+            let mut machine = machine(uid, "2026-11-21T10:00:00.000000Z", to, cost);
+            machine.spec.job.namespace = namespace.to_owned();
+            machine
+        };
+        let end = Some("2026-11-21T12:00:00.000000Z");
+        book(&mut spend, &in_namespace("a", "team-a", end, "2"), now);
+        book(&mut spend, &in_namespace("b", "team-b", end, "4"), now);
+        book(&mut spend, &in_namespace("c", "team-a", end, "1"), now);
+        let runs = in_namespace("d", "team-b", None, "8");
+        let of = |spend: &Spend, name: &str| last_day_of(spend, [&runs], now, |n| n == name).to_string();
+        assert_eq!(
+            (of(&spend, "team-a"), of(&spend, "team-b"), of(&spend, "c")),
+            ("3.00".into(), "12.00".into(), "0.00".into())
+        );
+        assert_eq!(last_day_of(&spend, [&runs], now, |_| true), last_day(&spend, [&runs], now), "all together");
+        for n in 0..200 {
+            book(&mut spend, &in_namespace(&format!("more-{n}"), &format!("n{n:03}"), end, "1"), now);
+        }
+        assert_eq!(spend.namespaces.len(), NAMESPACES + 1);
+        assert_eq!(of(&spend, "team-a"), "141.00", "what had no room of its own counts for everybody");
+        book(
+            &mut spend,
+            &in_namespace("late", "late", Some("2026-11-23T10:00:00.000000Z"), "1"),
+            at("2026-11-23T10:00:00Z"),
+        );
+        assert_eq!(spend.namespaces.len(), 1, "{:?}", spend.namespaces);
     }
 
     #[test]

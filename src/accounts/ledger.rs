@@ -1,6 +1,7 @@
 //! The account's ledger: what is committed, and whether one more machine fits. Pure; the caller holds the account's lock.
 
 use tradewind_api::RentedMachine;
+use tradewind_api::access::AccessLimits;
 use tradewind_api::provider::{Limits, Spend};
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome};
 use tradewind_core::Money;
@@ -31,6 +32,38 @@ pub enum Full {
     PerDay {
         /// Provider.
         provider: String,
+        /// The limit.
+        limit: Money,
+        /// What was spent.
+        spent: Money,
+        /// What the next hour may cost.
+        next_hour: Money,
+    },
+    /// The hourly limit of the job's namespace and others that one entry of the access list selects.
+    #[error(
+        "access[{entry}].limits.perHour of Provider {provider} is ${limit}, ${committed} an hour are committed by the namespaces that it selects, and this machine may cost ${asked} an hour"
+    )]
+    AccessPerHour {
+        /// Provider.
+        provider: String,
+        /// Place in the list.
+        entry: usize,
+        /// The limit.
+        limit: Money,
+        /// What is committed.
+        committed: Money,
+        /// What was asked for.
+        asked: Money,
+    },
+    /// Their daily limit, with what they run now running on for another hour.
+    #[error(
+        "access[{entry}].limits.perDay of Provider {provider} is ${limit}, the namespaces that it selects spent ${spent} in the last 24 hours, and one more hour of all their machines would cost ${next_hour}"
+    )]
+    AccessPerDay {
+        /// Provider.
+        provider: String,
+        /// Place in the list.
+        entry: usize,
         /// The limit.
         limit: Money,
         /// What was spent.
@@ -110,9 +143,46 @@ pub fn admit(
     Ok(())
 }
 
+/// Whether a machine that may cost `asked` an hour fits into the limits of one entry of the access list; `committed` and `spent_today` are
+/// those of the namespaces for which it holds.
+pub fn admit_share(
+    provider: &str,
+    entry: usize,
+    limits: &AccessLimits,
+    committed: Money,
+    spent_today: Money,
+    asked: Money,
+) -> Result<(), Full> {
+    let next_hour = committed + asked;
+    if let Some(limit) = limits.per_hour.filter(|limit| next_hour > *limit) {
+        return Err(Full::AccessPerHour { provider: provider.to_owned(), entry, limit, committed, asked });
+    }
+    if let Some(limit) = limits.per_day.filter(|limit| spent_today + next_hour > *limit) {
+        let (provider, spent) = (provider.to_owned(), spent_today);
+        return Err(Full::AccessPerDay { provider, entry, limit, spent, next_hour });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limits_of_an_entry_hold_to_the_last_micro_dollar() {
+        let limits = |hour: Option<&str>, day: Option<&str>| AccessLimits {
+            per_hour: hour.map(dollars),
+            per_day: day.map(dollars),
+        };
+        let admit = |limits, committed, spent, asked| {
+            admit_share("p", 2, &limits, dollars(committed), dollars(spent), dollars(asked))
+        };
+        assert_eq!(admit(limits(Some("1"), Some("5")), "0.60", "4.00", "0.40"), Ok(()));
+        let hour = admit(limits(Some("1"), None), "0.60", "100", "0.400001").unwrap_err();
+        assert!(hour.to_string().starts_with("access[2].limits.perHour of Provider p is $1.00, $0.60"), "{hour}");
+        let day = admit(limits(None, Some("5")), "0.60", "4.00001", "0.40").unwrap_err();
+        assert!(day.to_string().contains("spent $4.00001 in the last 24 hours"), "{day}");
+    }
 
     fn dollars(text: &str) -> Money {
         text.parse().unwrap()

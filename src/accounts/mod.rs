@@ -1,7 +1,10 @@
 //! Rental accounts: the handle of each Provider, what was last seen on it, and its serial ledger.
 
+pub mod access;
+pub mod audit;
 pub mod books;
 pub mod ledger;
+pub mod overrun;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +58,8 @@ struct State {
     closing: bool,
     looked_at: Option<Duration>,
     look_wanted: bool,
+    /// Machines that must stop, by uid, and the limit that they pass.
+    overrun: BTreeMap<String, String>,
 }
 
 impl Account {
@@ -158,6 +163,19 @@ impl Account {
     /// Rents nothing for a while, or does again.
     pub fn set_pause(&self, why: Option<String>) {
         self.state().pause = why;
+    }
+
+    /// The limit that a machine passes by running on, as of the last look.
+    pub fn overrun(&self, uid: &str) -> Option<String> {
+        self.state().overrun.get(uid).cloned()
+    }
+
+    /// Sets which machines must stop, by uid, and why. True if that is news.
+    pub fn set_overrun(&self, overrun: BTreeMap<String, String>) -> bool {
+        let mut state = self.state();
+        let news = state.overrun.keys().ne(overrun.keys());
+        state.overrun = overrun;
+        news
     }
 
     /// Sets or clears what is wrong with the account itself.

@@ -196,6 +196,7 @@ mod tests {
                 open_account: Arc::new(Markets::new(Arc::clone(&clock), std::collections::BTreeMap::new(), true)),
                 market: crate::market::Market::default(),
                 images: crate::images::Images::default(),
+                namespaces: crate::accounts::access::Namespaces::default(),
                 mailbox: Some(Mailbox::new(Arc::new(self.store.at(&location)))),
                 stores: Arc::new(Buckets::new(Arc::clone(&clock), false)),
                 catalogues: crate::storage::OpenCatalogues::default(),

@@ -244,6 +244,7 @@ mod tests {
             mailbox: None,
             stores: Arc::new(Buckets::new(Arc::clone(&clock), false)),
             catalogues: crate::storage::OpenCatalogues::default(),
+            namespaces: crate::accounts::access::Namespaces::default(),
             agent: None,
             settings: Settings::new(InstallId::derive("uid", "release"), "tradewind-system"),
             told: Mutex::default(),

@@ -32,6 +32,7 @@ pub struct Metrics {
     orphans: IntCounterVec,
     spend: CounterVec,
     offers_age: GaugeVec,
+    audit_difference: GaugeVec,
     commit_duration: HistogramVec,
     leader: IntGauge,
     seen: Spend,
@@ -103,6 +104,16 @@ impl Metrics {
                 &registry,
                 known(GaugeVec::new(opts("offers_age_seconds", "Age of the newest offers"), &["provider"])),
             ),
+            audit_difference: put(
+                &registry,
+                known(GaugeVec::new(
+                    opts(
+                        "audit_difference_usd",
+                        "Dollars that the provider billed for machines that are gone, less our own reckoning",
+                    ),
+                    &["provider"],
+                )),
+            ),
             commit_duration: put(
                 &registry,
                 histogram(
@@ -171,6 +182,7 @@ impl Metrics {
         self.machines.reset();
         self.orders_unknown.reset();
         self.offers_age.reset();
+        self.audit_difference.reset();
         if let Some(ctx) = ctx.filter(|_| self.leader.get() == 1) {
             self.look(ctx);
         }
@@ -184,6 +196,14 @@ impl Metrics {
             self.machines.with_label_values(&[provider, &format!("{phase:?}")]).inc();
             self.orders_unknown.with_label_values(&[provider]).add((phase == MachinePhase::Unknown).into());
         }
+        for provider in ctx.caches.providers.all() {
+            let (Some(name), Some(status)) = (&provider.metadata.name, &provider.status) else { continue };
+            if status.audit.machines > 0 {
+                #[expect(clippy::cast_precision_loss, reason = "dollars for a graph")]
+                let dollars = status.audit.difference.micros() as f64 / 1e6;
+                self.audit_difference.with_label_values(&[name]).set(dollars);
+            }
+        }
         let now = ctx.clock.monotonic();
         for account in ctx.accounts.all() {
             if let Some(snapshot) = ctx.market.snapshot(&account.name) {
@@ -195,7 +215,7 @@ impl Metrics {
 
     #[cfg(test)]
     fn described(&self) -> Vec<(String, Vec<String>)> {
-        let collectors: [&dyn Collector; 12] = [
+        let collectors: [&dyn Collector; 13] = [
             &self.reconcile_duration,
             &self.reconcile_errors,
             &self.api_duration,
@@ -206,6 +226,7 @@ impl Metrics {
             &self.orphans,
             &self.spend,
             &self.offers_age,
+            &self.audit_difference,
             &self.commit_duration,
             &self.leader,
         ];

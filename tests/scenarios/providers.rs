@@ -347,3 +347,38 @@ fn the_daily_limit_counts_machines_whose_object_is_gone() {
         Ok(())
     });
 }
+
+#[test]
+fn the_markets_own_bill_is_compared_machine_by_machine() {
+    scenario(async |world| {
+        let namespace = world.namespace("audit").await?;
+        let settled = async || {
+            let look = || async {
+                let audit = provider(world).await?.status.unwrap_or_default().audit;
+                if audit.pending.is_empty() { Ok(audit) } else { Err(format!("{audit:?}")) }
+            };
+            world.stack.eventually("the end of the comparison", SOON, look).await
+        };
+        let before = settled().await?;
+        for name in ["a", "b"] {
+            let job = Job::new(&namespace, name, 30, 10, "0.1");
+            job.apply(world).await?;
+            job.phase(world, JobPhase::Complete, MINUTE).await?;
+        }
+        world.all_gone().await?;
+        let audit = settled().await?;
+        let machines = world.machines().await?;
+        ensure!(audit.machines - before.machines == 2 && machines.len() == 2, "{audit:?} after {before:?}");
+        let bill: i64 = machines.iter().map(|m| m.cost_micros).sum();
+        // The market rounds each row to a tenth of a cent.
+        let billed = (audit.billed - before.billed).micros();
+        ensure!((billed - bill).abs() <= 1000 * 2, "{billed} of {bill}");
+        let second: i64 = machines.iter().map(|m| m.price_per_hour_micros / 3600 + 4 + 500).sum();
+        let off = (audit.difference - before.difference).micros();
+        println!("the market billed ${}, ours ${}: {off} micro-dollars off", audit.billed, audit.ours);
+        ensure!(off.abs() <= second, "{off} off, {second} are allowed: {audit:?}");
+        let wide = world.stack.kubectl().run(["get", "twp", "-o", "wide"]).await?;
+        ensure!(wide.contains("BILLED") && wide.contains(&audit.billed.to_string()), "{wide}");
+        Ok(())
+    });
+}

@@ -76,11 +76,17 @@ pub fn market() -> Value {
 
 /// Options of the shared world, for those that need a stack of their own.
 pub fn options(label: &str) -> StackOptions {
-    let mut options = StackOptions::new(label, market())
+    options_of(label, market())
+}
+
+/// As [`options`], with a market of its own.
+pub fn options_of(label: &str, market: Value) -> StackOptions {
+    let mut options = StackOptions::new(label, market)
         .operator_flag("refusal-memory", "3s")
         .operator_flag("offers-max-age", &format!("{}ms", OFFERS_MAX_AGE.as_millis()))
         .operator_flag("account-health", "500ms")
         .operator_flag("orphan-age", "5s")
+        .operator_flag("audit-after", "1s")
         .operator_flag("log", "info,tradewind=debug");
     options.plane.kwok = true;
     options.provider_proxies = true;

@@ -81,6 +81,8 @@ reasons! {
     WaitingForOffers,
     /// No Provider may be used.
     NoProvider,
+    /// No `access` entry of a Provider selects the job's namespace.
+    NoAccess,
     /// No offer fits.
     NoOffer,
     /// Every offer that fits was refused.
@@ -153,6 +155,8 @@ reasons! {
     OutOfCredit,
     /// `spec.paused` of the Provider is true.
     Paused,
+    /// The provider billed something else for a machine than we say it cost.
+    BillDiffers,
     /// The Provider or the Secret with its key is being deleted.
     Deleting,
     /// Our finaliser cannot be put on the Provider or on the Secret with its key.

@@ -3,6 +3,7 @@
 //! `operator crds` writes the CRDs from these types into `crds/`. A field stands here only if its behaviour exists.
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type, which is no mistake")]
 
+pub mod access;
 pub mod conditions;
 pub mod crd;
 pub mod provider;

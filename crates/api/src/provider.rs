@@ -1,11 +1,12 @@
 //! Provider: one rental account.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tradewind_core::Money;
 
+use crate::access::Access;
 use crate::values::Span;
 
 /// One rental account.
@@ -25,6 +26,8 @@ use crate::values::Span;
     printcolumn(json_path = ".status.committedPerHour", name = "$/h", type_ = "string"),
     printcolumn(json_path = ".spec.limits.perHour", name = "Limit/h", type_ = "string"),
     printcolumn(json_path = ".status.credit", name = "Credit", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.audit.billed", name = "Billed", type_ = "string", priority = 1),
+    printcolumn(json_path = ".status.audit.difference", name = "Difference", type_ = "string", priority = 1),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
     validation = Rule::new("size(self.metadata.name) <= 63").message("must have at most 63 characters").field_path(".metadata.name"),
     doc = "Provider is one rental account: which market, which key, and how much may be spent on it."
@@ -40,6 +43,11 @@ pub struct ProviderSpec {
     pub credentials_secret_ref: SecretKey,
     /// How much may be spent on this account.
     pub limits: Limits,
+    /// Who may use the account: the first entry that selects a namespace holds for its jobs, and a namespace that none selects may not.
+    /// Empty: every namespace may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub access: Vec<Access>,
     /// Rent nothing new; what runs goes on.
     #[serde(default)]
     pub paused: bool,
@@ -109,6 +117,10 @@ pub struct ProviderStatus {
     /// The provider's id of the account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<String>,
+    /// Eight digits that follow from the key in use and this install. They tell another key from the one before, and nothing about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub key_mark: Option<String>,
     /// Credit left in dollars, as of the last change worth writing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::optional_dollars")]
@@ -127,6 +139,84 @@ pub struct ProviderStatus {
     /// What machines that are gone have cost.
     #[serde(default, skip_serializing_if = "Spend::is_empty")]
     pub spend: Spend,
+    /// Our reckoning against the provider's own bill.
+    #[serde(default, skip_serializing_if = "Audit::is_empty")]
+    pub audit: Audit,
+}
+
+/// The provider's own bill for machines that are gone, and what we say they cost. What was compared once is not compared again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// Dollars that the provider billed.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schema::signed_dollars")]
+    pub billed: Money,
+    /// Dollars that we say the same machines cost.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub ours: Money,
+    /// Billed less ours: above zero, the provider billed more.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schema::signed_dollars")]
+    pub difference: Money,
+    /// Machines compared.
+    #[serde(default)]
+    pub machines: i64,
+    /// Machines whose bill could not be had in time.
+    #[serde(default)]
+    pub unchecked: i64,
+    /// When the bill was read last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Time>,
+    /// The machine whose bill was furthest off, and by how much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst: Option<Billed>,
+    /// Machines that are gone and wait for their bill.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub pending: Vec<Unbilled>,
+}
+
+impl Audit {
+    /// True before the first machine is gone.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The bill of one machine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Billed {
+    /// The provider's id.
+    #[schemars(length(max = 128))]
+    pub id: String,
+    /// Dollars that the provider billed.
+    #[schemars(schema_with = "crate::schema::signed_dollars")]
+    pub billed: Money,
+    /// Dollars that we say.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub ours: Money,
+}
+
+/// A machine that is gone and waits for its bill.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Unbilled {
+    /// The provider's id.
+    #[schemars(length(max = 128))]
+    pub id: String,
+    /// When it was rented.
+    pub from: Time,
+    /// When it was gone.
+    pub to: Time,
+    /// Dollars that we say.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub ours: Money,
+    /// Dollars an hour, by which a small difference is told from a large one.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub per_hour: Money,
 }
 
 /// The books of an account: final costs of machines that are gone, by UTC time. A machine's cost is spread evenly over the time from its
@@ -146,6 +236,11 @@ pub struct Spend {
     #[serde(default)]
     #[schemars(length(max = 12))]
     pub months: Vec<Spent>,
+    /// By namespace of the jobs, for the last 24 hours: what access[].limits.perDay counts. The one without a name is what more namespaces
+    /// than have room here have spent; it counts for every entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub namespaces: Vec<NamespaceSpent>,
     /// Uids of RentedMachines whose cost is in here; trimmed when the objects are gone.
     #[serde(default)]
     #[schemars(length(max = 4096))]
@@ -169,6 +264,18 @@ pub struct Spent {
     /// Dollars.
     #[schemars(schema_with = "crate::schema::dollars")]
     pub dollars: Money,
+}
+
+/// What the jobs of one namespace have spent.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NamespaceSpent {
+    /// Its name.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// By hour, as in `hours`.
+    #[schemars(length(max = 32))]
+    pub hours: Vec<Spent>,
 }
 
 fn minus_one() -> i64 {

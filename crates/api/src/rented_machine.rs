@@ -278,6 +278,16 @@ pub struct OrderStatus {
     pub leftover: bool,
 }
 
+/// Bytes of checkpoints that a machine has sent and fetched.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Traffic {
+    /// Sent: what committed checkpoints did not share with earlier ones.
+    pub sent_bytes: i64,
+    /// Fetched: the checkpoint that it may have begun from.
+    pub received_bytes: i64,
+}
+
 /// State, orders and cost of the machine.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -354,6 +364,9 @@ pub struct RentedMachineStatus {
     /// The program failed within minutes of its start, on a host where no program of ours has worked before.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub quick_failure: bool,
+    /// What went through its network at the job's request; its market may bill that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
     /// Step that was restored; absent = started from zero or not started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_step: Option<i64>,

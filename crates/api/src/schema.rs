@@ -58,9 +58,44 @@ pub fn dollars(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "maxLength": 20, "pattern": DECIMAL})
 }
 
+/// Dollars that the operator writes and that may be below zero.
+pub fn signed_dollars(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 20, "pattern": "^-?[0-9]{1,9}([.][0-9]{1,6})?$"})
+}
+
 /// Dollars that the operator writes and that may also be absent.
 pub fn optional_dollars(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "nullable": true, "maxLength": 20, "pattern": DECIMAL})
+}
+
+/// Key of a label: a name of at most 63 characters, perhaps after a DNS name and a slash.
+const LABEL_KEY: &str = "^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$";
+const LABEL_KEY_SAYS: &str = "must be the key of a label such as team or example.com/team";
+/// Value of a label: at most 63 characters, or nothing.
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$";
+const LABEL_VALUE_SAYS: &str = "must be the value of a label: at most 63 letters, digits and ._-";
+
+/// The key of a label.
+pub fn label_key(_: &mut SchemaGenerator) -> Schema {
+    checked_text(317, LABEL_KEY, LABEL_KEY_SAYS)
+}
+
+/// Values of a label.
+pub fn label_values(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 32, "items": checked_text(63, LABEL_VALUE, LABEL_VALUE_SAYS)})
+}
+
+/// Labels with their values.
+pub fn match_labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": checked_text(63, LABEL_VALUE, LABEL_VALUE_SAYS),
+        "x-kubernetes-validations": [{
+            "rule": format!("self.all(key, size(key) <= 317 && key.matches('{LABEL_KEY}'))"),
+            "message": LABEL_KEY_SAYS
+        }]
+    })
 }
 
 /// A pod template, partly typed: everything passes, containers merge by name. The real Pod's strict dry run checks the rest.
@@ -82,6 +117,11 @@ pub fn pod_template(_: &mut SchemaGenerator) -> Schema {
                 "x-kubernetes-preserve-unknown-fields": true,
                 "required": ["containers"],
                 "properties": {
+                    "restartPolicy": checked_text(
+                        16,
+                        "^Never$",
+                        "must be Never or absent: failurePolicy of the job says how often a failing program is started again"
+                    ),
                     "containers": {
                         "type": "array",
                         "minItems": 1,

@@ -551,6 +551,9 @@ pub struct CheckpointStatus {
     pub attempt: i64,
     /// Bytes.
     pub bytes: i64,
+    /// Seconds from the start of the save until all of it was uploaded, if the machine told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_seconds: Option<i64>,
     /// When it was committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,

@@ -183,6 +183,11 @@ impl Sim {
         self.call(Method::PATCH, &format!("/providers/{provider}"), Some(change)).await
     }
 
+    /// Lets time pass in the market; comes back when everything due by then has happened.
+    pub async fn advance(&self, by: Duration) -> Result<Value> {
+        self.call(Method::POST, "/clock", Some(&json!({ "advance": by.as_secs() }))).await
+    }
+
     /// What happened after event number `after` (0: everything).
     pub async fn events(&self, after: u64) -> Result<SimEvents> {
         let value = self.call(Method::GET, &format!("/events?after={after}"), None).await?;

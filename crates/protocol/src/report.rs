@@ -71,6 +71,9 @@ pub struct Report {
     /// What the machine has.
     #[serde(default)]
     pub host: Option<HostFacts>,
+    /// How long the save of the newest offer took. An agent of the version before does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_took: Option<SaveTook>,
 }
 
 /// What the machine has, as far as the agent can see from within: looked at once, when it starts. `None` = it cannot tell.
@@ -225,6 +228,16 @@ pub struct CheckpointOffer {
     pub number: u64,
     /// What it consists of.
     pub manifest: Manifest,
+}
+
+/// How long a save took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SaveTook {
+    /// Number of the offer that it became.
+    pub offer: u64,
+    /// From the moment at which the program began to write it until all of it was uploaded, in milliseconds.
+    pub millis: u64,
 }
 
 /// An upload under way.

@@ -1,6 +1,7 @@
 //! Provider: keeps the handle of each account, lists its assets on every poll, watches its health, keeps its books, and holds Provider
 //! and Secret while anything rented by them may be left.
 
+mod bill;
 pub mod hold;
 pub mod losses;
 
@@ -20,7 +21,7 @@ use tradewind_providers::{GpuProvider, ProviderError};
 
 use self::hold::{Departure, Leaving};
 use self::losses::Losses;
-use crate::accounts::{Account, books, ledger};
+use crate::accounts::{Account, audit, books, ledger};
 use crate::context::Context;
 use crate::controllers::{rented_machine, sweeper};
 use crate::events::{Severity, reference};
@@ -38,6 +39,8 @@ pub struct Providers {
     ctx: Arc<Context>,
     /// By Provider.
     losses: Mutex<BTreeMap<String, Losses>>,
+    /// Looks at bills, by Provider.
+    bills: Mutex<BTreeMap<String, bill::Looks>>,
 }
 
 /// What was found out about an account.
@@ -50,7 +53,7 @@ struct Health {
 impl Providers {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, losses: Mutex::default() }
+        Self { ctx, losses: Mutex::default(), bills: Mutex::default() }
     }
 
     async fn run(&self, key: &Key) -> Result<Wake, Failure> {
@@ -81,6 +84,15 @@ impl Providers {
             return Ok(Wake::OnChange);
         };
         self.write_status(&provider, account.as_deref(), health).await?;
+        if let Some(account) = account.as_deref() {
+            let stops = ctx.overrun(&provider).await;
+            let machines = stops.keys().cloned().collect::<Vec<_>>();
+            if account.set_overrun(stops) {
+                self.wake_jobs_of(&machines);
+            }
+            // After everything that somebody waits for.
+            self.audit(key, account).await?;
+        }
         let poll = ctx.settings.account_poll;
         let wait = account.map_or(poll, |account| account.look_due_in(ctx.clock.monotonic(), poll));
         Ok(Wake::After(wait, "the account is listed again"))
@@ -162,6 +174,7 @@ impl Providers {
         }
         let secret = ctx.secret(&ctx.settings.namespace, &reference.name).await?;
         let value = crate::storage::text(&secret, &reference.key)
+            .and_then(|value| key_in(&value))
             .ok_or_else(|| crate::storage::no_such_key(&ctx.settings.namespace, &reference.name, &reference.key))?;
         let fingerprint = fingerprint(provider, &value);
         if let Some(account) = known.filter(|a| a.fingerprint == fingerprint) {
@@ -171,10 +184,20 @@ impl Providers {
             .open_account
             .open(&name, provider.spec.kind, &value)
             .map_err(|message| crate::storage::Unusable { reason: Reason::KindNotSupported, message })?;
-        self.same_owner(provider, &*handle).await?;
+        let known_key = provider.status.as_ref().and_then(|s| s.key_mark.as_ref());
+        // The very key that was in use before this process began: whoever its owner is, it has not changed.
+        if known_key != Some(&self.key_mark(&fingerprint)) {
+            self.same_owner(provider, &*handle).await?;
+        }
         let account = ctx.accounts.put(Account::new(&name, fingerprint, handle));
         ctx.ask(MarketReader::NAME, Key::cluster(name));
         Ok((account, Some(secret)))
+    }
+
+    /// What is written down of a key.
+    fn key_mark(&self, fingerprint: &str) -> String {
+        let digest = Sha256::digest(format!("{} {fingerprint}", self.ctx.settings.install.as_str()));
+        tradewind_core::hex(&digest[..4])
     }
 
     /// The handle of before, when the present key cannot be used: the one in memory, or after a restart one by a Secret that is still held.
@@ -186,6 +209,7 @@ impl Providers {
         }
         for held in hold::held(provider).iter().filter(|held| **held != provider.spec.credentials_secret_ref) {
             let Ok(value) = ctx.secret_value(&ctx.settings.namespace, &held.name, &held.key).await else { continue };
+            let Some(value) = key_in(&value) else { continue };
             if let Ok(handle) = ctx.open_account.open(name, provider.spec.kind, &value) {
                 return Some(ctx.accounts.put(Account::new(name, fingerprint(provider, &value), handle)));
             }
@@ -212,17 +236,14 @@ impl Providers {
         }
         // A key that is refused says nothing about the owner; the looks that follow tell of it.
         let Ok(info) = handle.account().await else { return Ok(()) };
-        let message = match (old, info.id) {
-            (Some(old), Some(id)) if id == *old => return Ok(()),
-            (Some(old), Some(id)) => {
-                format!("the key belongs to account {id}, but machines of account {old} are not gone yet")
-            }
+        let list = match (old, &info.id) {
+            (Some(_), Some(_)) => Ok(Vec::new()),
             // Where the market tells no account, one machine of ours in its list is the proof.
-            _ => match handle.list_owned().await {
-                Ok(list) if ours.is_empty() || list.iter().any(|m| ours.contains(&m.id.as_str())) => return Ok(()),
-                Ok(_) => format!("the key shows none of the {} machines that are rented on this account", ours.len()),
-                Err(error) => format!("whether the key is of the same account cannot be seen now ({error})"),
-            },
+            _ => handle.list_owned().await,
+        };
+        let listed = list.map(|list| list.iter().any(|m| ours.contains(&m.id.as_str())));
+        let Some(message) = other_owner(old.map(String::as_str), info.id.as_deref(), ours.len(), listed) else {
+            return Ok(());
         };
         let message = format!("{message}; give the old key back, or wait until they are gone");
         Err(crate::storage::Unusable { reason: Reason::KeyRefused, message })
@@ -280,6 +301,17 @@ impl Providers {
         self.ctx.ask(sweeper::NAME, Key::cluster(name));
     }
 
+    /// Jobs look at these machines again.
+    fn wake_jobs_of(&self, uids: &[String]) {
+        for machine in self.ctx.caches.rented.all() {
+            if machine.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid)) {
+                let job = &machine.spec.job;
+                let key = Key::namespaced(job.namespace.as_str(), job.name.as_str());
+                self.ctx.ask(crate::controllers::training_job::NAME, key);
+            }
+        }
+    }
+
     async fn write_status(
         &self,
         provider: &Provider,
@@ -305,7 +337,13 @@ impl Providers {
         status.machines = i64::try_from(alive.count()).unwrap_or(i64::MAX);
         status.committed_per_hour = ledger::committed(here(), name, "");
         let booked = self.keep_books(name, &machines, &mut status).await?;
+        if let Some(account) = account {
+            status.key_mark = Some(self.key_mark(&account.fingerprint));
+        }
         if let Some((info, _)) = account.and_then(Account::info) {
+            if old.account.is_some() && old.account != info.id {
+                audit::account_changed(&mut status.audit);
+            }
             status.account = info.id;
             let moved = match (status.credit, info.credit) {
                 (Some(old), Some(new)) => (new.micros() - old.micros()).abs() >= CREDIT_STEP,
@@ -358,6 +396,9 @@ impl Providers {
             // not show yet may be there. Read after the Provider, whose write fails if somebody else has kept the books since.
             let machines = ctx.cluster.read_all::<RentedMachine>(None, &Selector::everything()).await?;
             for machine in machines.iter().filter(|m| m.spec.provider == name && books::is_final(m)) {
+                if !books::has(&status.spend, machine.metadata.uid.as_deref().unwrap_or_default()) {
+                    audit::await_bill(&mut status.audit, machine);
+                }
                 books::book(&mut status.spend, machine, ctx.clock.now());
             }
             status.spend.booked.retain(|uid| machines.iter().any(|m| is(m, uid)));
@@ -413,6 +454,35 @@ impl Providers {
     }
 }
 
+/// Why a new key is not taken while machines live that were rented by the one before; `None` = it is of the same account, as far as can be
+/// told. `ours`: machines rented so far; `listed`: whether the new key's list shows one of them.
+fn other_owner(
+    old: Option<&str>,
+    new: Option<&str>,
+    ours: usize,
+    listed: Result<bool, ProviderError>,
+) -> Option<String> {
+    match (old, new, listed) {
+        (Some(old), Some(new), _) if old == new => None,
+        (Some(old), Some(new), _) => {
+            Some(format!("the key belongs to account {new}, but machines of account {old} are not gone yet"))
+        }
+        (_, _, Ok(shown)) if shown || ours == 0 => None,
+        (_, _, Ok(_)) => Some(format!("the key shows none of the {ours} machines that are rented on this account")),
+        (_, _, Err(error)) => Some(format!("whether the key is of the same account cannot be seen now ({error})")),
+    }
+}
+
+/// The key as it was meant: files made with an editor end in a newline, and values copied from a shell bring their quotes along. No market's key
+/// has either. `None` = nothing is left.
+fn key_in(value: &SecretString) -> Option<SecretString> {
+    let mut key = value.expose_secret().trim();
+    for quote in ['"', '\''] {
+        key = key.strip_prefix(quote).and_then(|key| key.strip_suffix(quote)).unwrap_or(key).trim();
+    }
+    (!key.is_empty()).then(|| SecretString::from(key.to_owned()))
+}
+
 /// Tells handles of different kinds and keys apart, without telling the key.
 fn fingerprint(provider: &Provider, key: &SecretString) -> String {
     let digest = Sha256::digest(key.expose_secret().as_bytes());
@@ -434,5 +504,44 @@ impl Reconciler for Providers {
 
     fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
         Box::pin(self.run(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_taken_as_it_was_meant() {
+        for (value, key) in [
+            ("abc", Some("abc")),
+            ("abc\n", Some("abc")),
+            (" abc\r\n", Some("abc")),
+            ("\"abc\"", Some("abc")),
+            ("'abc'\n", Some("abc")),
+            ("ab\"c", Some("ab\"c")),
+            ("\n", None),
+            ("\"\"", None),
+        ] {
+            let found = key_in(&SecretString::from(value.to_owned()));
+            assert_eq!(found.as_ref().map(|key| key.expose_secret().to_owned()).as_deref(), key, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_account_is_not_taken_while_machines_live() {
+        let unread = || Err(ProviderError::RateLimited { provider: "vast", retry_after: None });
+        for (what, old, new, ours, listed, says) in [
+            ("the same account", Some("1"), Some("1"), 2, Ok(false), None),
+            ("another one", Some("1"), Some("2"), 2, Ok(true), Some("belongs to account 2, but machines of account 1")),
+            ("no ids, and its list shows ours", None, None, 2, Ok(true), None),
+            ("no ids, and its list shows none", None, None, 2, Ok(false), Some("shows none of the 2 machines")),
+            ("no ids, and nothing to be shown yet", None, None, 0, Ok(false), None),
+            ("no ids, and no list", None, None, 2, unread(), Some("cannot be seen now")),
+        ] {
+            let found = other_owner(old, new, ours, listed);
+            assert_eq!(found.is_some(), says.is_some(), "{what}: {found:?}");
+            assert!(found.unwrap_or_default().contains(says.unwrap_or_default()), "{what}");
+        }
     }
 }

@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::events::Severity;
 use crate::runtime::Failure;
+use crate::storage::Unusable;
 
 /// One machine, as read and as last written.
 pub struct Acting<'a> {
@@ -197,7 +198,17 @@ impl Acting<'_> {
         let spent = ledger::spent_today(&books, all, &account.name, ctx.clock.now());
         let asked = self.machine.spec.offers.get(index).map_or(Money::MAX, |o| o.reserve_per_hour);
         let job = self.machine.spec.budget_per_hour;
-        Ok(ledger::admit(&account.name, &provider.spec.limits, committed, spent, job, asked).err())
+        if let Err(full) = ledger::admit(&account.name, &provider.spec.limits, committed, spent, job, asked) {
+            return Ok(Some(full));
+        }
+        // As the list and the labels are now: they may have changed since the plan.
+        let namespace = &self.machine.spec.job.namespace;
+        let unread = |unusable: Unusable| Failure::new(unusable.reason.as_str(), unusable.message);
+        let offer = self.observed.offers.get(index).and_then(Option::as_ref);
+        if let Some(denied) = ctx.denied(namespace, &provider, offer).await.map_err(unread)? {
+            return Err(Failure::benign("NoAccess", denied));
+        }
+        ctx.share_has_room(&provider, namespace, &machines, &self.observed.uid, asked).await.map_err(unread)
     }
 
     /// The claim as the API server knows it now: the caches of an operator that is about to lose its lead may be old, and whoever leads

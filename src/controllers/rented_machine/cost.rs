@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 use tradewind_api::RentedMachineStatus;
 use tradewind_core::{Money, Offer};
+use tradewind_planner::DEFAULT_IMAGE_MB;
 
-/// Dollars until `now`: compute while it was seen running, disk from the rental until it was ended.
+/// Dollars until `now`: compute while it was seen running, disk from the rental until it was ended, and an estimate of its traffic.
 ///
-/// Vast.ai bills compute by the second while running and disk from creation to destruction (`providers/vastai.md` section 8).
+/// Vast.ai bills compute by the second while running, disk from creation to destruction, and every byte in and out at the host's price, the
+/// image's too (`providers/vastai.md` section 8).
 pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: Timestamp) -> Money {
     let Some(rented) = status.rented_at.as_ref().map(|t| t.0) else { return Money::ZERO };
     let gone = status.gone_at.as_ref().map_or(now, |t| t.0);
@@ -17,7 +19,18 @@ pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: T
         let until = status.running_until.as_ref().map_or(gone, |t| t.0.min(gone));
         rate.for_seconds(seconds(since.0, until))
     });
-    disk + compute
+    disk + compute + traffic(offer, status)
+}
+
+/// An estimate of what a machine's bytes in and out cost so far: the image, at the size that plans assume, once it was pulled, and checkpoints.
+/// What the program itself sends and fetches nobody sees.
+pub fn traffic(offer: &Offer, status: &RentedMachineStatus) -> Money {
+    let mb = |bytes: i64| u64::try_from(bytes).unwrap_or(0).div_ceil(1_000_000);
+    let pulled = status.running_since.is_some() || status.boot.is_some();
+    let image = if pulled { DEFAULT_IMAGE_MB } else { 0 };
+    let counted = status.traffic.unwrap_or_default();
+    offer.download_price_per_gb.ratio(image + mb(counted.received_bytes), 1000)
+        + offer.upload_price_per_gb.ratio(mb(counted.sent_bytes), 1000)
 }
 
 /// Dollars an hour with disk.
@@ -43,4 +56,27 @@ pub fn between(a: Timestamp, b: Timestamp) -> Timestamp {
 /// Whole seconds, as the bill counts them.
 fn seconds(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.duration_since(from).as_secs()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn bytes_cost_what_the_host_asks() {
+        let mut offer = super::super::decide_tests::offer("1");
+        let status = |value| serde_json::from_value::<RentedMachineStatus>(value).unwrap();
+        let traffic = json!({"sentBytes": 2_500_000_000_u64, "receivedBytes": 4_000_000_000_u64});
+        let booted = status(json!({"boot": "b", "traffic": traffic}));
+        assert_eq!(super::traffic(&offer, &booted), Money::ZERO, "a host that bills none");
+        offer.download_price_per_gb = Money::from_micros(10_000);
+        offer.upload_price_per_gb = Money::from_micros(20_000);
+        assert_eq!(super::traffic(&offer, &status(json!({}))), Money::ZERO, "nothing was pulled yet");
+        assert_eq!(super::traffic(&offer, &booted).to_string(), "0.15", "6 + 4 GB in, 2.5 GB out");
+        let at = "2026-11-21T10:00:00.000000Z";
+        let gone = status(json!({"boot": "b", "traffic": traffic, "rentedAt": at, "goneAt": at}));
+        assert_eq!(so_far(&offer, 10, &gone, Timestamp::UNIX_EPOCH).to_string(), "0.15", "it is part of the cost");
+    }
 }

@@ -381,6 +381,7 @@ fn take_report(observed: &Observed, status: &mut RentedMachineStatus) {
         let exit = agent.exit.as_ref().filter(|_| agent.finished);
         status.quick_failure = exit.is_some_and(|exit| verdict::failed_quickly(observed, status, exit));
     }
+    status.traffic = served.traffic.or(status.traffic);
     if served.last_report_read {
         status.last_report_read = true;
     }

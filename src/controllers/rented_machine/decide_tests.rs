@@ -22,7 +22,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn offer(id: &str) -> Offer {
+pub(super) fn offer(id: &str) -> Offer {
     Offer {
         provider: "p".into(),
         id: id.into(),
@@ -591,4 +591,28 @@ fn a_machine_that_is_less_than_what_was_rented_is_ended_before_anything_is_start
     );
     o.served.as_mut().unwrap().agent = Some(AgentView { host: None, ..agent });
     assert_eq!(decide(&o).status.ended, None, "an older agent does not say");
+}
+
+#[test]
+fn a_price_that_rises_past_the_cap_ends_the_machine() {
+    // What the market says now, whether it takes bids, spot or not; in micro-dollars an hour, with a cap of 360,000.
+    for (price, bids, capacity, ends) in [
+        (360_000, true, Capacity::OnDemand, false),
+        (360_001, true, Capacity::OnDemand, true),
+        (360_001, true, Capacity::Spot, false),
+        (720_000, true, Capacity::Spot, false),
+        (370_000, false, Capacity::Spot, false),
+        (400_000, false, Capacity::Spot, true),
+    ] {
+        let mut o = rented();
+        o.status.boot = Some("b".into());
+        let account = o.account.as_mut().unwrap();
+        account.bids = bids;
+        account.machines[0].price_per_hour = Some(Money::from_micros(price));
+        account.machines[0].capacity = capacity;
+        let status = decide(&o).status;
+        let what = format!("{price} {bids} {capacity}: {:?}", status.ended_message);
+        assert_eq!(status.ended.as_deref(), ends.then_some("LimitReached"), "{what}");
+        assert!(!ends || status.ended_message.is_some_and(|m| m.contains("its price cap is $0.36")), "{what}");
+    }
 }

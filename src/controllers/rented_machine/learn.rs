@@ -27,7 +27,8 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
         let until = now + ctx.settings.offers_max_age;
         ctx.market.refuse(&offer.provider, &offer.id, until, "lost a moment ago".to_owned());
     }
-    if is(Reason::LimitReached) {
+    // Not one that was stopped because its account's limit was lowered.
+    if is(Reason::LimitReached) && observed.spec.stop.is_none() {
         let until = now + ctx.settings.refusal_memory;
         ctx.market.refuse(&offer.provider, &offer.id, until, "dearer than it was offered".to_owned());
     }

@@ -14,6 +14,7 @@ use tradewind_protocol::Control;
 
 use super::memory::MachineMemory;
 use super::serve::Serving;
+use super::{cost, reserve};
 use crate::context::Context;
 
 /// The longest time between two renewals.
@@ -35,13 +36,17 @@ fn renew_after(line_s: u64) -> Duration {
     (Duration::from_secs(line_s) / 10).min(RARELY)
 }
 
-/// What is left of a job's budget, this machine's cost so far counted from the clock; `None` = the job has no budget in all.
+/// What is left of a job's budget, but for the reserve of the last save, with this machine's cost so far counted from the clock; `None` = the
+/// job has no budget in all.
 fn budget_left(job: &TrainingJob, machine: &RentedMachine, price: Money, now: Timestamp) -> Option<Money> {
     let total = job.spec.budget.as_ref()?.total?;
     let settled = job.status.as_ref().map_or(Money::ZERO, |s| s.cost.settled);
     let since = machine.status.as_ref().and_then(|s| s.rented_at.as_ref()).map_or(now, |t| t.0);
     let lived = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
-    Some((total - settled - price.for_seconds(lived)).max(Money::ZERO))
+    let bytes = machine.status.as_ref().and_then(|m| Some(cost::traffic(&reserve::offer(machine)?, m)));
+    let newest = job.status.as_ref().and_then(|s| s.checkpoint.as_ref());
+    let kept = reserve::of(machine, newest).dollars(price);
+    Some((total - settled - price.for_seconds(lived) - bytes.unwrap_or_default() - kept).max(Money::ZERO))
 }
 
 /// The line of this machine as of now, in seconds.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use tradewind_api::rented_machine::Traffic;
 use tradewind_api::training_job::CheckpointStatus;
 use tradewind_protocol::{Control, Report};
 
@@ -48,6 +49,8 @@ pub struct MachineMemory {
     pub told_malformed: bool,
     /// The newest checkpoint this machine brought in.
     pub checkpoint: Option<CheckpointStatus>,
+    /// What the machine has sent and fetched, counted on from its status.
+    pub traffic: Option<Traffic>,
     /// Looks in a row at which the provider knew nothing of the machine, after its end was asked for.
     pub gone_looks: u32,
     /// Looks whether it is gone so far.

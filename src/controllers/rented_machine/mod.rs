@@ -17,6 +17,7 @@ mod lease;
 mod memory;
 mod observe;
 pub mod project;
+pub mod reserve;
 pub mod serve;
 mod start;
 mod verdict;
@@ -161,7 +162,7 @@ fn without_cost(status: &RentedMachineStatus) -> RentedMachineStatus {
 
 /// A status without what changes all the time while the program runs.
 fn essential(status: &RentedMachineStatus) -> RentedMachineStatus {
-    RentedMachineStatus { progress: None, checkpoint: None, missing_since: None, ..without_cost(status) }
+    RentedMachineStatus { progress: None, checkpoint: None, traffic: None, missing_since: None, ..without_cost(status) }
 }
 
 impl Reconciler for RentedMachines {

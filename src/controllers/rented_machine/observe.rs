@@ -40,7 +40,10 @@ pub async fn observe(
     if let (Some(id), Some(list)) = (&status.machine_id, account.as_ref().and_then(|a| a.sightings())) {
         memory.seen |= list.machines.iter().any(|m| m.id == *id);
     }
-    let closing = closing(ctx, &spec.provider, account.as_deref());
+    let closing = match closing(ctx, &spec.provider, account.as_deref()) {
+        None => denied(ctx, machine).await,
+        closing => closing,
+    };
     let account = account.map(|a| account_view(ctx, &a, machine));
     if let Some(view) = &account {
         let own = view.machines.iter().find(|m| Some(&m.id) == status.machine_id.as_ref());
@@ -162,6 +165,19 @@ fn closing(ctx: &Context, provider: &str, account: Option<&Account>) -> Option<S
     }
     let closing = account.is_some_and(Account::is_closing);
     closing.then(|| format!("the Secret with the key of Provider {provider} is being deleted"))
+}
+
+/// Why the job's namespace may not use its offers on this account any more, as far as can be seen: a claim is given up for it, and what is
+/// rented goes on.
+async fn denied(ctx: &Context, machine: &RentedMachine) -> Option<String> {
+    if machine.status.as_ref().is_some_and(|s| s.machine_id.is_some() || s.ended.is_some()) {
+        return None;
+    }
+    let provider = ctx.caches.providers.get(&Key::cluster(machine.spec.provider.as_str()))?;
+    let offers = machine.spec.offers.iter().filter_map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok());
+    let least = offers.min_by_key(|offer| offer.trust);
+    // What cannot be read now is asked again before anything is ordered.
+    ctx.denied(&machine.spec.job.namespace, &provider, least.as_ref()).await.ok().flatten()
 }
 
 fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {

@@ -3,12 +3,12 @@
 //! Everything here may be repeated. What fails is told in the status and tried again at the next look; it never stands in the way of
 //! ending the machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tradewind_api::rented_machine::MachineCheckpoint;
+use tradewind_api::rented_machine::{MachineCheckpoint, Traffic};
 use tradewind_api::training_job::{CheckpointStatus, ProgressStatus};
 use tradewind_api::{Reason, RentedMachine};
 use tradewind_checkpoints::{Catalogue, CommitOutcome, FenceRefused, Keep, Mailbox, ReportRead};
@@ -30,6 +30,8 @@ const SLOTS_LOW: u64 = 128;
 const SAVES_AHEAD: u64 = 3;
 /// Slots that are handed out ahead at most: an agent makes 4,000 pieces of a save at most.
 const SLOTS_AHEAD: u64 = 4096;
+/// The longest save that a machine is believed: a day.
+const MOST_TOLD_S: u64 = 86_400;
 /// Segments in the ring of logs.
 pub const LOG_RING: u32 = 8;
 
@@ -46,6 +48,8 @@ pub struct Served {
     pub heard_at: Option<Timestamp>,
     /// The newest checkpoint that this machine brought into the catalogue.
     pub checkpoint: Option<CheckpointStatus>,
+    /// What the machine has sent and fetched.
+    pub traffic: Option<Traffic>,
     /// The last report was read after the end, and what it offered is committed.
     pub last_report_read: bool,
     /// The report as last read is answered: what it offers is committed or refused.
@@ -112,6 +116,7 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
     memory.looked = false;
     memory.answered = false;
     memory.serves(attempt);
+    memory.traffic = memory.traffic.or_else(|| machine.status.as_ref()?.traffic);
     if let Err(trouble) = serving.pass(memory, ending).await {
         tracing::info!(reason = "ServeTrouble", error = trouble, "Serving the agent met an obstacle");
         memory.trouble = Some(trouble);
@@ -125,6 +130,7 @@ pub async fn serve(ctx: &Context, machine: &RentedMachine, memory: &mut MachineM
             .map(|r| view(r, attempt, memory.fenced, memory.heard_at.unwrap_or_else(|| ctx.clock.now()))),
         heard_at: memory.heard_at,
         checkpoint: memory.checkpoint.clone(),
+        traffic: memory.traffic,
         last_report_read: memory.last_report_read,
         answered: memory.answered,
         trouble: memory.trouble.clone(),
@@ -314,7 +320,11 @@ impl Serving<'_> {
         }
         let made: BoxFuture<'_, _> = Box::pin(start::make(self, report));
         match made.await? {
-            Ok(()) => {}
+            Ok(fetches) => {
+                let traffic = memory.traffic.get_or_insert_default();
+                let bytes = i64::try_from(fetches).unwrap_or(i64::MAX);
+                traffic.received_bytes = traffic.received_bytes.saturating_add(bytes);
+            }
             Err(FenceRefused::HigherAttempt { newest }) => {
                 tracing::info!(attempt = self.attempt, newest, "Not starting an attempt that is fenced off");
                 memory.fenced = true;
@@ -404,11 +414,19 @@ impl Serving<'_> {
                 let told = control.committed.map(|c| c.seq);
                 control.committed = Some(Committed { offer: offer.number, seq, step: manifest.step });
                 let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+                let took = report.save_took.filter(|took| took.offer == offer.number);
+                // By what was found in the bucket, not by what the machine says.
+                let own = data_prefix(self.attempt, self.uid);
+                let sent = manifest.chunks().filter(|c| c.key.starts_with(&own)).map(|c| (&c.key, c.size_bytes));
+                let sent: u64 = sent.collect::<BTreeMap<_, _>>().into_values().sum();
+                let traffic = memory.traffic.get_or_insert_default();
+                traffic.sent_bytes = traffic.sent_bytes.saturating_add(number(sent));
                 memory.checkpoint = Some(CheckpointStatus {
                     seq: number(seq),
                     step: number(manifest.step),
                     attempt: self.machine.spec.attempt,
                     bytes: number(manifest.files.iter().map(|f| f.size_bytes).sum()),
+                    took_seconds: took.map(|took| number(took.millis.div_ceil(1000).min(MOST_TOLD_S))),
                     at: Some(Time(self.ctx.clock.now())),
                 });
                 let note =

@@ -18,8 +18,9 @@ const QUIET_MS: u64 = 1000;
 /// Most checkpoints offered for a restore.
 const CANDIDATES: usize = 5;
 
-/// Raises the fence, seals the secrets and writes the document. The outer error is for now, the inner one for good.
-pub async fn make(serving: &Serving<'_>, report: &Report) -> Result<Result<(), FenceRefused>, String> {
+/// Raises the fence, seals the secrets and writes the document; gives back the bytes that the machine is to restore, if the newest checkpoint
+/// is good. The outer error is for now, the inner one for good.
+pub async fn make(serving: &Serving<'_>, report: &Report) -> Result<Result<u64, FenceRefused>, String> {
     let spec = &serving.machine.spec;
     let mut restore = Vec::new();
     if let Some(settings) = &spec.checkpoint {
@@ -40,6 +41,8 @@ pub async fn make(serving: &Serving<'_>, report: &Report) -> Result<Result<(), F
     } else {
         Some(secret.seal(&report.boot_key, &place).map_err(|e| format!("the environment cannot be sealed: {e}"))?)
     };
+    let newest = restore.first().map(|candidate| &candidate.manifest);
+    let fetches = newest.map_or(0, |manifest| manifest.files.iter().map(|file| file.size_bytes).sum());
     let seconds = |n: i64| u64::try_from(n).unwrap_or(0);
     let start = Start {
         version: VERSION,
@@ -63,7 +66,7 @@ pub async fn make(serving: &Serving<'_>, report: &Report) -> Result<Result<(), F
         data_prefix: data_prefix(serving.attempt, serving.uid),
     };
     serving.mailbox.write_start(&start).await.map_err(|e| e.to_string())?;
-    Ok(Ok(()))
+    Ok(Ok(fetches))
 }
 
 /// Raises the attempt's fence in the log, then lists what may be restored: from then on nothing older can be added.

@@ -54,7 +54,7 @@ pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Rea
 }
 
 /// How long, beyond the program's own grace, its last save may take to come home.
-const DRAIN_LIMIT: Duration = Duration::from_mins(30);
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_mins(30);
 
 fn stop_reason(stop: &StopRequest) -> Reason {
     Reason::from_word(&stop.reason).unwrap_or(Reason::Released)

@@ -49,6 +49,8 @@ pub struct Observed {
     pub cordoned: bool,
     /// The API server refused the Pod a moment ago, and why.
     pub pod_refused: Option<(Reason, String)>,
+    /// The limit of its Provider that the attempt's machine passes by running on.
+    pub overrun: Option<String>,
     /// Id for a new run.
     pub fresh_run_id: String,
 }
@@ -415,6 +417,12 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
                 &format!("{message}; it is asked for a checkpoint and started again"),
             );
             return r.decide(Step::Stop { machine: name, reason: Reason::ProgramStalled, message }, Wake::OnChange);
+        }
+        if let Some(limit) = o.overrun.as_ref().filter(|_| rented(machine)) {
+            let message =
+                format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
+            r.checkpointing(Reason::LimitReached, &format!("{message}; it is asked for a checkpoint and stopped"));
+            return r.decide(Step::Stop { machine: name, reason: Reason::LimitReached, message }, Wake::OnChange);
         }
         return r.decide(Step::Rest, Wake::After(soon, "cost is looked at"));
     }

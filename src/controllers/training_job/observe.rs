@@ -7,10 +7,11 @@ use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Selector, Typed};
+use tradewind_core::Money;
 
 use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::identity::{self, Verdict};
-use super::placement::{Choice, Progress};
+use super::placement::Choice;
 use super::status::settles;
 use super::valid::{self, Valid};
 use super::{JobMemory, placement, pod};
@@ -52,31 +53,47 @@ pub(super) async fn observe(
             .as_ref()
             .filter(|(until, ..)| ctx.clock.monotonic() < *until)
             .map(|(_, reason, message)| (*reason, message.clone())),
+        overrun: None,
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
     };
     let attempt = job.status.as_ref().and_then(|s| s.attempt);
-    if attempt.is_some_and(|attempt| machine_of(&observed, attempt).is_some()) {
+    if let Some(machine) = attempt.and_then(|attempt| machine_of(&observed, attempt)) {
+        let account = ctx.accounts.get(&machine.spec.provider);
+        let overrun = account.and_then(|account| account.overrun(machine.metadata.uid.as_deref()?));
         // Its number may be used from now on: should the machine's object ever be missing again, the storage is asked again.
         memory.stored = None;
+        observed.overrun = overrun;
     }
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
-        if let Some(status) = &job.status {
-            let valid = &observed.valid;
-            let done = done_ppm(job);
-            let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
-            observed.choice = Some(if let Some(Unusable { reason, message }) = missing_secret(ctx, job, valid).await {
-                Choice::None { reason, message }
-            } else {
-                let image = valid.rental.as_ref().map_or("", |workload| workload.image.as_str());
-                let image_bytes = ctx.images.bytes(image, ctx.clock.monotonic(), status.attempt > Some(0)).await;
-                let spent = status.cost.total;
-                placement::choose(ctx, valid, Progress { done_share_ppm: done, spent, restore_mb, image_bytes })
-            });
-        }
+        observed.choice = Some(choice(ctx, job, &observed.valid).await);
     }
     Ok(observed)
+}
+
+/// The plan for a job that wants one.
+async fn choice(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Choice {
+    let none = |Unusable { reason, message }| Choice::None { reason, message };
+    if let Some(missing) = missing_secret(ctx, job, valid).await {
+        return none(missing);
+    }
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let status = job.status.as_ref();
+    let saved = status.and_then(|s| s.checkpoint.as_ref()).map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0));
+    let image = valid.rental.as_ref().map_or("", |workload| workload.image.as_str());
+    let hurry = status.is_some_and(|s| s.attempt > Some(0));
+    let asks = placement::Asks {
+        namespace,
+        done_share_ppm: done_ppm(job),
+        spent: status.map_or(Money::ZERO, |s| s.cost.total),
+        restore_mb: saved / 1_000_000,
+        image_bytes: ctx.images.bytes(image, ctx.clock.monotonic(), hurry).await,
+    };
+    match ctx.grants(namespace, &ctx.caches.providers.all()).await {
+        Ok(grants) => placement::choose(ctx, valid, &asks, &grants),
+        Err(unread) => none(unread),
+    }
 }
 
 /// The highest attempt in the catalogue, and the run's end.

@@ -10,6 +10,7 @@ use tradewind_core::{Money, Offer};
 use tradewind_planner::{self as planner, Plan, RejectReason};
 
 use super::valid::Valid;
+use crate::accounts::access::{self, Grant};
 use crate::context::Context;
 use crate::images::ASSUMED_BYTES;
 
@@ -52,21 +53,22 @@ pub struct Rent {
     pub image_bytes: Option<u64>,
 }
 
-/// How far the job has come, and what of it has to be moved to a machine.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress {
+/// What a plan is made for, besides the spec.
+pub struct Asks<'a> {
+    /// Namespace of the job.
+    pub namespace: &'a str,
     /// Share of the work that is safe, in millionths.
     pub done_share_ppm: u64,
-    /// Dollars so far.
+    /// What the job has cost so far.
     pub spent: Money,
-    /// Size of the checkpoint to go on from, in MB.
+    /// What is to be restored, in MB.
     pub restore_mb: u64,
     /// Compressed size of the image, if it is known.
     pub image_bytes: Option<u64>,
 }
 
-/// Plans with what the market knows now. Pure but for reading the market's memory.
-pub fn choose(ctx: &Context, valid: &Valid, progress: Progress) -> Choice {
+/// Plans with what the market knows now. `grants`: what the job's namespace may do on each account. Pure but for reading the market's memory.
+pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<String, Grant>) -> Choice {
     if ctx.mailbox.is_none() || ctx.agent.is_none() {
         let message = "the operator has no mailbox bucket (--mailbox), so nothing can be rented".to_owned();
         return Choice::None { reason: Reason::NoMailbox, message };
@@ -88,8 +90,15 @@ pub fn choose(ctx: &Context, valid: &Valid, progress: Progress) -> Choice {
         };
         return Choice::None { reason: Reason::NoProvider, message };
     }
+    let (allowed, refused): (Vec<String>, Vec<String>) =
+        allowed.into_iter().partition(|name| grants.get(name).is_some_and(|grant| *grant != Grant::Refused));
+    if allowed.is_empty() {
+        let message = refused.iter().map(|name| access::refusal(name, asks.namespace)).collect::<Vec<_>>().join("; ");
+        return Choice::None { reason: Reason::NoAccess, message };
+    }
     let now = ctx.clock.monotonic();
     let mut offers: Vec<Offer> = Vec::new();
+    let mut floors = Vec::new();
     let mut missing = Vec::new();
     let mut troubles = Vec::new();
     for name in &allowed {
@@ -103,7 +112,11 @@ pub fn choose(ctx: &Context, valid: &Valid, progress: Progress) -> Choice {
         }
         match ctx.market.snapshot(name) {
             Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
-                offers.extend(s.offers.iter().cloned());
+                let grant = &grants[name];
+                offers.extend(s.offers.iter().filter(|offer| grant.trusts(offer.trust)).cloned());
+                if let Grant::Given { min_trust: Some(least), .. } = grant {
+                    floors.push(access::floor(name, asks.namespace, *least));
+                }
             }
             _ => missing.push(name.clone()),
         }
@@ -119,19 +132,25 @@ pub fn choose(ctx: &Context, valid: &Valid, progress: Progress) -> Choice {
         let message = format!("no Provider can be used now: {}", troubles.join("; "));
         return Choice::None { reason: Reason::NoProvider, message };
     }
-    plan(ctx, valid, progress, &offers)
+    match plan(ctx, valid, asks, grants, &offers) {
+        // Who reads that nothing fits must know that more may be there, and who keeps it from the job.
+        Choice::None { reason: reason @ Reason::NoOffer, message } => {
+            let kept = refused.iter().map(|name| access::refusal(name, asks.namespace)).chain(floors);
+            Choice::None { reason, message: std::iter::once(message).chain(kept).collect::<Vec<_>>().join("; ") }
+        }
+        choice => choice,
+    }
 }
 
-fn plan(ctx: &Context, valid: &Valid, progress: Progress, offers: &[Offer]) -> Choice {
-    let Progress { done_share_ppm, spent, restore_mb, image_bytes } = progress;
+fn plan(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<String, Grant>, offers: &[Offer]) -> Choice {
     let mut needs = valid.needs.clone();
-    needs.budget_left = valid.budget_total.map(|total| total - spent);
-    let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(done_share_ppm)) / 1_000_000;
+    needs.budget_left = valid.budget_total.map(|total| total - asks.spent);
+    let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(asks.done_share_ppm)) / 1_000_000;
     let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
     let now = ctx.clock.monotonic();
     let mut known = ctx.market.knowledge(now);
-    known.restore_mb = restore_mb;
-    known.image_mb = image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
+    known.restore_mb = asks.restore_mb;
+    known.image_mb = asks.image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
     known.checkpoint_interval_s =
         valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
     // A host under suspicion is better than none.
@@ -146,25 +165,33 @@ fn plan(ctx: &Context, valid: &Valid, progress: Progress, offers: &[Offer]) -> C
         "the planner's own checker finds its plan clean"
     );
     // What may cost more an hour than the account's limit could never be rented, however long it is waited for.
-    let limits: BTreeMap<String, Money> = ctx
+    let limits: BTreeMap<String, (Money, String)> = ctx
         .caches
         .providers
         .all()
         .iter()
-        .filter_map(|p| Some((p.metadata.name.clone()?, p.spec.limits.per_hour)))
+        .filter_map(|p| {
+            let name = p.metadata.name.clone()?;
+            let own = (p.spec.limits.per_hour, "limits.perHour".to_owned());
+            let share = match grants.get(&name) {
+                Some(Grant::Given { per_hour: Some(share), .. }) if share.0 < own.0 => Some(share.clone()),
+                _ => None,
+            };
+            Some((name, share.unwrap_or(own)))
+        })
         .collect();
-    let within = |c: &planner::Candidate| limits.get(&c.offer.provider).is_none_or(|limit| c.hourly <= *limit);
+    let within = |c: &planner::Candidate| limits.get(&c.offer.provider).is_none_or(|(limit, _)| c.hourly <= *limit);
     if let Some(dear) = plan.ranked.first().filter(|_| !plan.ranked.iter().any(within)) {
         let provider = &dear.offer.provider;
-        let limit = limits.get(provider).copied().unwrap_or_default();
+        let (limit, name) = limits.get(provider).cloned().unwrap_or_default();
         let message = format!(
-            "every offer that fits may cost more an hour than limits.perHour of its Provider: the best one ${}, with ${limit} for {provider}",
+            "every offer that fits may cost more an hour than {name} of its Provider: the best one ${}, with ${limit} for {provider}",
             dear.hourly
         );
         return Choice::None { reason: Reason::LimitReached, message };
     }
     let plan = Plan { ranked: plan.ranked.iter().filter(|c| within(c)).cloned().collect(), ..plan };
-    into_choice(&needs, &plan, &StartTime { least: ctx.settings.start_deadline, image_bytes })
+    into_choice(&needs, &plan, &StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes })
 }
 
 fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) -> Choice {

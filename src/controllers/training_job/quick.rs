@@ -75,6 +75,7 @@ mod tests {
             over: None,
             cordoned: false,
             pod_refused: None,
+            overrun: None,
             fresh_run_id: String::new(),
         };
         let mut report = Report::new(&o);

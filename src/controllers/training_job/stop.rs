@@ -9,6 +9,7 @@ use super::decide::{Decision, Observed, Step, lives, machine_of};
 use super::pod;
 use super::status::Report;
 use super::valid::Valid;
+use crate::controllers::rented_machine::{cost, reserve};
 use crate::runtime::Wake;
 
 /// Why a job should not run now.
@@ -38,15 +39,13 @@ pub fn wanted(o: &Observed, status: &TrainingJobStatus, valid: &Valid) -> Option
         return None;
     }
     if latched || machine.is_some_and(|m| over_budget(total, status, m, o.now)) || status.cost.settled >= total {
-        let message =
-            format!("budget.total (${total}) is used up; the job goes on from its last checkpoint when it is raised");
+        let message = format!(
+            "budget.total (${total}) is used up, with what the last save and the machine's end still cost; the job goes on from its last checkpoint when it is raised"
+        );
         return Some(Wanted { reason: Reason::BudgetExhausted, message });
     }
     None
 }
-
-/// Money is used up a little before it is: so much is kept for the last save and the end of the machine, in seconds.
-const RESERVE_S: u64 = 60;
 
 fn over_budget(total: Money, status: &TrainingJobStatus, machine: &RentedMachine, now: Timestamp) -> bool {
     let Some(m) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { return false };
@@ -54,19 +53,23 @@ fn over_budget(total: Money, status: &TrainingJobStatus, machine: &RentedMachine
     // The cost in the machine's status may be minutes old: it is counted from the clock.
     let since = m.rented_at.as_ref().map_or(now, |t| t.0);
     let seconds = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
+    let traffic = reserve::offer(machine).map_or(Money::ZERO, |offer| cost::traffic(&offer, m));
     // Machines of earlier attempts that are not settled yet count as their objects say.
     let others = status.cost.total - m.cost.unwrap_or(Money::ZERO);
-    others + price.for_seconds(seconds + RESERVE_S) >= total
+    // Money is used up a little before it is: so much is kept for the last save and the end of the machine.
+    let kept = reserve::of(machine, status.checkpoint.as_ref()).dollars(price);
+    others + price.for_seconds(seconds) + traffic + kept >= total
 }
 
 /// When an hour at this price would use the budget up; for the time of the next look.
 pub fn look_again(status: &TrainingJobStatus, valid: &Valid, machine: &RentedMachine) -> Option<std::time::Duration> {
     let total = valid.budget_total?;
     let price = machine.status.as_ref()?.price_per_hour.filter(|price| *price > Money::ZERO)?;
-    let left = (total - status.cost.total).micros().max(0);
+    let kept = reserve::of(machine, status.checkpoint.as_ref()).dollars(price);
+    let left = (total - status.cost.total - kept).micros().max(0);
     let seconds =
         u64::try_from(left).unwrap_or(0).saturating_mul(3600) / u64::try_from(price.micros()).unwrap_or(1).max(1);
-    Some(std::time::Duration::from_secs(seconds.saturating_sub(RESERVE_S).clamp(1, 60)))
+    Some(std::time::Duration::from_secs(seconds.clamp(1, 60)))
 }
 
 /// Stops what runs, with a checkpoint, and stays stopped.

@@ -52,7 +52,8 @@ pub fn job_prefix(n: usize) -> String {
 /// Applies everything that is there from the start.
 pub fn apply(memory: &Memory, plan: &Plan) {
     for name in [OPERATOR_NAMESPACE, TEAM] {
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let labels = Some([("team".to_owned(), name.to_owned())].into());
+        let metadata = ObjectMeta { name: Some(name.to_owned()), labels, ..ObjectMeta::default() };
         add(memory, Namespace { metadata, ..Namespace::default() });
     }
     apply_account_secret(memory, FIRST_KEY);
@@ -102,10 +103,20 @@ pub fn apply_stranger(memory: &Memory) {
 
 /// A user applies the Provider.
 pub fn apply_provider(memory: &Memory, plan: &Plan) {
-    let provider = json!({
+    let mut provider = json!({
         "apiVersion": "tradewind.dev/v1alpha1", "kind": "Provider", "metadata": {"name": ACCOUNT},
         "spec": {"kind": "Vast", "credentialsSecretRef": {"name": "vast"}, "limits": {"perHour": plan.per_hour, "perDay": "20"}, "operatorOutageTolerance": plan.tolerance},
     });
+    if plan.by_access {
+        provider["spec"]["limits"]["perHour"] = "100".into();
+        provider["spec"]["access"] = json!([
+            {"namespaceSelector": {"matchLabels": {"team": "somebody-else"}}},
+            {
+                "namespaceSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": [TEAM]}]},
+                "limits": {"perHour": plan.per_hour, "perDay": "20"},
+            },
+        ]);
+    }
     add::<Provider>(memory, serde_json::from_value(provider).expect("a Provider"));
 }
 

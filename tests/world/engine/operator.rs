@@ -37,7 +37,8 @@ pub fn install() -> InstallId {
 
 /// The settings of every world's operators.
 pub fn settings() -> Settings {
-    Settings::new(install(), OPERATOR_NAMESPACE)
+    // Bills are compared before a world ends.
+    Settings { audit_after: Duration::from_secs(20), ..Settings::new(install(), OPERATOR_NAMESPACE) }
 }
 
 /// A process's clocks: the world's time, monotonic since the process began.
@@ -127,6 +128,7 @@ impl Process {
             mailbox: Some(Mailbox::new(stores.at(&mailbox))),
             stores: Arc::new(stores),
             catalogues: OpenCatalogues::default(),
+            namespaces: tradewind::accounts::access::Namespaces::default(),
             agent: Some(AgentBinary { sha256: "ab".repeat(32) }),
             settings: settings(),
             told: Mutex::new(Told::default()),

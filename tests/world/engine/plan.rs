@@ -344,6 +344,8 @@ pub struct Plan {
     pub keep: u32,
     /// Dollars an hour that may be spent on the account.
     pub per_hour: String,
+    /// Those dollars are the limit of an entry of the account's access list, not of the account.
+    pub by_access: bool,
     /// How long the operator may be away before machines end themselves.
     pub tolerance: &'static str,
     /// Secret values travel to the machine.
@@ -418,6 +420,7 @@ impl Plan {
             keep: u32::try_from(chance.between(1, 3)).unwrap_or(1),
             // Room for one machine, or for several.
             per_hour: if jobs == 2 && chance.one_in(2) { "0.45".to_owned() } else { "3".to_owned() },
+            by_access: chance.one_in(3),
             tolerance: if chance.one_in(3) { "3m" } else { "24h" },
             secrets: chance.one_in(6),
             odds: Odds {
@@ -473,6 +476,7 @@ impl Plan {
             max_restarts: None,
             keep: 2,
             per_hour: if story == Story::TwoJobs { "0.3" } else { "3" }.to_owned(),
+            by_access: false,
             tolerance: if story == Story::Silent { "30s" } else { "24h" },
             secrets: false,
             odds: Odds::default(),

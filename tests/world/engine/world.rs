@@ -319,6 +319,13 @@ impl World {
             && jobs_over
             && self.common.memory.peek_all::<RentedMachine>().is_empty()
             && !self.renting_pauses()
+            && !self.bills_are_awaited()
+    }
+
+    /// Machines that are gone wait for the market's bill.
+    fn bills_are_awaited(&self) -> bool {
+        let provider = self.common.memory.peek::<Provider>(&Key::cluster(ACCOUNT));
+        provider.is_some_and(|p| p.status.as_ref().is_some_and(|s| !s.audit.pending.is_empty()))
     }
 
     /// Renting pauses after many losses; its end is still to be written.

@@ -200,6 +200,7 @@ impl Logic {
             silent: self.lease.silent(),
             quiet_s: self.quiet_s(),
             host: Some(self.boot.host),
+            save_took: self.saves.took().or_else(|| carried?.save_took),
         }
     }
 
@@ -354,7 +355,7 @@ impl Logic {
         // A name without digits tells no step; the program's own progress is the best there is.
         self.alive_at = self.now.monotonic;
         seen.step = seen.step.or_else(|| self.output.progress.as_ref().map(|progress| progress.step));
-        self.saves.seen(seen, actions);
+        self.saves.seen(self.now, seen, actions);
     }
 
     fn chunk_done(&mut self, save: SaveId, slot: u64, outcome: ChunkOutcome, actions: &mut Vec<Action>) {

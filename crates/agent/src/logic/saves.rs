@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tradewind_protocol::manifest::slot_key;
-use tradewind_protocol::report::Uploading;
+use tradewind_protocol::report::{SaveTook, Uploading};
 use tradewind_protocol::{CheckpointOffer, Chunk, Manifest, ManifestFile, Ticket, VERSION};
 
 use super::Action;
@@ -38,6 +38,8 @@ pub(super) struct Origin {
 struct Save {
     id: SaveId,
     seen: SeenSave,
+    /// When it was seen to be complete, on the monotonic clock.
+    since: Duration,
 }
 
 /// A committed checkpoint whose chunks may be named again.
@@ -86,6 +88,8 @@ pub(super) struct Saves {
     most_slots: u64,
     /// The offer that waits for its commit, and since when.
     offer: Option<(CheckpointOffer, Duration)>,
+    /// How long the save of the newest offer took.
+    took: Option<SaveTook>,
     /// Rises with everything that gets a save further; the end waits as long as it does.
     headway: u64,
 }
@@ -94,6 +98,11 @@ impl Saves {
     /// The offer that waits for the operator.
     pub fn offer(&self) -> Option<&CheckpointOffer> {
         self.offer.as_ref().map(|(offer, _)| offer)
+    }
+
+    /// How long the save of the newest offer took.
+    pub fn took(&self) -> Option<SaveTook> {
+        self.took
     }
 
     /// Since when an offer waits, on the monotonic clock.
@@ -144,14 +153,14 @@ impl Saves {
     }
 
     /// The program saved.
-    pub fn seen(&mut self, seen: SeenSave, actions: &mut Vec<Action>) {
+    pub fn seen(&mut self, now: Now, seen: SeenSave, actions: &mut Vec<Action>) {
         while let Some(id) = self.under_way_as(&seen.name).filter(|_| seen.continues) {
             self.lost(id, actions);
         }
         self.last_id += 1;
         self.headway += 1;
         actions.push(Action::Link { save: self.last_id, name: seen.name.clone() });
-        self.linking.push(Save { id: self.last_id, seen });
+        self.linking.push(Save { id: self.last_id, seen, since: now.monotonic });
     }
 
     /// Saves that are not offered yet.
@@ -299,6 +308,9 @@ impl Saves {
         actions.push(Action::DropStaging { save: upload.save.id });
         self.headway += 1;
         let manifest = upload.manifest(origin);
+        let seen = &upload.save.seen;
+        let written = Duration::try_from(seen.complete_at.duration_since(seen.began_at)).unwrap_or_default();
+        let took = written + now.monotonic.saturating_sub(upload.save.since);
         // A report that the other side refuses would silence this machine for good.
         let problem = manifest.validate().err().map(|invalid| invalid.to_string());
         let bytes = serde_json::to_vec(&manifest).map_or(usize::MAX, |json| json.len());
@@ -310,6 +322,7 @@ impl Saves {
             return Some(format!("Checkpoint {} is not offered: {problem}", manifest.name));
         }
         self.offers += 1;
+        self.took = Some(SaveTook { offer: self.offers, millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) });
         self.offered.insert(self.offers, manifest.clone());
         while self.offered.len() > OFFERS_KEPT {
             self.offered.pop_first();

@@ -58,6 +58,11 @@ impl Checker {
         self.ensure(booked == costs || self.books_closed, || {
             format!("at the end the Provider's books say {booked}, its machines cost {costs}")
         });
+        let audit = provider.status.as_ref().map(|s| s.audit.clone()).unwrap_or_default();
+        let compared = if audit.unchecked == 0 { audit.ours == booked } else { audit.ours <= booked };
+        self.ensure(compared || self.books_closed, || {
+            format!("at the end machines of {} were compared with the bill, the books say {booked}", audit.ours)
+        });
         let left = provider.status.as_ref().map(|s| s.spend.booked.clone()).unwrap_or_default();
         self.ensure(left.is_empty(), || format!("at the end the books still name {left:?}"));
     }

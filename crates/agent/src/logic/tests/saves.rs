@@ -24,6 +24,17 @@ fn a_save_is_linked_hashed_uploaded_in_parallel_and_offered() {
 }
 
 #[test]
+fn how_long_a_save_took_is_told_with_its_offer() {
+    let mut rig = Rig::running();
+    rig.save(10, &[1]);
+    assert_eq!(rig.logic.report().save_took, None);
+    rig.pass(Duration::from_secs(7));
+    rig.upload_all();
+    let took = rig.logic.report().save_took.unwrap();
+    assert_eq!((took.offer, took.millis / 1000), (1, 7));
+}
+
+#[test]
 fn what_the_committed_parent_has_is_not_sent_again() {
     let mut start = Rig::start_document();
     start.restore = vec![candidate(7, 70)];
