@@ -12,6 +12,7 @@ mod world;
 mod crash;
 mod deletion;
 mod failures;
+mod frozen;
 mod hostile;
 mod lost;
 mod placement;

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus};
 use tradewind_api::{Provider, Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Selector, StatusPatch, Strategy};
-use tradewind_core::{Money, OrderKey};
+use tradewind_core::{Money, OrderKey, fail_point};
 use tradewind_protocol::bootstrap::{self, variables};
 use tradewind_providers::{Refusal, RentOutcome, RentRequest, SecretEnv};
 
@@ -129,7 +129,9 @@ impl Acting<'_> {
         status.phase = MachinePhase::Ordering;
         status.message =
             format!("orders offer {} for at most ${} an hour", offer.id, chosen.map_or(Money::ZERO, |c| c.price_cap));
+        fail_point::reach("order-decided");
         let written = ctx.cluster.write_status(next).await?;
+        fail_point::reach("order-written");
         ctx.caches.rented.own(&written);
         let before = ctx.clock.now();
         let outcome = account.provider.rent(&request, written_at + CALL_WITHIN).await;
