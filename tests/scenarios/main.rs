@@ -5,11 +5,13 @@
 
 mod api;
 mod checks;
+mod golden;
 mod identity;
 mod job;
 mod world;
 
 mod crash;
+mod crowd;
 mod deletion;
 mod failures;
 mod frozen;
@@ -24,4 +26,5 @@ mod restore;
 mod secrets;
 mod stopping;
 mod user;
+mod weather;
 mod zombie;

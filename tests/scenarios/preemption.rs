@@ -8,6 +8,7 @@ use tradewind_api::training_job::JobPhase;
 use tradewind_harness::sim::SimMachine;
 
 use crate::checks::finished_right;
+use crate::golden::golden;
 use crate::job::Job;
 use crate::world::{SOON, VAST, scenario};
 
@@ -32,7 +33,7 @@ fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
         let machines = world.machines().await?;
         ensure!(machines.len() == 2 && machines[0].offer != machines[1].offer, "{machines:#?}");
         finished_right(world, &job).await?;
-        Ok(())
+        golden(world, "machine-lost", &job).await
     });
 }
 

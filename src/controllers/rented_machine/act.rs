@@ -62,7 +62,7 @@ impl Acting<'_> {
             Step::Rest => Box::pin(async { Ok(Done::default()) }),
             Step::AddFinalizer => Box::pin(self.add_finalizer()),
             Step::PrepareMailbox => Box::pin(self.prepare(memory)),
-            Step::Order { offer, number } => Box::pin(self.order(*offer, *number)),
+            Step::Order { offer, number } => Box::pin(self.order(*offer, *number, memory)),
             Step::End(ids) => Box::pin(self.end(ids, memory)),
             Step::DeleteSelf => Box::pin(self.delete_self()),
             Step::Release => Box::pin(self.release()),
@@ -100,8 +100,12 @@ impl Acting<'_> {
     }
 
     /// The ledger admits and the order is written under the account's lock; then, within five seconds, the call.
-    async fn order(&self, index: usize, number: u32) -> Result<Done, Failure> {
+    async fn order(&self, index: usize, number: u32, memory: &mut MachineMemory) -> Result<Done, Failure> {
         let ctx = self.ctx;
+        // Each list of the account wakes every machine; those without room must not read everything each time.
+        if let Some(wait) = memory.full_until.and_then(|until| until.checked_sub(ctx.clock.monotonic())) {
+            return Ok(Done { again: true, after: Some(wait), released: false });
+        }
         let (Some(account), Some(Some(offer))) =
             (ctx.accounts.get(&self.machine.spec.provider), self.observed.offers.get(index))
         else {
@@ -110,6 +114,7 @@ impl Acting<'_> {
         let request = self.request(index, number, offer).await?;
         let turn = account.ledger.lock().await;
         if let Some(full) = self.admit(&account, index).await? {
+            memory.full_until = Some(ctx.clock.monotonic() + FULL_AGAIN);
             return self.refused_by_ledger(full).await;
         }
         let written_at = ctx.clock.monotonic();
@@ -227,7 +232,7 @@ impl Acting<'_> {
     }
 
     async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {
-        let message = format!("nothing is rented now: {full}; tried again every 15 s");
+        let message = format!("nothing is rented now: {full}; tried again every {} s", FULL_AGAIN.as_secs());
         let status = self.machine.status.clone().unwrap_or_default();
         if status.message != message {
             let mut next = self.machine.clone();
@@ -235,7 +240,7 @@ impl Acting<'_> {
             let written = self.ctx.cluster.write_status(next).await?;
             self.ctx.caches.rented.own(&written);
         }
-        Ok(Done { again: true, after: Some(Duration::from_secs(15)), released: false })
+        Ok(Done { again: true, after: Some(FULL_AGAIN), released: false })
     }
 
     /// Writes down what became of the call. If this write is lost, the order is found open and looked up by its key.
@@ -421,6 +426,9 @@ impl Acting<'_> {
     }
 }
 
+/// How long a claim waits that the ledger has no room for before it asks again: room comes with the end of another machine, minutes or
+/// hours later, and each question reads all machines.
+const FULL_AGAIN: Duration = Duration::from_secs(15);
 /// How often the end is asked for again while the machine is still there.
 const END_AGAIN: Duration = Duration::from_secs(10);
 /// Time between the first two looks whether a machine is gone; doubled each time.

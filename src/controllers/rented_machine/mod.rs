@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ObjectReference;
+use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::{RentedMachine, RentedMachineStatus};
 use tradewind_cluster::{ClusterError, Key};
 
@@ -81,6 +82,11 @@ impl RentedMachines {
             learn::from_end(ctx, &observed, &status);
         }
         let machine = self.write_status(machine, status, &step, memory).await?;
+        if observed.status.phase != MachinePhase::Gone
+            && machine.status.as_ref().is_some_and(|s| s.phase == MachinePhase::Gone)
+        {
+            ctx.wake_next_jobs();
+        }
         act::project_pod(ctx, &machine).await?;
         let after = machine.status.as_ref();
         let just_lost = observed.status.ended.is_none()
@@ -149,7 +155,7 @@ pub const COST_ALONE: u32 = 10;
 
 /// A status without cost that still grows.
 fn without_cost(status: &RentedMachineStatus) -> RentedMachineStatus {
-    let gone = status.phase == tradewind_api::rented_machine::MachinePhase::Gone;
+    let gone = status.phase == MachinePhase::Gone;
     RentedMachineStatus { cost: status.cost.filter(|_| gone), ..status.clone() }
 }
 

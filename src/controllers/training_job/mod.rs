@@ -11,6 +11,7 @@ mod observe;
 mod place;
 pub mod placement;
 pub mod pod;
+mod room;
 pub mod status;
 pub mod stop;
 pub mod valid;

@@ -10,7 +10,7 @@ use tradewind_cluster::{ClusterError, Selector, Typed};
 
 use super::decide::{Admission, Observed, wants_plan};
 use super::identity::{self, Verdict};
-use super::placement::Choice;
+use super::placement::{Choice, Progress};
 use super::status::settles;
 use super::valid::{self, Valid};
 use super::{JobMemory, placement, pod};
@@ -58,7 +58,10 @@ pub(super) async fn observe(
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
             observed.choice = Some(match missing_secret(ctx, job, valid).await {
                 Some(Unusable { reason, message }) => Choice::None { reason, message },
-                None => placement::choose(ctx, valid, done, status.cost.total, restore_mb),
+                None => {
+                    let progress = Progress { done_ppm: done, spent: status.cost.total, restore_mb };
+                    placement::choose(ctx, uid, valid, progress)
+                }
             });
         }
     }

@@ -6,13 +6,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tradewind_api::rented_machine::{ChosenOffer, Claim, JobRef, RentedMachineSpec};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_core::{Money, Offer};
-use tradewind_planner::{self as planner, Plan, RejectReason};
+use tradewind_planner::{self as planner, Candidate, Plan, RejectReason};
 
+use super::room::Room;
 use super::valid::Valid;
 use crate::context::Context;
+use crate::market::Spoken;
 
 /// Offers handed to one RentedMachine: if all are refused the job plans again.
 const OFFERS_PER_MACHINE: usize = 6;
+/// Candidates looked at: many more than that, since those of accounts without room fall out.
+const RANKED: usize = 64;
 
 /// What came out of planning.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,8 +52,19 @@ pub struct Rent {
     pub first: Offer,
 }
 
-/// Plans with what the market knows now. Pure but for reading the market's memory.
-pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore_mb: u64) -> Choice {
+/// How far a job has come, as far as it matters to where it goes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Share of the work that is safe, in millionths.
+    pub done_ppm: u64,
+    /// What it has cost so far.
+    pub spent: Money,
+    /// What is restored before it goes on, in MB.
+    pub restore_mb: u64,
+}
+
+/// Plans for the job with this uid, with what the market knows now, and speaks for what it chooses.
+pub fn choose(ctx: &Context, job: &str, valid: &Valid, progress: Progress) -> Choice {
     if ctx.mailbox.is_none() || ctx.agent.is_none() {
         let message = "the operator has no mailbox bucket (--mailbox), so nothing can be rented".to_owned();
         return Choice::None { reason: Reason::NoMailbox, message };
@@ -68,8 +83,11 @@ pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, r
         };
         return Choice::None { reason: Reason::NoProvider, message };
     }
+    let _turn = ctx.market.plan();
+    let room = Room::besides(ctx, job);
     let now = ctx.clock.monotonic();
     let mut offers: Vec<Offer> = Vec::new();
+    let mut taken = 0_usize;
     let mut missing = Vec::new();
     let mut troubles = Vec::new();
     for name in &allowed {
@@ -83,7 +101,10 @@ pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, r
         }
         match ctx.market.snapshot(name) {
             Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
-                offers.extend(s.offers.iter().cloned());
+                let free = s.offers.iter().filter(|offer| !room.is_taken(offer));
+                let before = offers.len();
+                offers.extend(free.cloned());
+                taken += s.offers.len() - (offers.len() - before);
             }
             _ => missing.push(name.clone()),
         }
@@ -99,25 +120,36 @@ pub fn choose(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, r
         let message = format!("no Provider can be used now: {}", troubles.join("; "));
         return Choice::None { reason: Reason::NoProvider, message };
     }
-    plan(ctx, valid, done_share_ppm, spent, restore_mb, &offers)
+    let choice = plan(ctx, valid, progress, offers, &room);
+    match &choice {
+        Choice::Rent(rent) => {
+            if let Some(first) = rent.offers.first() {
+                let spoken = Spoken {
+                    provider: rent.provider.clone(),
+                    offer: first.id.clone(),
+                    per_hour: first.reserve_per_hour,
+                };
+                ctx.market.speak_for(job, spoken, now);
+            }
+            choice
+        }
+        Choice::None { reason: Reason::NoOffer, message } if taken > 0 => {
+            let message = format!("{message}; {taken} more are being rented by other jobs");
+            Choice::None { reason: Reason::NoOffer, message }
+        }
+        _ => choice,
+    }
 }
 
-fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore_mb: u64, offers: &[Offer]) -> Choice {
+fn plan(ctx: &Context, valid: &Valid, progress: Progress, mut offers: Vec<Offer>, room: &Room) -> Choice {
     let mut needs = valid.needs.clone();
-    needs.budget_left = valid.budget_total.map(|total| total - spent);
-    let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(done_share_ppm)) / 1_000_000;
+    needs.budget_left = valid.budget_total.map(|total| total - progress.spent);
+    let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(progress.done_ppm)) / 1_000_000;
     let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
     let mut known = ctx.market.knowledge(ctx.clock.monotonic());
-    known.restore_mb = restore_mb;
+    known.restore_mb = progress.restore_mb;
     known.checkpoint_interval_s =
         valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
-    let plan = planner::plan(&needs, &work, &known, offers, 64);
-    debug_assert_eq!(
-        planner::check(&needs, &plan, offers),
-        Vec::new(),
-        "the planner's own checker finds its plan clean"
-    );
-    // What may cost more an hour than the account's limit could never be rented, however long it is waited for.
     let limits: BTreeMap<String, Money> = ctx
         .caches
         .providers
@@ -125,18 +157,52 @@ fn plan(ctx: &Context, valid: &Valid, done_share_ppm: u64, spent: Money, restore
         .iter()
         .filter_map(|p| Some((p.metadata.name.clone()?, p.spec.limits.per_hour)))
         .collect();
-    let within = |c: &planner::Candidate| limits.get(&c.offer.provider).is_none_or(|limit| c.hourly <= *limit);
-    if let Some(dear) = plan.ranked.first().filter(|_| !plan.ranked.iter().any(within)) {
-        let provider = &dear.offer.provider;
-        let limit = limits.get(provider).copied().unwrap_or_default();
-        let message = format!(
-            "every offer that fits may cost more an hour than limits.perHour of its Provider: the best one ${}, with ${limit} for {provider}",
-            dear.hourly
+    let limit = |provider: &str| limits.get(provider).copied();
+    let fits = |c: &Candidate| limit(&c.offer.provider).is_none_or(|l| room.has(&c.offer.provider, l, c.hourly));
+    let mut full: Vec<Candidate> = Vec::new();
+    loop {
+        let plan = planner::plan(&needs, &work, &known, &offers, RANKED);
+        debug_assert_eq!(
+            planner::check(&needs, &plan, &offers),
+            Vec::new(),
+            "the planner's own checker finds its plan clean"
         );
-        return Choice::None { reason: Reason::LimitReached, message };
+        let ranked: Vec<Candidate> = plan.ranked.iter().filter(|c| fits(c)).cloned().collect();
+        if ranked.is_empty() && !plan.ranked.is_empty() {
+            // The best are all of accounts without room; there may be others behind them.
+            offers.retain(|offer| !plan.ranked.iter().any(|c| c.offer.provider == offer.provider));
+            full.extend(plan.ranked);
+            continue;
+        }
+        if ranked.is_empty() && !full.is_empty() {
+            return no_room(&full, &limits);
+        }
+        return into_choice(&needs, &Plan { ranked, ..plan });
     }
-    let plan = Plan { ranked: plan.ranked.iter().filter(|c| within(c)).cloned().collect(), ..plan };
-    into_choice(&needs, &plan)
+}
+
+/// Offers fit, and the limits of their accounts leave no room for them.
+fn no_room(full: &[Candidate], limits: &BTreeMap<String, Money>) -> Choice {
+    let limit = |c: &Candidate| limits.get(&c.offer.provider).copied().unwrap_or_default();
+    // Says nothing of what is committed: that changes all the time, and the job would have to be written each time.
+    let used_up: BTreeMap<&str, Money> =
+        full.iter().filter(|c| c.hourly <= limit(c)).map(|c| (c.offer.provider.as_str(), limit(c))).collect();
+    let message = if let (true, Some(best)) = (used_up.is_empty(), full.first()) {
+        // What may cost more an hour than the account's limit could never be rented, however long it is waited for.
+        format!(
+            "every offer that fits may cost more an hour than limits.perHour of its Provider: the best one ${}, with ${} for {}",
+            best.hourly,
+            limit(best),
+            best.offer.provider
+        )
+    } else {
+        let each: Vec<String> = used_up.iter().map(|(provider, limit)| format!("{provider} ${limit}")).collect();
+        format!(
+            "limits.perHour ({}) leaves no room for another machine now; one is rented as soon as enough of the others have ended",
+            each.join(", ")
+        )
+    };
+    Choice::None { reason: Reason::LimitReached, message }
 }
 
 fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
@@ -160,7 +226,7 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
             reserve_per_hour: c.hourly,
         })
         .collect();
-    let others = plan.ranked.iter().skip(1).take(4).map(planner::Candidate::sentence);
+    let others = plan.ranked.iter().skip(1).take(4).map(Candidate::sentence);
     let refused =
         plan.rejected.iter().map(|r| format!("{} {} {}", r.count, if r.count == 1 { "is" } else { "are" }, r.says));
     Choice::Rent(Box::new(Rent {
