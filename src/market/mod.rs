@@ -97,6 +97,11 @@ impl Market {
         self.lock().spoken_for.insert(job.to_owned(), (now + SPOKEN_FOR, plan));
     }
 
+    /// The job has claimed what it had chosen: from now on the claim speaks for itself.
+    pub fn claimed(&self, job: &str) {
+        self.lock().spoken_for.remove(job);
+    }
+
     /// What jobs have chosen a moment ago, by uid.
     pub fn spoken_for(&self, now: Duration) -> Vec<(String, Spoken)> {
         let mut inner = self.lock();
@@ -203,6 +208,7 @@ mod tests {
         };
         assert_eq!(spoken(2), ["2", "3"], "a job has one choice, its last");
         assert_eq!(spoken(10), ["2"]);
-        assert!(spoken(11).is_empty());
+        market.claimed("a");
+        assert!(spoken(10).is_empty());
     }
 }

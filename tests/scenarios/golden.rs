@@ -83,6 +83,8 @@ fn of_job(job: &TrainingJob, events: &[Event]) -> String {
     if let Some(placement) = &status.placement {
         let _ = writeln!(text, "Where:    {}", placement.summary);
     }
+    let saved = status.checkpoint.as_ref().map_or_else(|| "nothing".to_owned(), |c| format!("step {}", c.step));
+    let _ = writeln!(text, "Saved:    {saved}\nCost:     {}", status.cost.summary);
     let _ = writeln!(
         text,
         "Counted:  {} preemptions, {} restarts, {} stalls\nConditions:",
@@ -98,12 +100,15 @@ fn of_job(job: &TrainingJob, events: &[Event]) -> String {
     text.push_str("Events:\n");
     for event in events {
         let part = |part: &Option<String>| part.clone().unwrap_or_default();
-        let _ = writeln!(text, "  {:8}{:18} {}", part(&event.type_), part(&event.reason), part(&event.note));
+        let _ = writeln!(text, "  {:8}{:20} {}", part(&event.type_), part(&event.reason), part(&event.note));
     }
     text
 }
 
 fn conditions(text: &mut String, conditions: &[Condition]) {
+    // They stand in the order in which they first came up, which is not always the same.
+    let mut conditions: Vec<&Condition> = conditions.iter().collect();
+    conditions.sort_by_key(|c| &c.type_);
     for c in conditions {
         let _ = writeln!(text, "  {:12} {:6} {:18} {}", c.type_, c.status, c.reason, c.message);
     }
@@ -124,7 +129,9 @@ fn plain(text: &str, namespace: &str) -> String {
             (r"\$\d+(\.\d+)?", "$$N"),
             (r"\b\d+\.\d+\b", "N"),
             (r"\bstep \d+(/\d+)?", "step N"),
-            (r"\bloss \S+", "loss N"),
+            (r"\bloss [0-9.]+", "loss N"),
+            (r"\bcheckpoint \d+", "checkpoint N"),
+            (r"\(compute [^)]*\), done in [^;]*", "(<parts>), done in <time>"),
             (r"\b\d+ (of \d+ )?(s|min|h|steps|KB|MB|kB)\b", "N $2"),
         ]
         .into_iter()
@@ -135,7 +142,11 @@ fn plain(text: &str, namespace: &str) -> String {
     for (pattern, to) in RULES.iter() {
         text = pattern.replace_all(&text, *to).into_owned();
     }
-    let mut lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-    lines.dedup();
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim_end) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
     lines.join("\n") + "\n"
 }

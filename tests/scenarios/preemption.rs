@@ -25,6 +25,7 @@ fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
             if done >= step { Ok(done) } else { Err(format!("step {done}")) }
         });
         reached.await?;
+        job.saved(world, 5, SOON).await?;
         let first = world.running_machine(None).await?;
         world.stack.sim.act(VAST, &first.id, "outbid", &json!({})).await?;
         let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;

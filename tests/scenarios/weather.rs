@@ -53,7 +53,7 @@ fn faults(provider: &str) -> Vec<Value> {
 
 /// Spells of bad weather over everything that is asked, first here, then there, until each is over.
 async fn spells(world: &World) -> Result<()> {
-    for (when, times) in [("before", 5), ("garbled", 5), ("hang", 3), ("lost", 5)] {
+    for (when, times) in [("before", 4), ("garbled", 3), ("hang", 2), ("lost", 3)] {
         for provider in [VAST, RUNPOD] {
             let fault = json!({ "provider": provider, "op": "list", "when": when, "times": times, "status": 503, "seconds": 1 });
             world.stack.sim.add_fault(&fault).await?;
@@ -103,7 +103,7 @@ fn in_any_weather_jobs_end_right_and_nothing_is_left() {
             world.stack.sim.add_fault(&fault).await?;
         }
         let job = |name: &str, providers: &[&str]| {
-            Job::new(&namespace, name, 250, 25, "0.1").with(json!({ "placement": { "providers": providers } }))
+            Job::new(&namespace, name, 400, 25, "0.1").with(json!({ "placement": { "providers": providers } }))
         };
         let jobs = [job("a", &[VAST]), job("b", &[RUNPOD]), job("c", &[VAST]), job("d", &[RUNPOD]), job("e", &[])];
         for job in &jobs {
@@ -112,7 +112,6 @@ fn in_any_weather_jobs_end_right_and_nothing_is_left() {
         for job in &jobs {
             job.phase(world, JobPhase::Running, MINUTE).await?;
         }
-        spells(world).await?;
         unknown_words(world, &jobs).await?;
         // Without credit the market stops what it has rented out.
         world.stack.sim.patch_provider(VAST, &json!({ "credit": 0 })).await?;
@@ -123,6 +122,7 @@ fn in_any_weather_jobs_end_right_and_nothing_is_left() {
             })
             .await?;
         world.stack.sim.patch_provider(VAST, &json!({ "credit": 50 })).await?;
+        spells(world).await?;
         let mut ours = 0;
         for job in &jobs {
             let done = job.phase(world, JobPhase::Complete, 2 * MINUTE).await?;

@@ -292,7 +292,10 @@ impl Acting<'_> {
             }
         }
         let told = match &order.machine_id {
-            Some(id) if order.outcome == OrderOutcome::Rented => format!("rented machine {id}; {}", status.message),
+            Some(id) if order.outcome == OrderOutcome::Rented => {
+                let price = status.price_per_hour.map(|p| format!(" for ${p} an hour")).unwrap_or_default();
+                format!("rented machine {id} on {}{price}; waits for its agent's first report", account.name)
+            }
             _ => status.message.clone(),
         };
         let reason = match order.outcome {

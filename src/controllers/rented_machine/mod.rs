@@ -25,10 +25,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ObjectReference;
 use tradewind_api::rented_machine::MachinePhase;
-use tradewind_api::{RentedMachine, RentedMachineStatus};
+use tradewind_api::{Reason, RentedMachine, RentedMachineStatus};
 use tradewind_cluster::{ClusterError, Key};
 
 use crate::context::Context;
+use crate::events::Severity;
 use crate::runtime::{Failure, Reconciler, Wake};
 use decide::{Decision, Step};
 pub use memory::{MachineMemory, Memory};
@@ -87,6 +88,9 @@ impl RentedMachines {
         {
             ctx.wake_next_jobs();
         }
+        if observed.status.ended.is_none() {
+            self.tell_end(&machine).await;
+        }
         act::project_pod(ctx, &machine).await?;
         let after = machine.status.as_ref();
         let just_lost = observed.status.ended.is_none()
@@ -103,6 +107,17 @@ impl RentedMachines {
             _ => wake,
         };
         Ok((wake, done.released))
+    }
+
+    /// An Event about the end of a rented machine that nobody had asked for: what happened, and from where the work goes on.
+    async fn tell_end(&self, machine: &RentedMachine) {
+        let Some(status) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { return };
+        let reason = status.ended.as_deref().and_then(Reason::from_word);
+        let Some(reason) = reason.filter(|r| *r != Reason::Finished && machine.spec.stop.is_none()) else { return };
+        let why = status.ended_message.as_deref().unwrap_or_default();
+        let saved = status.checkpoint.as_ref().map(|c| format!("; its newest checkpoint is of step {}", c.step));
+        let note = format!("attempt {} ended: {why}{}", machine.spec.attempt, saved.unwrap_or_default());
+        self.ctx.tell(&job_reference(machine), Severity::Warning, reason, "End", note).await;
     }
 
     /// While the agent works its report is read more often than the account is listed.

@@ -56,12 +56,11 @@ pub(super) async fn observe(
             let valid = &observed.valid;
             let done = done_ppm(job);
             let restore_mb = status.checkpoint.as_ref().map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0) / 1_000_000);
-            observed.choice = Some(match missing_secret(ctx, job, valid).await {
-                Some(Unusable { reason, message }) => Choice::None { reason, message },
-                None => {
-                    let progress = Progress { done_ppm: done, spent: status.cost.total, restore_mb };
-                    placement::choose(ctx, uid, valid, progress)
-                }
+            observed.choice = Some(if let Some(Unusable { reason, message }) = missing_secret(ctx, job, valid).await {
+                Choice::None { reason, message }
+            } else {
+                let progress = Progress { done_ppm: done, spent: status.cost.total, restore_mb };
+                placement::choose(ctx, uid, valid, progress)
             });
         }
     }

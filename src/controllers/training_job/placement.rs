@@ -87,7 +87,7 @@ pub fn choose(ctx: &Context, job: &str, valid: &Valid, progress: Progress) -> Ch
     let room = Room::besides(ctx, job);
     let now = ctx.clock.monotonic();
     let mut offers: Vec<Offer> = Vec::new();
-    let mut taken = 0_usize;
+    let mut taken: Vec<Offer> = Vec::new();
     let mut missing = Vec::new();
     let mut troubles = Vec::new();
     for name in &allowed {
@@ -101,10 +101,9 @@ pub fn choose(ctx: &Context, job: &str, valid: &Valid, progress: Progress) -> Ch
         }
         match ctx.market.snapshot(name) {
             Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
-                let free = s.offers.iter().filter(|offer| !room.is_taken(offer));
-                let before = offers.len();
-                offers.extend(free.cloned());
-                taken += s.offers.len() - (offers.len() - before);
+                for offer in s.offers.iter() {
+                    if room.is_taken(offer) { &mut taken } else { &mut offers }.push(offer.clone());
+                }
             }
             _ => missing.push(name.clone()),
         }
@@ -133,9 +132,14 @@ pub fn choose(ctx: &Context, job: &str, valid: &Valid, progress: Progress) -> Ch
             }
             choice
         }
-        Choice::None { reason: Reason::NoOffer, message } if taken > 0 => {
-            let message = format!("{message}; {taken} more are being rented by other jobs");
-            Choice::None { reason: Reason::NoOffer, message }
+        Choice::None { reason: Reason::NoOffer, .. } if !taken.is_empty() => {
+            let others = plan(ctx, valid, progress, taken, &room);
+            if matches!(others, Choice::None { reason: Reason::NoOffer | Reason::BudgetExhausted, .. }) {
+                return choice;
+            }
+            let message =
+                "every offer that fits is being rented by another job; the market is looked at again as it changes";
+            Choice::None { reason: Reason::NoOffer, message: message.to_owned() }
         }
         _ => choice,
     }
@@ -211,6 +215,11 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan) -> Choice {
         let broke = needs.budget_left.is_some_and(|left| left <= Money::ZERO);
         let reason = if only_budget || broke { Reason::BudgetExhausted } else { Reason::NoOffer };
         let message = plan.why_none().unwrap_or_else(|| "No offer fits".to_owned());
+        let message = if reason == Reason::NoOffer {
+            format!("{message}; the market is looked at again as it changes")
+        } else {
+            message
+        };
         return Choice::None { reason, message };
     };
     let provider = first.offer.provider.clone();
