@@ -83,6 +83,8 @@ fn job(namespace: &str, n: usize) -> Value {
 async fn all_over(world: &World, namespace: &str) -> Result<Vec<TrainingJob>> {
     let api: Api<TrainingJob> = Api::namespaced(world.stack.client(), namespace);
     let look = || async {
+        // Two hundred jobs are a long answer; asking all the time would keep the server busier than the operator does.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let jobs = api.list(&ListParams::default()).await.map_err(|e| e.to_string())?.items;
         let mut phases = BTreeMap::<String, usize>::new();
         for job in &jobs {
