@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
+use tradewind_api::training_job::JobPhase;
+use tradewind_api::{Provider, Reason, RentedMachine, TrainingJob, conditions, names};
 use tradewind_checkpoints::{Mailbox, Stores};
 use tradewind_cluster::{Cache, Cluster, Key, Object, Typed};
 use tradewind_core::Clock;
@@ -145,6 +146,22 @@ impl Context {
             if waits {
                 self.ask(crate::controllers::training_job::NAME, Key::of(&*job));
             }
+        }
+    }
+
+    /// Looks again at the jobs that have waited longest for room: something that was paid for is gone. Only at a few: there is room for
+    /// one, and if a thousand looked each time they would do nothing else.
+    pub fn wake_next_jobs(&self) {
+        const FEW: usize = 8;
+        let waits = |job: &TrainingJob| {
+            let status = job.status.as_ref().filter(|s| s.phase == JobPhase::Waiting);
+            let placed = status.and_then(|s| conditions::condition(&s.conditions, conditions::PLACED));
+            placed.is_some_and(|c| [Reason::LimitReached, Reason::NoOffer].iter().any(|r| r.as_str() == c.reason))
+        };
+        let mut waiting: Vec<Arc<TrainingJob>> = self.caches.jobs.all().into_iter().filter(|job| waits(job)).collect();
+        waiting.sort_by_cached_key(|job| (job.metadata.creation_timestamp.clone(), Key::of(&**job)));
+        for job in waiting.iter().take(FEW) {
+            self.ask(crate::controllers::training_job::NAME, Key::of(&**job));
         }
     }
 

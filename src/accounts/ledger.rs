@@ -3,7 +3,7 @@
 use tradewind_api::RentedMachine;
 use tradewind_api::access::AccessLimits;
 use tradewind_api::provider::{Limits, Spend};
-use tradewind_api::rented_machine::{MachinePhase, OrderOutcome};
+use tradewind_api::rented_machine::{ChosenOffer, MachinePhase, OrderOutcome, OrderStatus};
 use tradewind_core::Money;
 
 use super::books;
@@ -105,6 +105,26 @@ pub fn reserved(machine: &RentedMachine) -> Money {
         .sum()
 }
 
+/// The offer that a machine has, or orders next; `None` once it ends.
+pub fn wanted(machine: &RentedMachine) -> Option<&ChosenOffer> {
+    let offer = |order: &OrderStatus| machine.spec.offers.get(usize::try_from(order.offer).ok()?);
+    let Some(status) = &machine.status else { return machine.spec.offers.first() };
+    if status.ended.is_some() || status.phase == MachinePhase::Gone {
+        return None;
+    }
+    let open = status.orders.iter().rev().find(|o| matches!(o.outcome, OrderOutcome::Open | OrderOutcome::Rented));
+    open.and_then(offer).or_else(|| {
+        let tried: Vec<&str> = status.orders.iter().filter_map(offer).map(|o| o.id.as_str()).collect();
+        machine.spec.offers.iter().find(|o| !tried.contains(&o.id.as_str()))
+    })
+}
+
+/// What one RentedMachine may cost an hour now, or once it has rented what it orders next.
+pub fn promised(machine: &RentedMachine) -> Money {
+    let reserved = reserved(machine);
+    if reserved > Money::ZERO { reserved } else { wanted(machine).map_or(Money::ZERO, |offer| offer.reserve_per_hour) }
+}
+
 /// What was spent on this account in the last 24 hours: by the books and by machines that are not in them. `machines` must have been read
 /// before the books, else one that went in between is in neither.
 pub fn spent_today<'a>(
@@ -166,7 +186,10 @@ pub fn admit_share(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::test_machine::machine;
 
     #[test]
     fn the_limits_of_an_entry_hold_to_the_last_micro_dollar() {
@@ -186,6 +209,31 @@ mod tests {
 
     fn dollars(text: &str) -> Money {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_claim_is_counted_by_what_it_has_or_orders_next() {
+        for (what, status, offer, promised) in [
+            ("nothing ordered yet", json!({}), Some("1"), "1"),
+            ("an order under way", json!({ "orders": [order(1, "Open")] }), Some("2"), "2"),
+            ("rented after a refusal", json!({ "orders": [order(0, "Refused"), order(1, "Rented")] }), Some("2"), "2"),
+            ("refused, the next one follows", json!({ "orders": [order(0, "Refused")] }), Some("2"), "2"),
+            ("all refused", json!({ "orders": [order(0, "Refused"), order(1, "Refused")] }), None, "0"),
+            ("given up", json!({ "ended": "Released" }), None, "0"),
+            ("ending, and still paid", json!({ "orders": [order(0, "Rented")], "ended": "Outbid" }), None, "1"),
+            ("gone", json!({ "orders": [order(0, "Rented")], "ended": "Outbid", "phase": "Gone" }), None, "0"),
+        ] {
+            let mut machine = machine("a", &status);
+            let mut second = machine.spec.offers[0].clone();
+            (second.id, second.reserve_per_hour) = ("2".to_owned(), dollars("2"));
+            machine.spec.offers.push(second);
+            assert_eq!(wanted(&machine).map(|o| o.id.as_str()), offer, "{what}");
+            assert_eq!(super::promised(&machine), dollars(promised), "{what}");
+        }
+    }
+
+    fn order(offer: i64, outcome: &str) -> serde_json::Value {
+        json!({ "key": "k", "offer": offer, "at": "2026-11-21T18:00:00.000000Z", "outcome": outcome })
     }
 
     #[test]

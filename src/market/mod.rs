@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tradewind_cluster::Key;
-use tradewind_core::Offer;
+use tradewind_core::{Money, Offer};
 use tradewind_planner::{Knowledge, RefusedNote};
 use tradewind_providers::OfferQuery;
 
@@ -26,10 +26,26 @@ pub struct Snapshot {
     pub offers: Arc<Vec<Offer>>,
 }
 
+/// An offer that a job has chosen and not claimed yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spoken {
+    /// Name of the Provider.
+    pub provider: String,
+    /// Id of the offer.
+    pub offer: String,
+    /// What it may cost an hour.
+    pub per_hour: Money,
+}
+
+/// How long a chosen offer is kept for its job: longer than it takes to write its status and the claim, and not much longer, since a job
+/// that thinks better of it tells nobody.
+const SPOKEN_FOR: Duration = Duration::from_secs(10);
+
 /// The memory of the market.
 #[derive(Default)]
 pub struct Market {
     inner: Mutex<Inner>,
+    planning: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -42,6 +58,8 @@ struct Inner {
     /// Hosts on which a program of ours has worked.
     proven: BTreeMap<(String, String), (Duration, String)>,
     lives: BTreeMap<(String, Option<tradewind_core::GpuModel>), (u64, u64)>,
+    /// By uid of the job.
+    spoken_for: BTreeMap<String, (Duration, Spoken)>,
     /// Until when somebody wants fresh offers.
     wanted_until: Duration,
     /// Rises with everything that is learned.
@@ -93,6 +111,28 @@ impl Market {
         let mut inner = self.lock();
         inner.refused.insert((provider.to_owned(), offer.to_owned()), (until, reason));
         inner.revision += 1;
+    }
+
+    /// One job plans at a time, so that no two choose the same: held from the look at what others have chosen to the choice.
+    pub fn plan(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.planning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers for a moment what the job with this uid has chosen.
+    pub fn speak_for(&self, job: &str, plan: Spoken, now: Duration) {
+        self.lock().spoken_for.insert(job.to_owned(), (now + SPOKEN_FOR, plan));
+    }
+
+    /// The job has claimed what it had chosen: from now on the claim speaks for itself.
+    pub fn claimed(&self, job: &str) {
+        self.lock().spoken_for.remove(job);
+    }
+
+    /// What jobs have chosen a moment ago, by uid.
+    pub fn spoken_for(&self, now: Duration) -> Vec<(String, Spoken)> {
+        let mut inner = self.lock();
+        inner.spoken_for.retain(|_, (until, _)| *until > now);
+        inner.spoken_for.iter().map(|(uid, (_, plan))| (uid.clone(), plan.clone())).collect()
     }
 
     /// Leaves a host out until `until`.
@@ -252,5 +292,27 @@ impl Reconciler for MarketReader {
 
     fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
         Box::pin(self.read(&key.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_job_has_chosen_is_kept_for_a_moment() {
+        let market = Market::default();
+        let plan = |offer: &str| Spoken { provider: "p".to_owned(), offer: offer.to_owned(), per_hour: Money::ZERO };
+        let at = Duration::from_secs(100);
+        market.speak_for("a", plan("1"), at);
+        market.speak_for("a", plan("2"), at + Duration::from_secs(1));
+        market.speak_for("b", plan("3"), at);
+        let spoken = |after: u64| -> Vec<String> {
+            market.spoken_for(at + Duration::from_secs(after)).into_iter().map(|(_, plan)| plan.offer).collect()
+        };
+        assert_eq!(spoken(2), ["2", "3"], "a job has one choice, its last");
+        assert_eq!(spoken(10), ["2"]);
+        market.claimed("a");
+        assert!(spoken(10).is_empty());
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use tradewind_api::training_job::JobPhase;
 
 use crate::checks::finished_right;
+use crate::golden::golden;
 use crate::job::Job;
 use crate::world::{SOON, scenario};
 
@@ -108,7 +109,7 @@ fn a_program_that_hangs_is_started_again_from_its_checkpoint() {
         ensure!(first.ended == "ProgramStalled" && first.message.contains("no sign of life"), "{first:?}");
         let second = status.history.get(1).context("a second record")?;
         ensure!(second.from_step == Some(20), "{second:?}");
-        Ok(())
+        golden(world, "stalled", &job).await
     });
 }
 

@@ -5,14 +5,17 @@
 
 mod api;
 mod checks;
+mod golden;
 mod identity;
 mod job;
 mod world;
 
 mod access;
 mod crash;
+mod crowd;
 mod deletion;
 mod failures;
+mod frozen;
 mod hostile;
 mod hosts;
 mod limits;
@@ -27,5 +30,6 @@ mod restore;
 mod secrets;
 mod stopping;
 mod user;
+mod weather;
 mod worst_case;
 mod zombie;

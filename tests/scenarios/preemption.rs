@@ -8,6 +8,7 @@ use tradewind_api::training_job::JobPhase;
 use tradewind_harness::sim::SimMachine;
 
 use crate::checks::finished_right;
+use crate::golden::golden;
 use crate::job::Job;
 use crate::world::{SOON, VAST, scenario};
 
@@ -24,6 +25,7 @@ fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
             if done >= step { Ok(done) } else { Err(format!("step {done}")) }
         });
         reached.await?;
+        job.saved(world, 5, SOON).await?;
         let first = world.running_machine(None).await?;
         world.stack.sim.act(VAST, &first.id, "outbid", &json!({})).await?;
         let done = job.phase(world, JobPhase::Complete, Duration::from_mins(1)).await?;
@@ -32,7 +34,7 @@ fn outbid_at_a_random_step_and_finished_with_the_same_weights() {
         let machines = world.machines().await?;
         ensure!(machines.len() == 2 && machines[0].offer != machines[1].offer, "{machines:#?}");
         finished_right(world, &job).await?;
-        Ok(())
+        golden(world, "machine-lost", &job).await
     });
 }
 

@@ -14,6 +14,7 @@ use tradewind_core::Money;
 use tradewind_harness::stack::NAMESPACE;
 
 use crate::checks::finished_right;
+use crate::golden::{golden, golden_provider};
 use crate::job::Job;
 use crate::world::{SOON, VAST, World, scenario};
 
@@ -238,6 +239,8 @@ fn an_account_in_trouble_rents_nothing_and_what_runs_is_ended() {
         world.stack.sim.patch_provider(VAST, &json!({ "apiKey": "another-key-than-ours" })).await?;
         condition_is(world, "Ready", "False", "KeyRefused").await?;
         nothing_new_for(world, &other, "key").await?;
+        golden_provider(world, "key-revoked-provider").await?;
+        golden(world, "key-revoked", &other).await?;
         job.delete(world).await?;
         other.delete(world).await?;
         ensure!(world.machines().await?.iter().filter(|m| m.paid).count() == 1, "{:#?}", world.machines().await?);

@@ -7,6 +7,7 @@ use tradewind_harness::Launch;
 use tradewind_harness::stack::NAMESPACE;
 
 use crate::checks::finished_right;
+use crate::golden::golden;
 use crate::job::Job;
 use crate::world::{SOON, VAST, World, operator_kubeconfig, scenario};
 
@@ -218,6 +219,7 @@ fn a_market_without_anything_that_fits() {
         nothing_rented(world).await?;
         ensure!(message.contains("gpu.minMemory"), "names no constraint: {message}");
         ensure!(message.contains("1001") || message.contains("RTX4090"), "names no nearest offer: {message}");
+        golden(world, "no-offer", &job).await?;
         let job = short(&namespace, "offers").with(json!({ "gpu": { "minMemory": "20Gi" } }));
         job.apply(world).await?;
         goes_on(world, &job).await

@@ -8,6 +8,7 @@ use tradewind_api::TrainingJob;
 use tradewind_api::training_job::JobPhase;
 
 use crate::checks::{finished_right, finished_right_but_for};
+use crate::golden::golden;
 use crate::job::Job;
 use crate::world::{SOON, VAST, World, scenario};
 
@@ -73,6 +74,7 @@ fn suspended_it_saves_costs_nothing_and_goes_on() {
         );
         let pods = world.stack.kubectl().run(["get", "pods", "-n", &namespace, "-o", "name"]).await?;
         ensure!(!pods.contains("run-1"), "a Pod waits although the job is suspended: {pods}");
+        golden(world, "suspended", &job).await?;
         patch(world, &job, json!({ "suspend": false })).await?;
         went_on(world, &job, "Suspended", 2).await
     });
@@ -129,6 +131,7 @@ fn a_budget_used_up_suspends_and_a_higher_one_resumes() {
         let message = job.condition(world, "Suspended", "True", "BudgetExhausted", SOON).await?;
         ensure!(message.contains("budget.total ($0.0001) is used up"), "{message}");
         ensure!(world.machines().await?.iter().all(|m| !m.paid), "{:#?}", world.machines().await?);
+        golden(world, "budget-exhausted", &job).await?;
         patch(world, &job, json!({ "budget": { "total": "5" } })).await?;
         went_on(world, &job, "BudgetExhausted", 2).await
     });
@@ -143,7 +146,8 @@ fn a_deleted_pod_saves_and_goes_on_elsewhere() {
         job.saved(world, 20, SOON).await?;
         // kubectl waits until the Pod is gone: then its checkpoint is safe.
         world.stack.kubectl().run(["delete", "pod", "asked-0", "-n", &namespace, "--timeout=30s"]).await?;
-        went_on(world, &job, "PodDeleted", 2).await
+        went_on(world, &job, "PodDeleted", 2).await?;
+        golden(world, "pod-deleted", &job).await
     });
 }
 

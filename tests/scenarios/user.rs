@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use tradewind_api::training_job::JobPhase;
 
 use crate::checks::finished_right;
+use crate::golden::golden;
 use crate::job::Job;
 use crate::world::{SOON, World, scenario};
 
@@ -28,6 +29,7 @@ fn kubectl_shows_what_a_user_wants_to_know() {
         job.apply(world).await?;
         job.phase(world, JobPhase::Running, SOON).await?;
         job.saved(world, 5, SOON).await?;
+        golden(world, "running", &job).await?;
         let get = seen(world, &format!("get tj -n {ns}")).await?;
         shows(&get, &["NAME", "PHASE", "WORKERS", "WHERE", "GPU", "STEP", "CKPT", "COST", "AGE"])?;
         shows(&get, &["my-run", "Running", "1/1", "vast (spot, NO)", "1xRTX4090", "/60", "$0."])?;
@@ -42,6 +44,7 @@ fn kubectl_shows_what_a_user_wants_to_know() {
         let wait = format!("wait --for=condition=Complete tj/my-run -n {ns} --timeout=60s");
         shows(&seen(world, &wait).await?, &["condition met"])?;
         finished_right(world, &job).await?;
+        golden(world, "complete", &job).await?;
         let described = seen(world, &format!("describe tj my-run -n {ns}")).await?;
         shows(&described, &["Why:", "Rejected:", "Settled:", "Complete", "exit code 0", "Renting", "Rented"])?;
         shows(&seen(world, &format!("get events -n {ns}")).await?, &["Renting", "Rented", "trainingjob/my-run"])?;
@@ -66,6 +69,7 @@ fn a_program_that_fails_is_said_in_its_own_words() {
         shows(&message, &["exit code 3", "step 5/5"])?;
         let status = job.now(world).await?.status.unwrap_or_default();
         ensure!(status.restarts == 1 && status.preemptions == 0, "{status:?}");
-        Ok(())
+        world.all_gone().await?;
+        golden(world, "failed", &job).await
     });
 }

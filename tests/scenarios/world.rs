@@ -36,6 +36,8 @@ pub struct World {
     pub stack: Stack,
     /// Between operator and API server.
     pub api: ApiProxy,
+    /// Its market is [`market`].
+    usual_market: bool,
     /// Machines of the market that earlier scenarios have had.
     seen: Vec<String>,
 }
@@ -140,23 +142,26 @@ pub fn scenario_in(own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World)
 
 impl World {
     async fn with(options: StackOptions) -> Result<Self> {
+        let usual_market = options.market == market();
         let mut stack = Stack::start(options).await?;
         let path = operator_kubeconfig(&stack)?;
         let direct = std::fs::read_to_string(&path)?;
         let api = ApiProxy::start(&direct).await?;
         std::fs::write(&path, direct.replace(stack.plane.url(), api.url()))?;
         stack.operator.restart().await?;
-        Ok(Self { stack, api, seen: Vec::new() })
+        Ok(Self { stack, api, usual_market, seen: Vec::new() })
     }
 
     /// Brings the market back to what it was.
     async fn begin(&mut self) -> Result<()> {
         let sim = &self.stack.sim;
         sim.clear_faults().await?;
-        for (id, price, bid) in OFFERS {
+        for (id, price, bid) in OFFERS.into_iter().filter(|_| self.usual_market) {
             sim.patch_offer(VAST, &id.to_string(), &json!({ "stock": 1, "price": price, "bid": bid })).await?;
         }
-        sim.patch_offer(VAST, "1000", &json!({ "stock": 0 })).await?;
+        if self.usual_market {
+            sim.patch_offer(VAST, "1000", &json!({ "stock": 0 })).await?;
+        }
         self.seen = sim.machines().await?.machines.into_iter().map(|m| m.id).collect();
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Everything here is plain data with total functions. Other crates give these words their behaviour.
 
 pub mod clock;
+pub mod fail_point;
 pub mod gate;
 pub mod gpu;
 pub mod hex;

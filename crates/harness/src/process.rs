@@ -61,10 +61,22 @@ impl Launch {
         self
     }
 
+    /// Gives the argument `--flag=value` this value, or adds it.
+    pub fn flag(mut self, flag: &str, value: &str) -> Self {
+        let prefix = format!("--{flag}=");
+        self.arguments.retain(|argument| !argument.to_string_lossy().starts_with(&prefix));
+        self.arg(format!("{prefix}{value}"))
+    }
+
     /// Sets a variable.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.as_ref().into(), value.as_ref().into()));
         self
+    }
+
+    /// The same under another name, by another program.
+    pub fn twin(&self, name: &str, program: impl Into<PathBuf>) -> Self {
+        Self { name: name.into(), program: program.into(), ..self.clone() }
     }
 
     /// Sets the working directory (default: the log directory).

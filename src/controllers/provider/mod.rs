@@ -490,11 +490,14 @@ fn fingerprint(provider: &Provider, key: &SecretString) -> String {
 }
 
 fn unwell(error: &ProviderError) -> Health {
-    let reason = match error {
-        ProviderError::Unauthorised { .. } => Reason::KeyRefused,
-        _ => Reason::ProviderUnavailable,
+    let (reason, next) = match error {
+        ProviderError::Unauthorised { .. } => (
+            Reason::KeyRefused,
+            "nothing new is rented until its Secret has a key that is taken, and what runs goes on",
+        ),
+        _ => (Reason::ProviderUnavailable, "tried again, and nothing new is rented meanwhile"),
     };
-    Health { ready: false, reason, message: format!("{error}; tried again, and nothing new is rented meanwhile") }
+    Health { ready: false, reason, message: format!("{error}; {next}") }
 }
 
 impl Reconciler for Providers {

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tradewind_api::rented_machine::{MachinePhase, OrderOutcome, OrderStatus};
 use tradewind_api::{Provider, Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Selector, StatusPatch, Strategy};
-use tradewind_core::{Money, OrderKey};
+use tradewind_core::{Money, OrderKey, fail_point};
 use tradewind_protocol::bootstrap::{self, variables};
 use tradewind_providers::{Refusal, RentOutcome, RentRequest, SecretEnv};
 
@@ -63,7 +63,7 @@ impl Acting<'_> {
             Step::Rest => Box::pin(async { Ok(Done::default()) }),
             Step::AddFinalizer => Box::pin(self.add_finalizer()),
             Step::PrepareMailbox => Box::pin(self.prepare(memory)),
-            Step::Order { offer, number } => Box::pin(self.order(*offer, *number)),
+            Step::Order { offer, number } => Box::pin(self.order(*offer, *number, memory)),
             Step::End(ids) => Box::pin(self.end(ids, memory)),
             Step::DeleteSelf => Box::pin(self.delete_self()),
             Step::Release => Box::pin(self.release()),
@@ -101,8 +101,12 @@ impl Acting<'_> {
     }
 
     /// The ledger admits and the order is written under the account's lock; then, within five seconds, the call.
-    async fn order(&self, index: usize, number: u32) -> Result<Done, Failure> {
+    async fn order(&self, index: usize, number: u32, memory: &mut MachineMemory) -> Result<Done, Failure> {
         let ctx = self.ctx;
+        // Each list of the account wakes every machine; those without room must not read everything each time.
+        if let Some(wait) = memory.full_until.and_then(|until| until.checked_sub(ctx.clock.monotonic())) {
+            return Ok(Done { again: true, after: Some(wait), released: false });
+        }
         let (Some(account), Some(Some(offer))) =
             (ctx.accounts.get(&self.machine.spec.provider), self.observed.offers.get(index))
         else {
@@ -111,6 +115,7 @@ impl Acting<'_> {
         let request = self.request(index, number, offer).await?;
         let turn = account.ledger.lock().await;
         if let Some(full) = self.admit(&account, index).await? {
+            memory.full_until = Some(ctx.clock.monotonic() + FULL_AGAIN);
             return self.refused_by_ledger(full).await;
         }
         let written_at = ctx.clock.monotonic();
@@ -130,7 +135,9 @@ impl Acting<'_> {
         status.phase = MachinePhase::Ordering;
         status.message =
             format!("orders offer {} for at most ${} an hour", offer.id, chosen.map_or(Money::ZERO, |c| c.price_cap));
+        fail_point::reach("order-decided");
         let written = ctx.cluster.write_status(next).await?;
+        fail_point::reach("order-written");
         ctx.caches.rented.own(&written);
         let before = ctx.clock.now();
         let outcome = account.provider.rent(&request, written_at + CALL_WITHIN).await;
@@ -254,7 +261,7 @@ impl Acting<'_> {
     }
 
     async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {
-        let message = format!("nothing is rented now: {full}; tried again every 15 s");
+        let message = format!("nothing is rented now: {full}; tried again every {} s", FULL_AGAIN.as_secs());
         let status = self.machine.status.clone().unwrap_or_default();
         if status.message != message {
             let mut next = self.machine.clone();
@@ -262,7 +269,7 @@ impl Acting<'_> {
             let written = self.ctx.cluster.write_status(next).await?;
             self.ctx.caches.rented.own(&written);
         }
-        Ok(Done { again: true, after: Some(Duration::from_secs(15)), released: false })
+        Ok(Done { again: true, after: Some(FULL_AGAIN), released: false })
     }
 
     /// Writes down what became of the call. If this write is lost, the order is found open and looked up by its key.
@@ -314,7 +321,10 @@ impl Acting<'_> {
             }
         }
         let told = match &order.machine_id {
-            Some(id) if order.outcome == OrderOutcome::Rented => format!("rented machine {id}; {}", status.message),
+            Some(id) if order.outcome == OrderOutcome::Rented => {
+                let price = status.price_per_hour.map(|p| format!(" for ${p} an hour")).unwrap_or_default();
+                format!("rented machine {id} on {}{price}; waits for its agent's first report", account.name)
+            }
             _ => status.message.clone(),
         };
         let reason = match order.outcome {
@@ -474,6 +484,9 @@ impl Acting<'_> {
     }
 }
 
+/// How long a claim waits that the ledger has no room for before it asks again: room comes with the end of another machine, minutes or
+/// hours later, and each question reads all machines.
+const FULL_AGAIN: Duration = Duration::from_secs(15);
 /// How often the end is asked for again while the machine is still there.
 const END_AGAIN: Duration = Duration::from_secs(10);
 /// Time between the first two looks whether a machine is gone; doubled each time.

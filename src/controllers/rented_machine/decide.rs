@@ -451,6 +451,9 @@ fn leftovers(status: &RentedMachineStatus) -> Vec<String> {
     status.orders.iter().filter(|o| o.leftover).filter_map(|o| o.machine_id.clone()).collect()
 }
 
+/// What a machine's status says before its first order. One sentence for all steps until then: each takes a moment, and saying so would be
+/// a write of the machine and one of its job.
+pub const CLAIMED: &str = "claimed; costs nothing before it is ordered";
 /// What a machine's status says until its agent reports.
 pub const BOOTING: &str = "rented; waits for the agent's first report";
 
@@ -509,7 +512,7 @@ fn living(observed: &Observed, status: &mut RentedMachineStatus) -> Step {
             return ending(observed, status);
         }
         PodView::Unbound => {
-            "claimed; waits for its Pod to be bound, costs nothing".clone_into(&mut status.message);
+            CLAIMED.clone_into(&mut status.message);
             return Step::Rest;
         }
         PodView::Ours => {}
@@ -583,7 +586,10 @@ fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMac
         return ending(observed, status);
     };
     if !observed.served.as_ref().is_some_and(|s| s.prepared) {
-        "prepares the machine's mailbox".clone_into(&mut status.message);
+        status.message = match observed.served.as_ref().and_then(|s| s.trouble.as_ref()) {
+            Some(trouble) => format!("nothing is rented now: the machine's mailbox cannot be prepared ({trouble})"),
+            None => CLAIMED.to_owned(),
+        };
         return Step::PrepareMailbox;
     }
     let number = u32::try_from(status.orders.len()).unwrap_or(u32::MAX);

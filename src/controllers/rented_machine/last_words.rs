@@ -48,10 +48,10 @@ pub async fn hear(ctx: &Context, observed: &Observed, status: &mut RentedMachine
     status.ended_message = Some(format!("{message}; its last log line: \"{last}\""));
 }
 
-/// An Event with these lines, once the end is written down.
-pub async fn tell(ctx: &Context, before: &RentedMachineStatus, machine: &RentedMachine) {
-    let Some(status) = machine.status.as_ref().filter(|_| before.ended.is_none()) else { return };
-    let Some(reason) = never_ran(status) else { return };
+/// An Event with these lines, once the end is written down. True if there was something to tell.
+pub async fn tell(ctx: &Context, before: &RentedMachineStatus, machine: &RentedMachine) -> bool {
+    let Some(status) = machine.status.as_ref().filter(|_| before.ended.is_none()) else { return false };
+    let Some(reason) = never_ran(status) else { return false };
     let id = status.machine_id.as_deref().unwrap_or_default();
     let log = status.exit_log.as_deref().unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
@@ -61,6 +61,7 @@ pub async fn tell(ctx: &Context, before: &RentedMachineStatus, machine: &RentedM
         note = format!("{note}; the lines before: {}", before_the_last.join(" | "));
     }
     ctx.tell(&super::job_reference(machine), Severity::Warning, reason, "Boot", note).await;
+    true
 }
 
 /// The last lines of a log as they may be shown to anybody: what a machine was given to start with must not be read back from there.

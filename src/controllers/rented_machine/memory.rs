@@ -81,6 +81,8 @@ pub struct MachineMemory {
     pub last_report_read: bool,
     /// What stands in the way of serving the agent, told in the status.
     pub trouble: Option<String>,
+    /// Until when the ledger is not asked again (monotonic): it has no room.
+    pub full_until: Option<Duration>,
     /// A later attempt has fenced this machine off.
     pub fenced: bool,
 }

@@ -27,10 +27,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ObjectReference;
-use tradewind_api::{RentedMachine, RentedMachineStatus};
+use tradewind_api::rented_machine::MachinePhase;
+use tradewind_api::{Reason, RentedMachine, RentedMachineStatus};
 use tradewind_cluster::{ClusterError, Key};
 
 use crate::context::Context;
+use crate::events::Severity;
 use crate::runtime::{Failure, Reconciler, Wake};
 use decide::{Decision, Step};
 pub use memory::{MachineMemory, Memory};
@@ -87,7 +89,15 @@ impl RentedMachines {
             learn::tell_suspicion(ctx, &observed, &status, &machine).await;
         }
         let machine = self.write_status(machine, status, &step, memory).await?;
-        last_words::tell(ctx, &observed.status, &machine).await;
+        let told = last_words::tell(ctx, &observed.status, &machine).await;
+        if observed.status.phase != MachinePhase::Gone
+            && machine.status.as_ref().is_some_and(|s| s.phase == MachinePhase::Gone)
+        {
+            ctx.wake_next_jobs();
+        }
+        if observed.status.ended.is_none() && !told {
+            self.tell_end(&machine).await;
+        }
         act::project_pod(ctx, &machine).await?;
         let after = machine.status.as_ref();
         let just_lost = observed.status.ended.is_none()
@@ -104,6 +114,17 @@ impl RentedMachines {
             _ => wake,
         };
         Ok((wake, done.released))
+    }
+
+    /// An Event about the end of a rented machine that nobody had asked for: what happened, and from where the work goes on.
+    async fn tell_end(&self, machine: &RentedMachine) {
+        let Some(status) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { return };
+        let reason = status.ended.as_deref().and_then(Reason::from_word);
+        let Some(reason) = reason.filter(|r| *r != Reason::Finished && machine.spec.stop.is_none()) else { return };
+        let why = status.ended_message.as_deref().unwrap_or_default();
+        let saved = status.checkpoint.as_ref().map(|c| format!("; its newest checkpoint is of step {}", c.step));
+        let note = format!("attempt {} ended: {why}{}", machine.spec.attempt, saved.unwrap_or_default());
+        self.ctx.tell(&job_reference(machine), Severity::Warning, reason, "End", note).await;
     }
 
     /// While the agent works its report is read more often than the account is listed.
@@ -156,7 +177,7 @@ pub const COST_ALONE: u32 = 10;
 
 /// A status without cost that still grows.
 fn without_cost(status: &RentedMachineStatus) -> RentedMachineStatus {
-    let gone = status.phase == tradewind_api::rented_machine::MachinePhase::Gone;
+    let gone = status.phase == MachinePhase::Gone;
     RentedMachineStatus { cost: status.cost.filter(|_| gone), ..status.clone() }
 }
 

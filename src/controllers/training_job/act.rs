@@ -97,6 +97,7 @@ async fn write_claim(
     match ctx.cluster.add(machine).await {
         Ok(created) => {
             ctx.caches.rented.own(&created);
+            ctx.market.claimed(job.metadata.uid.as_deref().unwrap_or_default());
             let note = format!("attempt {attempt}: {}", rent.why);
             ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, Reason::Renting, "Place", note).await;
             Ok(true)

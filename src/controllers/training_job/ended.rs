@@ -132,7 +132,7 @@ pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, lo
         format!("{how}{said}; failurePolicy.rules says Restart for this exit code")
     } else if r.status.restarts >= valid.max_restarts {
         let reason = if valid.max_restarts == 0 { Reason::ProgramFailed } else { Reason::TooManyRestarts };
-        let message = format!("{how}{said} after {} restarts", r.status.restarts);
+        let message = format!("{how}{said}; failurePolicy.maxRestarts ({}) is used up", valid.max_restarts);
         r.failed(reason, &message);
         return r.clone().rest(Wake::OnChange);
     } else {

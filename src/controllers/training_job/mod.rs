@@ -13,6 +13,7 @@ pub mod placement;
 pub mod pod;
 mod quick;
 mod restart;
+mod room;
 pub mod status;
 pub mod stop;
 pub mod valid;

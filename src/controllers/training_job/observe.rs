@@ -84,6 +84,7 @@ async fn choice(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Choice {
     let image = valid.rental.as_ref().map_or("", |workload| workload.image.as_str());
     let hurry = status.is_some_and(|s| s.attempt > Some(0));
     let asks = placement::Asks {
+        job: job.metadata.uid.as_deref().unwrap_or_default(),
         namespace,
         done_share_ppm: done_ppm(job),
         spent: status.map_or(Money::ZERO, |s| s.cost.total),

@@ -7,15 +7,19 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tradewind_api::rented_machine::{ChosenOffer, Claim, JobRef, RentedMachineSpec};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_core::{Money, Offer};
-use tradewind_planner::{self as planner, Plan, RejectReason};
+use tradewind_planner::{self as planner, Candidate, Plan, RejectReason};
 
+use super::room::Room;
 use super::valid::Valid;
 use crate::accounts::access::{self, Grant};
 use crate::context::Context;
 use crate::images::ASSUMED_BYTES;
+use crate::market::Spoken;
 
 /// Offers handed to one RentedMachine: if all are refused the job plans again.
 const OFFERS_PER_MACHINE: usize = 6;
+/// Candidates looked at: many more than that, since those of accounts without room fall out.
+const RANKED: usize = 64;
 
 /// What came out of planning.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +59,9 @@ pub struct Rent {
 
 /// What a plan is made for, besides the spec.
 pub struct Asks<'a> {
-    /// Namespace of the job.
+    /// Uid of the job.
+    pub job: &'a str,
+    /// Its namespace.
     pub namespace: &'a str,
     /// Share of the work that is safe, in millionths.
     pub done_share_ppm: u64,
@@ -67,7 +73,7 @@ pub struct Asks<'a> {
     pub image_bytes: Option<u64>,
 }
 
-/// Plans with what the market knows now. `grants`: what the job's namespace may do on each account. Pure but for reading the market's memory.
+/// Plans with what the market knows now, and speaks for what it chooses. `grants`: what the job's namespace may do on each account.
 pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<String, Grant>) -> Choice {
     if ctx.mailbox.is_none() || ctx.agent.is_none() {
         let message = "the operator has no mailbox bucket (--mailbox), so nothing can be rented".to_owned();
@@ -96,8 +102,11 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         let message = refused.iter().map(|name| access::refusal(name, asks.namespace)).collect::<Vec<_>>().join("; ");
         return Choice::None { reason: Reason::NoAccess, message };
     }
+    let _turn = ctx.market.plan();
+    let room = Room::besides(ctx, asks.job);
     let now = ctx.clock.monotonic();
     let mut offers: Vec<Offer> = Vec::new();
+    let mut taken: Vec<Offer> = Vec::new();
     let mut floors = Vec::new();
     let mut missing = Vec::new();
     let mut troubles = Vec::new();
@@ -113,7 +122,9 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         match ctx.market.snapshot(name) {
             Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
                 let grant = &grants[name];
-                offers.extend(s.offers.iter().filter(|offer| grant.trusts(offer.trust)).cloned());
+                for offer in s.offers.iter().filter(|offer| grant.trusts(offer.trust)) {
+                    if room.is_taken(offer) { &mut taken } else { &mut offers }.push(offer.clone());
+                }
                 if let Grant::Given { min_trust: Some(least), .. } = grant {
                     floors.push(access::floor(name, asks.namespace, *least));
                 }
@@ -132,9 +143,26 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         let message = format!("no Provider can be used now: {}", troubles.join("; "));
         return Choice::None { reason: Reason::NoProvider, message };
     }
-    match plan(ctx, valid, asks, grants, &offers) {
-        // Who reads that nothing fits must know that more may be there, and who keeps it from the job.
+    let planning = Planning { ctx, valid, asks, grants, room: &room };
+    match planning.plan(offers) {
+        Choice::Rent(rent) => {
+            if let Some(first) = rent.offers.first() {
+                let (provider, offer) = (rent.provider.clone(), first.id.clone());
+                ctx.market.speak_for(asks.job, Spoken { provider, offer, per_hour: first.reserve_per_hour }, now);
+            }
+            Choice::Rent(rent)
+        }
         Choice::None { reason: reason @ Reason::NoOffer, message } => {
+            let others = (!taken.is_empty()).then(|| planning.plan(taken));
+            let fits = |choice: &Choice| {
+                !matches!(choice, Choice::None { reason: Reason::NoOffer | Reason::BudgetExhausted, .. })
+            };
+            if others.as_ref().is_some_and(fits) {
+                let message =
+                    "every offer that fits is being rented by another job; the market is looked at again as it changes";
+                return Choice::None { reason, message: message.to_owned() };
+            }
+            // Who reads that nothing fits must know that more may be there, and who keeps it from the job.
             let kept = refused.iter().map(|name| access::refusal(name, asks.namespace)).chain(floors);
             Choice::None { reason, message: std::iter::once(message).chain(kept).collect::<Vec<_>>().join("; ") }
         }
@@ -142,56 +170,99 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
     }
 }
 
-fn plan(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<String, Grant>, offers: &[Offer]) -> Choice {
-    let mut needs = valid.needs.clone();
-    needs.budget_left = valid.budget_total.map(|total| total - asks.spent);
-    let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(asks.done_share_ppm)) / 1_000_000;
-    let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
-    let now = ctx.clock.monotonic();
-    let mut known = ctx.market.knowledge(now);
-    known.restore_mb = asks.restore_mb;
-    known.image_mb = asks.image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
-    known.checkpoint_interval_s =
-        valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
-    // A host under suspicion is better than none.
-    let careful = ctx.market.without_suspects(now, &known);
-    let careful = careful.map(|careful| planner::plan(&needs, &work, &careful, offers, 64));
-    let plan = careful
-        .filter(|plan| !plan.ranked.is_empty())
-        .unwrap_or_else(|| planner::plan(&needs, &work, &known, offers, 64));
-    debug_assert_eq!(
-        planner::check(&needs, &plan, offers),
-        Vec::new(),
-        "the planner's own checker finds its plan clean"
-    );
-    // What may cost more an hour than the account's limit could never be rented, however long it is waited for.
-    let limits: BTreeMap<String, (Money, String)> = ctx
-        .caches
-        .providers
-        .all()
-        .iter()
-        .filter_map(|p| {
-            let name = p.metadata.name.clone()?;
-            let own = (p.spec.limits.per_hour, "limits.perHour".to_owned());
-            let share = match grants.get(&name) {
+/// What an account may be used for, an hour at most, and the name of the limit that says so.
+type Limits = BTreeMap<String, (Money, String)>;
+
+/// One job's plan under way.
+struct Planning<'a> {
+    ctx: &'a Context,
+    valid: &'a Valid,
+    asks: &'a Asks<'a>,
+    grants: &'a BTreeMap<String, Grant>,
+    room: &'a Room,
+}
+
+impl Planning<'_> {
+    fn plan(&self, mut offers: Vec<Offer>) -> Choice {
+        let (ctx, valid, asks) = (self.ctx, self.valid, self.asks);
+        let mut needs = valid.needs.clone();
+        needs.budget_left = valid.budget_total.map(|total| total - asks.spent);
+        let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(asks.done_share_ppm)) / 1_000_000;
+        let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
+        let now = ctx.clock.monotonic();
+        let mut known = ctx.market.knowledge(now);
+        known.restore_mb = asks.restore_mb;
+        known.image_mb = asks.image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
+        known.checkpoint_interval_s =
+            valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
+        let careful = ctx.market.without_suspects(now, &known);
+        let limits = self.limits();
+        let start = StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes };
+        let limit = |provider: &str| limits.get(provider).map(|(limit, _)| *limit);
+        let fits =
+            |c: &Candidate| limit(&c.offer.provider).is_none_or(|l| self.room.has(&c.offer.provider, l, c.hourly));
+        let mut full: Vec<Candidate> = Vec::new();
+        loop {
+            // A host under suspicion is better than none.
+            let careful = careful.as_ref().map(|careful| planner::plan(&needs, &work, careful, &offers, RANKED));
+            let plan = careful
+                .filter(|plan| !plan.ranked.is_empty())
+                .unwrap_or_else(|| planner::plan(&needs, &work, &known, &offers, RANKED));
+            debug_assert_eq!(
+                planner::check(&needs, &plan, &offers),
+                Vec::new(),
+                "the planner's own checker finds its plan clean"
+            );
+            let ranked: Vec<Candidate> = plan.ranked.iter().filter(|c| fits(c)).cloned().collect();
+            if ranked.is_empty() && !plan.ranked.is_empty() {
+                // The best are all of accounts without room; there may be others behind them.
+                offers.retain(|offer| !plan.ranked.iter().any(|c| c.offer.provider == offer.provider));
+                full.extend(plan.ranked);
+                continue;
+            }
+            if ranked.is_empty() && !full.is_empty() {
+                return no_room(&full, &limits);
+            }
+            return into_choice(&needs, &Plan { ranked, ..plan }, &start);
+        }
+    }
+
+    /// By Provider; what may cost more an hour than its own limit could never be rented, however long it is waited for.
+    fn limits(&self) -> Limits {
+        let limit = |provider: &std::sync::Arc<tradewind_api::Provider>| {
+            let name = provider.metadata.name.clone()?;
+            let own = (provider.spec.limits.per_hour, "limits.perHour".to_owned());
+            let share = match self.grants.get(&name) {
                 Some(Grant::Given { per_hour: Some(share), .. }) if share.0 < own.0 => Some(share.clone()),
                 _ => None,
             };
             Some((name, share.unwrap_or(own)))
-        })
-        .collect();
-    let within = |c: &planner::Candidate| limits.get(&c.offer.provider).is_none_or(|(limit, _)| c.hourly <= *limit);
-    if let Some(dear) = plan.ranked.first().filter(|_| !plan.ranked.iter().any(within)) {
-        let provider = &dear.offer.provider;
-        let (limit, name) = limits.get(provider).cloned().unwrap_or_default();
-        let message = format!(
-            "every offer that fits may cost more an hour than {name} of its Provider: the best one ${}, with ${limit} for {provider}",
-            dear.hourly
-        );
-        return Choice::None { reason: Reason::LimitReached, message };
+        };
+        self.ctx.caches.providers.all().iter().filter_map(limit).collect()
     }
-    let plan = Plan { ranked: plan.ranked.iter().filter(|c| within(c)).cloned().collect(), ..plan };
-    into_choice(&needs, &plan, &StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes })
+}
+
+/// Offers fit, and the limits of their accounts leave no room for them.
+fn no_room(full: &[Candidate], limits: &Limits) -> Choice {
+    let limit = |c: &Candidate| limits.get(&c.offer.provider).cloned().unwrap_or_default();
+    // Says nothing of what is committed: that changes all the time, and the job would have to be written each time.
+    let used_up: BTreeMap<&str, (Money, String)> =
+        full.iter().filter(|c| c.hourly <= limit(c).0).map(|c| (c.offer.provider.as_str(), limit(c))).collect();
+    let message = if let (true, Some(best)) = (used_up.is_empty(), full.first()) {
+        let (most, name) = limit(best);
+        format!(
+            "every offer that fits may cost more an hour than {name} of its Provider: the best one ${}, with ${most} for {}",
+            best.hourly, best.offer.provider
+        )
+    } else {
+        let each: Vec<String> =
+            used_up.iter().map(|(provider, (limit, name))| format!("{name} of {provider}, ${limit}")).collect();
+        format!(
+            "the hourly limit ({}) leaves no room for another machine now; one is rented as soon as enough of the others have ended",
+            each.join("; ")
+        )
+    };
+    Choice::None { reason: Reason::LimitReached, message }
 }
 
 fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) -> Choice {
@@ -200,6 +271,11 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) ->
         let broke = needs.budget_left.is_some_and(|left| left <= Money::ZERO);
         let reason = if only_budget || broke { Reason::BudgetExhausted } else { Reason::NoOffer };
         let message = plan.why_none().unwrap_or_else(|| "No offer fits".to_owned());
+        let message = if reason == Reason::NoOffer {
+            format!("{message}; the market is looked at again as it changes")
+        } else {
+            message
+        };
         return Choice::None { reason, message };
     };
     let provider = first.offer.provider.clone();
@@ -216,7 +292,7 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) ->
             start_deadline_s: Some(start.deadline_s(&c.offer)),
         })
         .collect();
-    let others = plan.ranked.iter().skip(1).take(4).map(planner::Candidate::sentence);
+    let others = plan.ranked.iter().skip(1).take(4).map(Candidate::sentence);
     let refused =
         plan.rejected.iter().map(|r| format!("{} {} {}", r.count, if r.count == 1 { "is" } else { "are" }, r.says));
     Choice::Rent(Box::new(Rent {

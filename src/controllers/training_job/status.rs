@@ -17,6 +17,7 @@ use super::identity;
 use super::placement::Rent;
 use super::stop::Wanted;
 use super::valid::Valid;
+use crate::controllers::rented_machine::decide::CLAIMED;
 use crate::runtime::Wake;
 
 /// A status under construction.
@@ -144,6 +145,8 @@ impl Report {
         }
         let message = m.message.clone();
         match m.phase {
+            // Why it is rented, which is said already, is of more use.
+            MachinePhase::Claimed if message == CLAIMED => {}
             MachinePhase::Claimed | MachinePhase::Ordering | MachinePhase::Unknown => {
                 self.set(RECONCILING, Some(true), Reason::Renting, &message);
                 self.phase(JobPhase::Renting, &format!("machine {}: {message}", name(machine)));

@@ -26,11 +26,10 @@ impl Operator {
         options: &StackOptions,
         accounts: &[(String, String)],
     ) -> Result<(Launch, String)> {
-        let listen = format!("127.0.0.1:{}", free_port()?);
         let mut launch = Launch::new("operator", &binaries.operator, directory)
             .arg("run")
             .args(["--kubeconfig".as_ref(), kubeconfig.as_os_str()])
-            .args(["--namespace", NAMESPACE, "--metrics-listen", &listen])
+            .args(["--namespace", NAMESPACE])
             .args(["--mailbox", MAILBOX, "--mailbox-endpoint", &s3.url(), "--mailbox-secret", MAILBOX_SECRET])
             .args(["--agent".as_ref(), binaries.agent.as_os_str()])
             .args(["--rate-limits", "off", "--allow-http-stores"]);
@@ -42,12 +41,19 @@ impl Operator {
             launch = launch.arg("--provider-url").arg(format!("{name}={url}"));
         }
         for (flag, value) in &options.operator_flags {
-            launch = launch.arg(format!("--{flag}={value}"));
+            launch = launch.flag(flag, value);
         }
         for (name, value) in &options.operator_environment {
             launch = launch.env(name, value);
         }
-        Ok((launch, format!("http://{listen}")))
+        listening(launch)
+    }
+
+    /// Another replica beside this one, by `program`, which may be another build. `change` is made to what it is started with. It is ready
+    /// once it waits for the lead.
+    pub async fn twin(&self, name: &str, program: &Path, change: impl FnOnce(Launch) -> Launch) -> Result<Self> {
+        let (launch, url) = listening(change(self.process.launch().twin(name, program)))?;
+        Self::start(launch, url).await
     }
 
     pub(super) async fn start(launch: Launch, url: String) -> Result<Self> {
@@ -87,6 +93,13 @@ impl Operator {
         self.process.restart()?;
         self.ready().await
     }
+}
+
+/// Serves probes and metrics at a port of its own.
+fn listening(launch: Launch) -> Result<(Launch, String)> {
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let url = format!("http://{listen}");
+    Ok((launch.env("TRADEWIND_METRICS_LISTEN", listen), url))
 }
 
 /// Where the operator finds each account: the simulator itself, or the proxy in front of it.

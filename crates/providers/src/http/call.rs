@@ -8,7 +8,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Url};
-use tradewind_core::{Clock, ExposeSecret, SecretString};
+use tradewind_core::{Clock, ExposeSecret, SecretString, fail_point};
 
 use super::{CallFailure, CallObserver, CallOutcome, Lane, ObservedCall, RateGate, SetupError};
 
@@ -267,6 +267,7 @@ impl Http {
                 expired.store(true, Ordering::Release);
                 return Err(std::io::Error::other("its time is over"));
             }
+            fail_point::reach("call-begun");
             Ok(body)
         }))
     }
