@@ -62,6 +62,7 @@ async fn a_command_gets_exactly_its_environment_and_its_directory() {
             "PUBLIC_IPADDR",
             "SIM_PORT_53",
             "SIM_PORT_8000",
+            "TRADEWIND_HOST_FACTS",
             "VAST_CONTAINERLABEL",
             "VAST_TCP_PORT_8000",
             "VAST_UDP_PORT_53"
