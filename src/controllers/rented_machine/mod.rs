@@ -120,7 +120,9 @@ impl RentedMachines {
     async fn tell_end(&self, machine: &RentedMachine) {
         let Some(status) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { return };
         let reason = status.ended.as_deref().and_then(Reason::from_word);
-        let Some(reason) = reason.filter(|r| *r != Reason::Finished && machine.spec.stop.is_none()) else { return };
+        let asked =
+            |reason: Reason| matches!(reason, Reason::Finished | Reason::Released) || machine.spec.stop.is_some();
+        let Some(reason) = reason.filter(|reason| !asked(*reason)) else { return };
         let why = status.ended_message.as_deref().unwrap_or_default();
         let saved = status.checkpoint.as_ref().map(|c| format!("; its newest checkpoint is of step {}", c.step));
         let note = format!("attempt {} ended: {why}{}", machine.spec.attempt, saved.unwrap_or_default());
