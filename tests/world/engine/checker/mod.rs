@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tradewind_api::training_job::JobPhase;
-use tradewind_api::{RentedMachine, TrainingJob};
+use tradewind_api::{Reason, RentedMachine, TrainingJob};
 use tradewind_cluster::object::typed_ref;
 use tradewind_cluster::{Key, Typed};
 use tradewind_core::{Money, OrderKey};
@@ -227,7 +227,9 @@ impl Checker {
     /// The end of a cell happens now.
     pub fn end_happens(&mut self, cell: Cell) {
         self.job_end = cell.job_end();
-        if cell.fate() == Fate::GoesOn {
+        // In these two phases the run-up itself has asked the machine to stop.
+        let stopping = matches!(cell.at, At::Job(JobPhase::Checkpointing | JobPhase::Suspending));
+        if cell.fate() == Fate::GoesOn && !stopping {
             let bought = |r: &Rental| {
                 let status = r.object.status.as_ref();
                 r.ended_at.is_none()
@@ -257,7 +259,9 @@ impl Checker {
         for rental in ends {
             let status = rental.object.status.unwrap_or_default();
             let (ended, message) = (status.ended.unwrap_or_default(), status.ended_message.unwrap_or_default());
-            self.ensure(status.exit_code.is_some(), || {
+            // An exit code alone would not do: a program that was told to stop has one too.
+            let by_itself = [Reason::Finished, Reason::ProgramFailed].iter().any(|reason| reason.as_str() == ended);
+            self.ensure(by_itself, || {
                 format!(
                     "{} should have gone on, but was ended: {ended}: {message}",
                     rental.object.metadata.name.unwrap_or_default()
