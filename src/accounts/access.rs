@@ -85,7 +85,7 @@ pub fn floor(provider: &str, namespace: &str, floor: Trust) -> String {
 }
 
 impl Context {
-    /// Labels of a Namespace, at most [`FRESH`] old; of one that is gone, those it had when it was read last. `None` = gone, and never read.
+    /// Labels of a Namespace, 20 s old at most; of one that is gone, those it had when it was read last. `None` = gone, and never read.
     pub async fn namespace_labels(&self, name: &str) -> Result<Option<Arc<Labels>>, Unusable> {
         let now = self.clock.monotonic();
         let known = self.namespaces.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();

@@ -63,7 +63,7 @@ fn is_due(waits: &Unbilled, now: Timestamp, pace: Pace) -> bool {
     waits.to.0.checked_add(pace.after).is_ok_and(|due| due <= now)
 }
 
-/// Compares what is due with the bill; what differs waits for [`LOOKS`] looks, counted in `looks` by machine. Gives back those whose difference
+/// Compares what is due with the bill; what differs is looked at three times, counted in `looks` by machine. Gives back those whose difference
 /// is worth telling.
 pub fn compare(
     audit: &mut Audit,
