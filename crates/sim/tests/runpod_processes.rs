@@ -54,6 +54,7 @@ async fn a_command_gets_exactly_its_environment_and_its_directory() {
             "SIM_PORT_22",
             "SIM_PORT_70001",
             "SIM_PORT_8000",
+            "TRADEWIND_HOST_FACTS",
         ]
     );
     assert_eq!((found["GREETING"], found["RUNPOD_POD_ID"]), ("hello world", id.as_str()));
