@@ -60,6 +60,8 @@ struct Inner {
     lives: BTreeMap<(String, Option<tradewind_core::GpuModel>), (u64, u64)>,
     /// By uid of the job.
     spoken_for: BTreeMap<String, (Duration, Spoken)>,
+    /// Limits that the ledger found used up, by Provider and the namespace for which they hold (empty: for everybody).
+    used_up: BTreeMap<(String, String), UsedUp>,
     /// Until when somebody wants fresh offers.
     wanted_until: Duration,
     /// Rises with everything that is learned.
@@ -70,6 +72,17 @@ struct Inner {
     asked: bool,
     /// It was read.
     recalled: bool,
+}
+
+/// A limit without room.
+#[derive(Debug, Clone)]
+pub struct UsedUp {
+    /// Until when that is believed (monotonic).
+    pub until: Duration,
+    /// Generation of the Provider whose limit it is.
+    pub generation: Option<i64>,
+    /// The ledger's words.
+    pub says: String,
 }
 
 /// For how long a host counts as proven: long enough for a fleet's usual hosts, short enough that one which changes hands is looked at anew.
@@ -121,6 +134,25 @@ impl Market {
     /// Remembers for a moment what the job with this uid has chosen.
     pub fn speak_for(&self, job: &str, plan: Spoken, now: Duration) {
         self.lock().spoken_for.insert(job.to_owned(), (now + SPOKEN_FOR, plan));
+    }
+
+    /// The ledger refused an order for a limit that will not have room soon. `namespace` is empty where it holds for everybody.
+    pub fn use_up(&self, provider: &str, namespace: &str, full: UsedUp) {
+        self.lock().used_up.insert((provider.to_owned(), namespace.to_owned()), full);
+    }
+
+    /// A machine of this account is gone: its limits may have room again.
+    pub fn room_again(&self, provider: &str) {
+        self.lock().used_up.retain(|(of, _), _| of != provider);
+    }
+
+    /// What the ledger said, if a limit of this account was used up for this namespace a moment ago and the Provider's spec is the same.
+    pub fn used_up(&self, provider: &str, namespace: &str, generation: Option<i64>, now: Duration) -> Option<String> {
+        let mut inner = self.lock();
+        inner.used_up.retain(|_, full| full.until > now);
+        let of = |namespace: &str| inner.used_up.get(&(provider.to_owned(), namespace.to_owned()));
+        let full = of("").or_else(|| of(namespace)).filter(|full| full.generation == generation);
+        full.map(|full| full.says.clone())
     }
 
     /// The job has claimed what it had chosen: from now on the claim speaks for itself.

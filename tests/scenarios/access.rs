@@ -94,12 +94,7 @@ fn namespaces_share_the_limit_of_the_entry_that_selects_them() {
         .await?;
         let second = Job::new(&two, "second", 10, 5, "0.05");
         second.apply(world).await?;
-        let look = || async {
-            let machines = world.stack.machines_of("second").await.map_err(|e| e.to_string())?;
-            let message = machines.first().and_then(|m| m.status.clone()).map(|s| s.message).unwrap_or_default();
-            if message.contains("access[0].limits.perHour") { Ok(message) } else { Err(message) }
-        };
-        let message = world.stack.eventually("the ledger's refusal", SOON, look).await?;
+        let message = second.condition(world, "Placed", "False", "LimitReached", SOON).await?;
         println!("{message}");
         ensure!(message.contains(&format!("is ${limit}, ${hourly} an hour are committed")), "{message}");
         // Who is selected by another entry is not held up by it.

@@ -103,9 +103,9 @@ fn a_limit_lowered_below_what_runs_stops_the_newest_with_a_checkpoint() {
         world.stack.eventually("the end of the newer machine", SOON, look).await?;
         let refused = |job: &tradewind_api::TrainingJob| {
             let message = job.status.as_ref().map(|s| s.message.clone()).unwrap_or_default();
-            if message.contains("nothing is rented now: limits.perHour") { Ok(message) } else { Err(message) }
+            if message.contains("leaves no room for another machine now") { Ok(message) } else { Err(message) }
         };
-        println!("{}", new.until(world, "the ledger's refusal", SOON, refused).await?);
+        println!("{}", new.until(world, "a word about the limit", SOON, refused).await?);
         let status = new.now(world).await?.status.context("a status")?;
         let record = status.history.first().context("a record")?;
         println!("{}", record.message);

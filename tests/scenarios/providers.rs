@@ -337,12 +337,11 @@ fn the_daily_limit_counts_machines_whose_object_is_gone() {
         per_day(world, hourly + Money::from_micros(spent.micros() / 2)).await?;
         let late = Job::new(&namespace, "late", 10, 5, "0.05");
         late.apply(world).await?;
-        let look = || async {
-            let machines = world.stack.machines_of("late").await.map_err(|e| e.to_string())?;
-            let message = machines.first().and_then(|m| m.status.clone()).map(|s| s.message).unwrap_or_default();
+        let says = |job: &tradewind_api::TrainingJob| {
+            let message = job.status.as_ref().map(|s| s.message.clone()).unwrap_or_default();
             if message.contains("limits.perDay") { Ok(message) } else { Err(message) }
         };
-        let message = world.stack.eventually("the ledger's refusal", SOON, look).await?;
+        let message = late.until(world, "the ledger's refusal", SOON, says).await?;
         println!("{message}");
         ensure!(message.contains(&format!("${spent} were spent in the last 24 hours")), "{message}");
         per_day(world, limit).await?;

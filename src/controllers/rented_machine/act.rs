@@ -22,6 +22,7 @@ use crate::accounts::{Account, books, ledger};
 use crate::context::Context;
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::events::Severity;
+use crate::market::UsedUp;
 use crate::runtime::Failure;
 use crate::storage::Unusable;
 
@@ -115,6 +116,9 @@ impl Acting<'_> {
         let request = self.request(index, number, offer).await?;
         let turn = account.ledger.lock().await;
         if let Some(full) = self.admit(&account, index).await? {
+            if self.lets_go(&full).await? {
+                return Ok(Done::again());
+            }
             memory.full_until = Some(ctx.clock.monotonic() + FULL_AGAIN);
             return self.refused_by_ledger(full).await;
         }
@@ -258,6 +262,31 @@ impl Acting<'_> {
             let name = other.metadata.name.as_deref().unwrap_or_default();
             Err(Failure::benign("ClaimLapsed", format!("machine {name} serves this attempt; nothing is rented")))
         })
+    }
+
+    /// A day's money, or what other namespaces use of a share, comes back in hours: the claim is given up, so that the job can go to
+    /// another account. True if it was.
+    async fn lets_go(&self, full: &ledger::Full) -> Result<bool, Failure> {
+        let spec = &self.machine.spec;
+        let namespace = match full {
+            ledger::Full::PerDay { .. } => "",
+            ledger::Full::AccessPerHour { .. } | ledger::Full::AccessPerDay { .. } => spec.job.namespace.as_str(),
+            ledger::Full::PerHour { .. } | ledger::Full::JobPerHour { .. } => return Ok(false),
+        };
+        let provider = self.ctx.caches.providers.get(&Key::cluster(spec.provider.as_str()));
+        let used_up = UsedUp {
+            until: self.ctx.clock.monotonic() + USED_UP_FOR,
+            generation: provider.and_then(|provider| provider.metadata.generation),
+            says: full.to_string(),
+        };
+        self.ctx.market.use_up(&spec.provider, namespace, used_up);
+        let mut next = self.machine.clone();
+        let status = next.status.get_or_insert_default();
+        status.ended = Some(Reason::LimitReached.as_str().to_owned());
+        status.ended_message = Some(format!("{full}; nothing was rented, the job plans again"));
+        let written = self.ctx.cluster.write_status(next).await?;
+        self.ctx.caches.rented.own(&written);
+        Ok(true)
     }
 
     async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {
@@ -485,6 +514,8 @@ impl Acting<'_> {
 }
 
 /// How long a claim waits that the ledger has no room for before it asks again: room comes with the end of another machine, minutes or
+/// How long a limit that has no room for hours is believed to be used up; then one job asks again.
+const USED_UP_FOR: Duration = Duration::from_mins(1);
 /// hours later, and each question reads all machines.
 const FULL_AGAIN: Duration = Duration::from_secs(15);
 /// How often the end is asked for again while the machine is still there.

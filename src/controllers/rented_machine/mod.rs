@@ -85,14 +85,20 @@ impl RentedMachines {
         learn::from_life(ctx, &observed, &status, memory);
         if status.ended.is_some() && memory.ending_since.is_none() {
             memory.ending_since = Some(ctx.clock.monotonic());
-            learn::from_end(ctx, &observed, &status);
-            learn::tell_suspicion(ctx, &observed, &status, &machine).await;
+            // What an earlier process has seen end it has learned from.
+            if observed.status.ended.is_none() {
+                learn::from_end(ctx, &observed, &status);
+                learn::tell_suspicion(ctx, &observed, &status, &machine).await;
+            }
         }
         let machine = self.write_status(machine, status, &step, memory).await?;
         let told = last_words::tell(ctx, &observed.status, &machine).await;
         if observed.status.phase != MachinePhase::Gone
             && machine.status.as_ref().is_some_and(|s| s.phase == MachinePhase::Gone)
         {
+            if observed.status.machine_id.is_some() {
+                ctx.market.room_again(&machine.spec.provider);
+            }
             ctx.wake_next_jobs();
         }
         if observed.status.ended.is_none() && !told {

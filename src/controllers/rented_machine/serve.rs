@@ -319,24 +319,22 @@ impl Serving<'_> {
             return Ok(());
         }
         let made: BoxFuture<'_, _> = Box::pin(start::make(self, report));
-        match made.await? {
-            Ok(fetches) => {
-                let traffic = memory.traffic.get_or_insert_default();
-                let bytes = i64::try_from(fetches).unwrap_or(i64::MAX);
-                traffic.received_bytes = traffic.received_bytes.saturating_add(bytes);
-            }
+        let fetches = match made.await? {
+            Ok(fetches) => fetches,
             Err(FenceRefused::HigherAttempt { newest }) => {
                 tracing::info!(attempt = self.attempt, newest, "Not starting an attempt that is fenced off");
                 memory.fenced = true;
                 return Ok(());
             }
             Err(refused) => return Err(refused.to_string()),
-        }
+        };
         let life = self.ctx.settings.ticket_lifetime;
         let ticket = self.mailbox.start_ticket(self.uid, &report.boot, self.attempt, life).await;
         control.start = Some(ticket.map_err(|e| e.to_string())?);
         control.start_boot = Some(report.boot.clone());
         control.desired = Desired::Run;
+        let traffic = memory.traffic.get_or_insert_default();
+        traffic.received_bytes = traffic.received_bytes.saturating_add(i64::try_from(fetches).unwrap_or(i64::MAX));
         Ok(())
     }
 

@@ -125,7 +125,9 @@ pub fn failed_on_a_good_machine(agent: &AgentView) -> Option<(Reason, String)> {
     let exit = agent.exit.as_ref().filter(|exit| agent.finished && !exit.told_to_stop)?;
     // A later boot carries the end that its own last report shows: nothing is started on it.
     let (reason, message) = by_itself(exit);
-    let good = matches!(reason, Reason::ProgramFailed | Reason::OutOfMemory) && !agent.restarted;
+    let good = matches!(reason, Reason::ProgramFailed | Reason::OutOfMemory);
+    // One that has fallen silent begins nothing any more.
+    let good = good && !agent.restarted && !agent.silent;
     good.then_some((reason, message))
 }
 

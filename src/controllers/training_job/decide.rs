@@ -311,10 +311,6 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         );
         return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
     }
-    if let (Some((reason, message)), None) = (&o.pod_refused, o.pods.iter().find(|p| pod::is_of(p, attempt))) {
-        r.waiting(*reason, message);
-        return r.rest(Wake::After(POD_AGAIN, "the Pod may be admitted now"));
-    }
     if let Some(decision) = restart::take_over(o, &mut r, attempt) {
         return decision;
     }
@@ -340,8 +336,20 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             // Once asked to stop it goes to its end, even if what had asked for it is taken back.
             return r.rest(Wake::OnChange);
         }
+        if let Some((reason, message)) = unwell(o, valid, machine) {
+            r.checkpointing(reason, &format!("{message}; it is asked for a checkpoint and stopped"));
+            let machine = machine.metadata.name.clone().unwrap_or_default();
+            return r.decide(Step::Stop { machine, reason, message }, Wake::OnChange);
+        }
     }
     let Some(pod) = pod else {
+        if let Some((reason, message)) = &o.pod_refused {
+            match machine {
+                Some(_) => r.phase(r.status.phase, &format!("{}; {message}", r.status.message)),
+                None => r.waiting(*reason, message),
+            }
+            return r.rest(Wake::After(POD_AGAIN, "the Pod may be admitted now"));
+        }
         if machine.is_some_and(|m| has_open_order(m)) {
             // Whether a machine was bought decides where the Pod is made again.
             r.phase(JobPhase::Renting, "its Pod is gone; it is made again once the order's outcome is known");
@@ -409,24 +417,21 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             return r.decide(step, Wake::OnChange);
         }
         let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
-        if machine.status.as_ref().is_some_and(|s| s.stalled_since.is_some()) {
-            let minutes = valid.stall_timeout.as_secs().div_ceil(60);
-            let message = format!("the program showed no sign of life for {minutes} min (stallTimeout)");
-            r.checkpointing(
-                Reason::ProgramStalled,
-                &format!("{message}; it is asked for a checkpoint and started again"),
-            );
-            return r.decide(Step::Stop { machine: name, reason: Reason::ProgramStalled, message }, Wake::OnChange);
-        }
-        if let Some(limit) = o.overrun.as_ref().filter(|_| rented(machine)) {
-            let message =
-                format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
-            r.checkpointing(Reason::LimitReached, &format!("{message}; it is asked for a checkpoint and stopped"));
-            return r.decide(Step::Stop { machine: name, reason: Reason::LimitReached, message }, Wake::OnChange);
-        }
         return r.decide(Step::Rest, Wake::After(soon, "cost is looked at"));
     }
     place(o, r, valid, attempt, pod, claim, bound)
+}
+
+/// Why a machine must stop, with a checkpoint, whatever became of its Pod.
+fn unwell(o: &Observed, valid: &Valid, machine: &RentedMachine) -> Option<(Reason, String)> {
+    if machine.status.as_ref().is_some_and(|s| s.stalled_since.is_some()) {
+        let minutes = valid.stall_timeout.as_secs().div_ceil(60);
+        let message = format!("the program showed no sign of life for {minutes} min (stallTimeout)");
+        return Some((Reason::ProgramStalled, message));
+    }
+    let limit = o.overrun.as_ref().filter(|_| rented(machine))?;
+    let message = format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
+    Some((Reason::LimitReached, message))
 }
 
 /// A Pod of an earlier attempt that still runs on one of the cluster's own nodes while it is being deleted: two programs of one run must

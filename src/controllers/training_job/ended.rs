@@ -42,7 +42,6 @@ pub fn ended_machine(
     }
     let message = status.ended_message.clone().unwrap_or_default();
     remember(o, r, attempt, status, ended, &message);
-    let never_started = |ended: &str| NEVER_STARTED.iter().any(|reason| reason.as_str() == ended);
     let in_a_row = r.status.history.iter().rev().take_while(|record| never_started(&record.ended)).count();
     if in_a_row >= HOSTS_TRIED {
         let image = &machine.spec.workload.image;
@@ -105,6 +104,11 @@ pub fn remember(o: &Observed, r: &mut Report, attempt: i64, status: &RentedMachi
 
 /// Machines in a row that may fail to start the program before its image, not the hosts, is to blame.
 const HOSTS_TRIED: usize = 5;
+/// Whether a machine that ended for this reason never ran anything.
+pub fn never_started(ended: &str) -> bool {
+    NEVER_STARTED.iter().any(|reason| reason.as_str() == ended)
+}
+
 /// Reasons of an end before anything ran.
 const NEVER_STARTED: [Reason; 4] =
     [Reason::BootFailed, Reason::AgentNotStarted, Reason::HostUnfit, Reason::NotStartable];

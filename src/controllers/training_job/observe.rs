@@ -10,11 +10,12 @@ use tradewind_cluster::{ClusterError, Selector, Typed};
 use tradewind_core::Money;
 
 use super::decide::{Admission, Observed, machine_of, wants_plan};
+use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
 use super::valid::{self, Valid};
-use super::{JobMemory, placement, pod};
+use super::{JobMemory, place, placement, pod};
 use crate::context::Context;
 use crate::runtime::Failure;
 use crate::storage::Unusable;
@@ -67,13 +68,14 @@ pub(super) async fn observe(
     if wants_plan(&observed) {
         ctx.want_offers();
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
-        observed.choice = Some(choice(ctx, job, &observed.valid).await);
+        observed.choice = Some(choice(ctx, &observed).await);
     }
     Ok(observed)
 }
 
 /// The plan for a job that wants one.
-async fn choice(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Choice {
+async fn choice(ctx: &Context, o: &Observed) -> Choice {
+    let (job, valid) = (&*o.job, &o.valid);
     let none = |Unusable { reason, message }| Choice::None { reason, message };
     if let Some(missing) = missing_secret(ctx, job, valid).await {
         return none(missing);
@@ -82,7 +84,9 @@ async fn choice(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Choice {
     let status = job.status.as_ref();
     let saved = status.and_then(|s| s.checkpoint.as_ref()).map_or(0, |c| u64::try_from(c.bytes).unwrap_or(0));
     let image = valid.rental.as_ref().map_or("", |workload| workload.image.as_str());
-    let hurry = status.is_some_and(|s| s.attempt > Some(0));
+    // Where work waits for the next machine; after one that never started its image, the size is worth the wait.
+    let hurry = status.and_then(|s| s.history.last()).is_some_and(|record| !never_started(&record.ended));
+    let pod = status.and_then(|s| s.attempt).and_then(|attempt| o.pods.iter().find(|pod| pod::is_of(pod, attempt)));
     let asks = placement::Asks {
         job: job.metadata.uid.as_deref().unwrap_or_default(),
         namespace,
@@ -90,6 +94,7 @@ async fn choice(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Choice {
         spent: status.map_or(Money::ZERO, |s| s.cost.total),
         restore_mb: saved / 1_000_000,
         image_bytes: ctx.images.bytes(image, ctx.clock.monotonic(), hurry).await,
+        due: pod.is_some_and(|pod| place::is_due(o, pod)),
     };
     match ctx.grants(namespace, &ctx.caches.providers.all()).await {
         Ok(grants) => placement::choose(ctx, valid, &asks, &grants),

@@ -61,6 +61,18 @@ pub fn place(
     }
 }
 
+/// When a Pod that the cluster has no room for may be rented for: `burstAfter`, counted once per job.
+fn due_at(o: &Observed, pod: &Pod) -> Timestamp {
+    let counted = o.job.status.as_ref().and_then(|s| s.unschedulable_since.as_ref()).map(|t| t.0);
+    let since = counted.or_else(|| pod::unschedulable(pod)).unwrap_or(o.now);
+    since.checked_add(o.valid.burst_after).unwrap_or(Timestamp::MAX)
+}
+
+/// Whether something may be rented for this Pod now.
+pub fn is_due(o: &Observed, pod: &Pod) -> bool {
+    !pod::node(pod).is_empty() || o.valid.in_cluster == InCluster::Never || due_at(o, pod) <= o.now
+}
+
 fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> Option<Decision> {
     let refused = pod::unschedulable(pod);
     if let (Some(since), None) = (refused, r.status.unschedulable_since.as_ref()) {
@@ -78,8 +90,7 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
         r.waiting(Reason::WaitingForCluster, "the scheduler looks for room in the cluster");
         return Some(r.clone().rest(Wake::OnChange));
     }
-    let since = r.status.unschedulable_since.as_ref().map_or(o.now, |t| t.0);
-    let due = since.checked_add(valid.burst_after).unwrap_or(Timestamp::MAX);
+    let due = due_at(o, pod);
     if o.now < due {
         let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
         r.waiting(

@@ -71,6 +71,8 @@ pub struct Asks<'a> {
     pub restore_mb: u64,
     /// Compressed size of the image, if it is known.
     pub image_bytes: Option<u64>,
+    /// It may rent now. One that still waits for the cluster plans, and keeps nothing from others.
+    pub due: bool,
 }
 
 /// Plans with what the market knows now, and speaks for what it chooses. `grants`: what the job's namespace may do on each account.
@@ -110,6 +112,7 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
     let mut floors = Vec::new();
     let mut missing = Vec::new();
     let mut troubles = Vec::new();
+    let mut used_up = Vec::new();
     for name in &allowed {
         let Some(account) = ctx.accounts.get(name) else {
             missing.push(name.clone());
@@ -117,6 +120,12 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         };
         if let Some(trouble) = account.trouble() {
             troubles.push(format!("{name}: {trouble}"));
+            continue;
+        }
+        let generation =
+            providers.iter().find(|p| p.metadata.name.as_ref() == Some(name)).and_then(|p| p.metadata.generation);
+        if let Some(full) = ctx.market.used_up(name, asks.namespace, generation, now) {
+            used_up.push(full);
             continue;
         }
         match ctx.market.snapshot(name) {
@@ -143,10 +152,14 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         let message = format!("no Provider can be used now: {}", troubles.join("; "));
         return Choice::None { reason: Reason::NoProvider, message };
     }
+    if offers.is_empty() && taken.is_empty() && !used_up.is_empty() {
+        let message = format!("nothing is rented now: {}; it is looked at again every minute", used_up.join("; "));
+        return Choice::None { reason: Reason::LimitReached, message };
+    }
     let planning = Planning { ctx, valid, asks, grants, room: &room };
     match planning.plan(offers) {
         Choice::Rent(rent) => {
-            if let Some(first) = rent.offers.first() {
+            if let Some(first) = rent.offers.first().filter(|_| asks.due) {
                 let (provider, offer) = (rent.provider.clone(), first.id.clone());
                 ctx.market.speak_for(asks.job, Spoken { provider, offer, per_hour: first.reserve_per_hour }, now);
             }
@@ -170,8 +183,17 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
     }
 }
 
-/// What an account may be used for, an hour at most, and the name of the limit that says so.
-type Limits = BTreeMap<String, (Money, String)>;
+/// What an account may be used for, an hour at most.
+#[derive(Debug, Clone)]
+struct Limit {
+    /// In all, by everybody.
+    all: Money,
+    /// By one machine of the job's namespace, and the name of the limit that says so. What others of its share use, the ledger knows.
+    one: (Money, String),
+}
+
+/// By Provider.
+type Limits = BTreeMap<String, Limit>;
 
 /// One job's plan under way.
 struct Planning<'a> {
@@ -183,7 +205,7 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    fn plan(&self, mut offers: Vec<Offer>) -> Choice {
+    fn plan(&self, offers: Vec<Offer>) -> Choice {
         let (ctx, valid, asks) = (self.ctx, self.valid, self.asks);
         let mut needs = valid.needs.clone();
         needs.budget_left = valid.budget_total.map(|total| total - asks.spent);
@@ -198,33 +220,44 @@ impl Planning<'_> {
         let careful = ctx.market.without_suspects(now, &known);
         let limits = self.limits();
         let start = StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes };
-        let limit = |provider: &str| limits.get(provider).map(|(limit, _)| *limit);
-        let fits =
-            |c: &Candidate| limit(&c.offer.provider).is_none_or(|l| self.room.has(&c.offer.provider, l, c.hourly));
-        let mut full: Vec<Candidate> = Vec::new();
-        loop {
+        let has_room = |provider: &str, hourly: Money| {
+            limits.get(provider).is_none_or(|l| self.room.has(provider, l.all, hourly) && hourly <= l.one.0)
+        };
+        let plan = |offers: &[Offer]| {
             // A host under suspicion is better than none.
-            let careful = careful.as_ref().map(|careful| planner::plan(&needs, &work, careful, &offers, RANKED));
+            let careful = careful.as_ref().map(|careful| planner::plan(&needs, &work, careful, offers, RANKED));
             let plan = careful
                 .filter(|plan| !plan.ranked.is_empty())
-                .unwrap_or_else(|| planner::plan(&needs, &work, &known, &offers, RANKED));
+                .unwrap_or_else(|| planner::plan(&needs, &work, &known, offers, RANKED));
             debug_assert_eq!(
-                planner::check(&needs, &plan, &offers),
+                planner::check(&needs, &plan, offers),
                 Vec::new(),
                 "the planner's own checker finds its plan clean"
             );
-            let ranked: Vec<Candidate> = plan.ranked.iter().filter(|c| fits(c)).cloned().collect();
-            if ranked.is_empty() && !plan.ranked.is_empty() {
-                // The best are all of accounts without room; there may be others behind them.
-                offers.retain(|offer| !plan.ranked.iter().any(|c| c.offer.provider == offer.provider));
-                full.extend(plan.ranked);
-                continue;
+            plan
+        };
+        // What is dearer than the room that is left even without disk and traffic is not ranked: the best might be all of that kind.
+        let (mut near, far): (Vec<Offer>, Vec<Offer>) =
+            offers.into_iter().partition(|offer| has_room(&offer.provider, offer.price_per_hour));
+        let mut full: Vec<Candidate> = Vec::new();
+        loop {
+            let found = plan(&near);
+            let ranked: Vec<Candidate> =
+                found.ranked.iter().filter(|c| has_room(&c.offer.provider, c.hourly)).cloned().collect();
+            if !ranked.is_empty() {
+                return into_choice(&needs, &Plan { ranked, ..found }, &start);
             }
-            if ranked.is_empty() && !full.is_empty() {
-                return no_room(&full, &limits);
+            if found.ranked.is_empty() {
+                break;
             }
-            return into_choice(&needs, &Plan { ranked, ..plan }, &start);
+            // With disk and traffic the best are all too dear; there may be others behind them.
+            near.retain(|offer| !found.ranked.iter().any(|c| c.offer == *offer));
+            full.extend(found.ranked);
         }
+        near.extend(far);
+        let anything = plan(&near);
+        full.extend(anything.ranked.iter().cloned());
+        if full.is_empty() { into_choice(&needs, &anything, &start) } else { no_room(&full, &limits) }
     }
 
     /// By Provider; what may cost more an hour than its own limit could never be rented, however long it is waited for.
@@ -236,7 +269,7 @@ impl Planning<'_> {
                 Some(Grant::Given { per_hour: Some(share), .. }) if share.0 < own.0 => Some(share.clone()),
                 _ => None,
             };
-            Some((name, share.unwrap_or(own)))
+            Some((name, Limit { all: own.0, one: share.unwrap_or(own) }))
         };
         self.ctx.caches.providers.all().iter().filter_map(limit).collect()
     }
@@ -244,22 +277,24 @@ impl Planning<'_> {
 
 /// Offers fit, and the limits of their accounts leave no room for them.
 fn no_room(full: &[Candidate], limits: &Limits) -> Choice {
-    let limit = |c: &Candidate| limits.get(&c.offer.provider).cloned().unwrap_or_default();
+    let one = |c: &Candidate| limits.get(&c.offer.provider).map(|limit| limit.one.clone()).unwrap_or_default();
     // Says nothing of what is committed: that changes all the time, and the job would have to be written each time.
-    let used_up: BTreeMap<&str, (Money, String)> =
-        full.iter().filter(|c| c.hourly <= limit(c).0).map(|c| (c.offer.provider.as_str(), limit(c))).collect();
+    let used_up: BTreeMap<&str, Money> = full
+        .iter()
+        .filter(|c| c.hourly <= one(c).0)
+        .filter_map(|c| Some((c.offer.provider.as_str(), limits.get(&c.offer.provider)?.all)))
+        .collect();
     let message = if let (true, Some(best)) = (used_up.is_empty(), full.first()) {
-        let (most, name) = limit(best);
+        let (most, name) = one(best);
         format!(
             "every offer that fits may cost more an hour than {name} of its Provider: the best one ${}, with ${most} for {}",
             best.hourly, best.offer.provider
         )
     } else {
-        let each: Vec<String> =
-            used_up.iter().map(|(provider, (limit, name))| format!("{name} of {provider}, ${limit}")).collect();
+        let each: Vec<String> = used_up.iter().map(|(provider, limit)| format!("{provider} ${limit}")).collect();
         format!(
-            "the hourly limit ({}) leaves no room for another machine now; one is rented as soon as enough of the others have ended",
-            each.join("; ")
+            "limits.perHour ({}) leaves no room for another machine now; one is rented as soon as enough of the others have ended",
+            each.join(", ")
         )
     };
     Choice::None { reason: Reason::LimitReached, message }

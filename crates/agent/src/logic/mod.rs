@@ -294,7 +294,8 @@ impl Logic {
         self.advance_stage(actions);
         if let Some(origin) = self.origin() {
             let settings = &self.boot.settings;
-            let last = self.stop.is_some() || matches!(self.stage, Stage::Finishing { .. });
+            // A program that was told to stop may still save.
+            let last = matches!(self.stage, Stage::Finishing { scanned: true, .. });
             for warning in self.saves.advance(self.now, &origin, (&mut self.slots, last), settings, actions) {
                 self.warn(Some(warning));
             }

@@ -259,6 +259,7 @@ impl Saves {
         let upload = Upload::new(save, files, self.parent.as_ref());
         let need = upload.waiting.len() as u64;
         self.most_slots = self.most_slots.max(need);
+        let last = last && self.linking.is_empty() && self.linked.is_none() && self.hashing.is_none();
         let away = self.offered_since().is_some_and(|since| now.monotonic.saturating_sub(since) > OPERATOR_AWAY);
         if away && !last && slots.left() < need + self.most_slots {
             self.hashed = Some((upload.save, upload.files));

@@ -262,3 +262,25 @@ fn saves_go_on_once_the_operator_is_back() {
     rig.commit(1, 5);
     assert_eq!(rig.upload_all(), [2, 3], "an answer says that there will be more slots");
 }
+
+#[test]
+fn what_was_held_back_does_not_take_the_slots_of_the_save_that_follows_the_stop() {
+    let mut rig = Rig::waiting().ordered(Rig::start_document());
+    rig.control.lease_s = 600;
+    rig.give_slots(0, 4);
+    rig.store_reports();
+    assert!(rig.took(|action| matches!(action, Action::StartProgram(_))));
+    rig.save(10, &[1, 2]);
+    assert_eq!(rig.upload_all().len(), 2);
+    unheard(&mut rig, seconds(61));
+    rig.save(20, &[3, 4]);
+    assert!(rig.upload_all().is_empty(), "two slots are left, for the last save");
+    unheard(&mut rig, seconds(560));
+    assert_eq!(rig.logic.phase(), AgentPhase::Stopping);
+    assert!(rig.upload_all().is_empty(), "the program may still save");
+    rig.save(30, &[5, 6]);
+    rig.exit(ProgramEnd::Code(0));
+    rig.give(Input::ScanFinished);
+    assert_eq!(rig.upload_all(), [2, 3]);
+    assert_eq!(rig.store_reports().unwrap().offer.unwrap().manifest.step, 30);
+}
