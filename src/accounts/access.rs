@@ -239,11 +239,11 @@ impl Context {
 /// A machine with its cost as of now: the one in its status may be minutes old.
 fn priced(machine: &RentedMachine, now: Timestamp) -> RentedMachine {
     let mut machine = machine.clone();
-    let (offer, disk) = (reserve::offer(&machine), machine.spec.workload.disk_gib);
+    let (offer, disk, image) = (reserve::offer(&machine), machine.spec.workload.disk_gib, machine.spec.image_bytes);
     if let (Some(offer), Some(status)) = (offer, &mut machine.status)
         && status.gone_at.is_none()
     {
-        status.cost = Some(cost::so_far(&offer, disk, status, now));
+        status.cost = Some(cost::so_far(&offer, (disk, image), status, now));
     }
     machine
 }

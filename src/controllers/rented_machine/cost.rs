@@ -9,7 +9,12 @@ use tradewind_planner::DEFAULT_IMAGE_MB;
 ///
 /// Vast.ai bills compute by the second while running, disk from creation to destruction, and every byte in and out at the host's price, the
 /// image's too (`providers/vastai.md` section 8).
-pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: Timestamp) -> Money {
+pub fn so_far(
+    offer: &Offer,
+    (disk_gib, image_bytes): (i64, Option<i64>),
+    status: &RentedMachineStatus,
+    now: Timestamp,
+) -> Money {
     let Some(rented) = status.rented_at.as_ref().map(|t| t.0) else { return Money::ZERO };
     let gone = status.gone_at.as_ref().map_or(now, |t| t.0);
     let disk_rate = disk_per_hour(offer, disk_gib);
@@ -19,15 +24,16 @@ pub fn so_far(offer: &Offer, disk_gib: i64, status: &RentedMachineStatus, now: T
         let until = status.running_until.as_ref().map_or(gone, |t| t.0.min(gone));
         rate.for_seconds(seconds(since.0, until))
     });
-    disk + compute + traffic(offer, status)
+    disk + compute + traffic(offer, status, image_bytes)
 }
 
-/// An estimate of what a machine's bytes in and out cost so far: the image, at the size that plans assume, once it was pulled, and checkpoints.
+/// An estimate of what a machine's bytes in and out cost so far: the image once it was pulled, at the size that plans assume where it is
+/// not known, and checkpoints.
 /// What the program itself sends and fetches nobody sees.
-pub fn traffic(offer: &Offer, status: &RentedMachineStatus) -> Money {
+pub fn traffic(offer: &Offer, status: &RentedMachineStatus, image_bytes: Option<i64>) -> Money {
     let mb = |bytes: i64| u64::try_from(bytes).unwrap_or(0).div_ceil(1_000_000);
     let pulled = status.running_since.is_some() || status.boot.is_some();
-    let image = if pulled { DEFAULT_IMAGE_MB } else { 0 };
+    let image = if pulled { image_bytes.map_or(DEFAULT_IMAGE_MB, mb) } else { 0 };
     let counted = status.traffic.unwrap_or_default();
     offer.download_price_per_gb.ratio(image + mb(counted.received_bytes), 1000)
         + offer.upload_price_per_gb.ratio(mb(counted.sent_bytes), 1000)
@@ -70,13 +76,19 @@ mod tests {
         let status = |value| serde_json::from_value::<RentedMachineStatus>(value).unwrap();
         let traffic = json!({"sentBytes": 2_500_000_000_u64, "receivedBytes": 4_000_000_000_u64});
         let booted = status(json!({"boot": "b", "traffic": traffic}));
-        assert_eq!(super::traffic(&offer, &booted), Money::ZERO, "a host that bills none");
+        assert_eq!(super::traffic(&offer, &booted, None), Money::ZERO, "a host that bills none");
         offer.download_price_per_gb = Money::from_micros(10_000);
         offer.upload_price_per_gb = Money::from_micros(20_000);
-        assert_eq!(super::traffic(&offer, &status(json!({}))), Money::ZERO, "nothing was pulled yet");
-        assert_eq!(super::traffic(&offer, &booted).to_string(), "0.15", "6 + 4 GB in, 2.5 GB out");
+        assert_eq!(super::traffic(&offer, &status(json!({})), None), Money::ZERO, "nothing was pulled yet");
+        assert_eq!(super::traffic(&offer, &booted, None).to_string(), "0.15", "6 + 4 GB in, 2.5 GB out");
+        let more = super::traffic(&offer, &booted, Some(16_000_000_000)) - super::traffic(&offer, &booted, None);
+        assert_eq!(more, offer.download_price_per_gb.times(10), "an image of 16 GB is 10 GB more than is assumed");
         let at = "2026-11-21T10:00:00.000000Z";
         let gone = status(json!({"boot": "b", "traffic": traffic, "rentedAt": at, "goneAt": at}));
-        assert_eq!(so_far(&offer, 10, &gone, Timestamp::UNIX_EPOCH).to_string(), "0.15", "it is part of the cost");
+        assert_eq!(
+            so_far(&offer, (10, None), &gone, Timestamp::UNIX_EPOCH).to_string(),
+            "0.15",
+            "it is part of the cost"
+        );
     }
 }

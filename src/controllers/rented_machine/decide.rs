@@ -187,7 +187,12 @@ pub fn decide(observed: &Observed) -> Decision {
     }
     let step = if status.ended.is_some() { ending(observed, &mut status) } else { living(observed, &mut status) };
     if let Some(offer) = rented_offer(observed, &status) {
-        status.cost = Some(cost::so_far(offer, observed.spec.workload.disk_gib, &status, observed.now));
+        status.cost = Some(cost::so_far(
+            offer,
+            (observed.spec.workload.disk_gib, observed.spec.image_bytes),
+            &status,
+            observed.now,
+        ));
     }
     let quiet = status.phase == MachinePhase::Gone && step == Step::Rest && status.last_report_read;
     let wake = if quiet { Wake::OnChange } else { poll };

@@ -81,7 +81,13 @@ fn masked(line: &str) -> String {
 fn masked_word(word: &str) -> String {
     /// The shortest of what must not be shown: the id of an S3 store's key.
     const SHORTEST_KEY: usize = 20;
-    let signature = word.to_ascii_lowercase().find("x-amz-");
+    let lower = word.to_ascii_lowercase();
+    if let Some((name, _)) = word.split_once('=')
+        && ["key", "secret", "token", "password"].iter().any(|part| lower[..name.len()].contains(part))
+    {
+        return format!("{name}=***");
+    }
+    let signature = lower.find("x-amz-");
     let (word, cut) = signature.map_or((word, ""), |at| (&word[..at], "***"));
     let mut out = String::new();
     let mut run = String::new();
@@ -122,6 +128,7 @@ mod tests {
             format!("\u{1b}[31m{signature}\u{1b}[0m"),
             format!("CONTAINER_API_KEY={signature}"),
             "X-Amz-Credential=AKIAIOSFODNN7EXAMPLE".to_owned(),
+            "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned(),
             "key: AKIAIOSFODNN7EXAMPLE.".to_owned(),
         ] {
             let shown = masked(&line);

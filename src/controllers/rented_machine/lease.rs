@@ -43,7 +43,10 @@ fn budget_left(job: &TrainingJob, machine: &RentedMachine, price: Money, now: Ti
     let settled = job.status.as_ref().map_or(Money::ZERO, |s| s.cost.settled);
     let since = machine.status.as_ref().and_then(|s| s.rented_at.as_ref()).map_or(now, |t| t.0);
     let lived = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
-    let bytes = machine.status.as_ref().and_then(|m| Some(cost::traffic(&reserve::offer(machine)?, m)));
+    let bytes = machine
+        .status
+        .as_ref()
+        .and_then(|m| Some(cost::traffic(&reserve::offer(machine)?, m, machine.spec.image_bytes)));
     let newest = job.status.as_ref().and_then(|s| s.checkpoint.as_ref());
     let kept = reserve::of(machine, newest).dollars(price);
     Some((total - settled - price.for_seconds(lived) - bytes.unwrap_or_default() - kept).max(Money::ZERO))

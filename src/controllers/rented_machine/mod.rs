@@ -126,8 +126,9 @@ impl RentedMachines {
     async fn tell_end(&self, machine: &RentedMachine) {
         let Some(status) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { return };
         let reason = status.ended.as_deref().and_then(Reason::from_word);
-        let asked =
-            |reason: Reason| matches!(reason, Reason::Finished | Reason::Released) || machine.spec.stop.is_some();
+        // A failure that the job has decided upon it tells by itself.
+        let decided = machine.spec.stop.is_some() || status.exited.is_some();
+        let asked = |reason: Reason| matches!(reason, Reason::Finished | Reason::Released) || decided;
         let Some(reason) = reason.filter(|reason| !asked(*reason)) else { return };
         let why = status.ended_message.as_deref().unwrap_or_default();
         let saved = status.checkpoint.as_ref().map(|c| format!("; its newest checkpoint is of step {}", c.step));

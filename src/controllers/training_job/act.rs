@@ -29,8 +29,9 @@ pub(super) async fn carry_out(
             create_pod(ctx, job, *attempt, why, memory).await
         }
         Step::RestartPod { attempt } => {
-            let why = (Reason::Restarted, "takes over the machine on which the program failed");
-            create_pod(ctx, job, *attempt, Some(why), memory).await
+            let why = job.status.as_ref().map(|s| s.message.as_str()).unwrap_or_default();
+            let why = format!("takes over the machine on which the program failed: {why}");
+            create_pod(ctx, job, *attempt, Some((Reason::Restarted, &why)), memory).await
         }
         Step::Claim { rent, attempt, claim } => write_claim(ctx, observed, job, rent, *attempt, claim).await,
         Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,

@@ -53,7 +53,8 @@ fn over_budget(total: Money, status: &TrainingJobStatus, machine: &RentedMachine
     // The cost in the machine's status may be minutes old: it is counted from the clock.
     let since = m.rented_at.as_ref().map_or(now, |t| t.0);
     let seconds = u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
-    let traffic = reserve::offer(machine).map_or(Money::ZERO, |offer| cost::traffic(&offer, m));
+    let traffic =
+        reserve::offer(machine).map_or(Money::ZERO, |offer| cost::traffic(&offer, m, machine.spec.image_bytes));
     // Machines of earlier attempts that are not settled yet count as their objects say.
     let others = status.cost.total - m.cost.unwrap_or(Money::ZERO);
     // Money is used up a little before it is: so much is kept for the last save and the end of the machine.
