@@ -9,7 +9,7 @@ use tradewind_core::Money;
 
 use crate::checks::newest_bytes;
 use crate::job::Job;
-use crate::world::{SOON, VAST, World, scenario};
+use crate::world::{SOON, VAST, World, market, options_of, scenario, scenario_in};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -120,6 +120,35 @@ fn a_limit_lowered_below_what_runs_stops_the_newest_with_a_checkpoint() {
             ensure!(newest_bytes(world, &job.location).await? == job.undisturbed()?, "other weights");
         }
         ensure!(world.machines().await?.len() == 3, "{:#?}", world.machines().await?);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_days_money_used_up_sends_the_job_to_another_account() {
+    let mut two = market();
+    let mut second = two["providers"][VAST].clone();
+    second["apiKey"] = json!("the-key-of-the-second-account");
+    for (n, offer) in second["offers"].as_array_mut().expect("offers").iter_mut().enumerate() {
+        // Dearer than all of the first one's.
+        (offer["id"], offer["dph_base"], offer["min_bid"]) = (json!(2001 + n), json!(0.9), json!(0.8));
+    }
+    two["providers"]["second"] = second;
+    scenario_in(Some(options_of("two-accounts", two)), async |world| {
+        let namespace = world.namespace("days").await?;
+        let patch = json!({ "spec": { "limits": { "perDay": "0.01" } } }).to_string();
+        world.stack.kubectl().run(["patch", "twp", VAST, "--type=merge", "-p", &patch]).await?;
+        let job = Job::new(&namespace, "run", 10, 5, "0.05");
+        job.apply(world).await?;
+        let done = job.phase(world, JobPhase::Complete, MINUTE).await?;
+        let placement = done.status.and_then(|s| s.placement).context("a placement")?;
+        ensure!(placement.provider.as_deref() == Some("second"), "{placement:?}");
+        let only = Job::new(&namespace, "only", 10, 5, "0.05").with(json!({ "placement": { "providers": [VAST] } }));
+        only.apply(world).await?;
+        let message = only.condition(world, "Placed", "False", "LimitReached", SOON).await?;
+        ensure!(message.contains("limits.perDay of Provider vast is $0.01"), "{message}");
+        only.delete(world).await?;
+        ensure!(world.machines().await?.len() == 1, "{:#?}", world.machines().await?);
         Ok(())
     });
 }
