@@ -1,7 +1,8 @@
-//! A RentedMachine for unit tests.
+//! A RentedMachine and an offer for unit tests.
 
 use serde_json::{Value, json};
 use tradewind_api::RentedMachine;
+use tradewind_core::{Capacity, Money, Offer, Trust};
 
 /// One of this uid and status, rented on the account `p`.
 pub fn machine(uid: &str, status: &Value) -> RentedMachine {
@@ -16,4 +17,31 @@ pub fn machine(uid: &str, status: &Value) -> RentedMachine {
         "status": status
     });
     serde_json::from_value(machine).expect("a RentedMachine")
+}
+
+/// A spot machine of the account `p` of which nothing else is told.
+pub fn offer(id: &str) -> Offer {
+    Offer {
+        provider: "p".into(),
+        id: id.into(),
+        capacity: Capacity::Spot,
+        price_per_hour: Money::ZERO,
+        region: String::new(),
+        host: String::new(),
+        gpu: None,
+        gpu_count: 0,
+        gpu_memory_mib: 0,
+        cpu_millis: 0,
+        memory_mib: 0,
+        disk_gib: 0,
+        storage_price_per_gib_hour: Money::ZERO,
+        download_price_per_gb: Money::ZERO,
+        upload_price_per_gb: Money::ZERO,
+        download_mbps: 0,
+        upload_mbps: 0,
+        reliability_ppm: 0,
+        trust: Trust::Community,
+        cuda_milli: 0,
+        max_duration_s: None,
+    }
 }

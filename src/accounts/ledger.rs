@@ -100,14 +100,14 @@ pub fn reserved(machine: &RentedMachine) -> Money {
         .orders
         .iter()
         .filter(|o| o.leftover || matches!(o.outcome, OrderOutcome::Open | OrderOutcome::Rented))
-        .filter_map(|o| usize::try_from(o.offer).ok().and_then(|i| machine.spec.offers.get(i)))
+        .filter_map(|o| o.of(&machine.spec.offers))
         .map(|offer| offer.reserve_per_hour)
         .sum()
 }
 
 /// The offer that a machine has, or orders next; `None` once it ends.
 pub fn wanted(machine: &RentedMachine) -> Option<&ChosenOffer> {
-    let offer = |order: &OrderStatus| machine.spec.offers.get(usize::try_from(order.offer).ok()?);
+    let offer = |order: &OrderStatus| order.of(&machine.spec.offers);
     let Some(status) = &machine.status else { return machine.spec.offers.first() };
     if status.ended.is_some() || status.phase == MachinePhase::Gone {
         return None;

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use tradewind_api::RentedMachine;
-use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_core::Money;
 
 /// Limits and what counts against them.
@@ -65,8 +64,8 @@ fn runs(machine: &RentedMachine) -> Option<(Timestamp, &RentedMachine, Money)> {
     let status = machine.status.as_ref()?;
     let ends = machine.spec.stop.is_some() || status.ended.is_some() || machine.metadata.deletion_timestamp.is_some();
     status.machine_id.as_ref().filter(|_| !ends)?;
-    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
-    let offer = machine.spec.offers.get(usize::try_from(order.offer).ok()?)?;
+    let order = status.rented_order()?;
+    let offer = order.of(&machine.spec.offers)?;
     Some((order.at.0, machine, offer.reserve_per_hour))
 }
 

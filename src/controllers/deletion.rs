@@ -2,6 +2,8 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
+use super::pod;
+
 /// How a Pod on our Node came to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
@@ -19,9 +21,7 @@ pub fn deletion(pod: &Pod) -> Option<Deletion> {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let disrupted = conditions.filter(|c| c.type_ == "DisruptionTarget" && c.status == "True");
     let lost = |reason: &str| matches!(reason, "DeletionByPodGC" | "DeletionByTaintManager");
-    if disrupted.filter_map(|c| c.reason.as_deref()).any(lost)
-        || pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Failed")
-    {
+    if disrupted.filter_map(|c| c.reason.as_deref()).any(lost) || pod::phase(pod) == "Failed" {
         return Some(Deletion::Lost);
     }
     Some(if pod.metadata.deletion_grace_period_seconds == Some(0) { Deletion::Forced } else { Deletion::Asked })

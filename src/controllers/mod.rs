@@ -2,6 +2,7 @@
 
 pub mod deletion;
 pub mod node;
+pub mod pod;
 pub mod provider;
 pub mod rented_machine;
 pub mod sweeper;

@@ -133,40 +133,19 @@ mod tests {
     use futures::FutureExt as _;
     use tradewind_checkpoints::MemoryStore;
     use tradewind_cluster::Memory;
-    use tradewind_core::{Capacity, Clock, InstallId, ManualClock, Money, Offer, Trust};
+    use tradewind_core::{Clock, InstallId, ManualClock, Offer};
 
     use super::*;
     use crate::market::PROVEN_FOR;
     use crate::market::memory::Remembered;
     use crate::runtime::adapters::{Buckets, Markets};
     use crate::settings::Settings;
+    use crate::test_machine;
 
     const BUCKET: &str = "mailbox";
 
     fn offer(host: &str, id: &str) -> Offer {
-        Offer {
-            provider: "p".into(),
-            id: id.into(),
-            capacity: Capacity::Spot,
-            price_per_hour: Money::ZERO,
-            region: String::new(),
-            host: host.into(),
-            gpu: None,
-            gpu_count: 0,
-            gpu_memory_mib: 0,
-            cpu_millis: 0,
-            memory_mib: 0,
-            disk_gib: 0,
-            storage_price_per_gib_hour: Money::ZERO,
-            download_price_per_gb: Money::ZERO,
-            upload_price_per_gb: Money::ZERO,
-            download_mbps: 0,
-            upload_mbps: 0,
-            reliability_ppm: 0,
-            trust: Trust::Community,
-            cuda_milli: 0,
-            max_duration_s: None,
-        }
+        Offer { host: host.into(), ..test_machine::offer(id) }
     }
 
     struct World {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::engine::table::{At, Cell, ENDS, Reached};
 use crate::engine::wire::lock;
 use crate::engine::{Mood, Options, report, sweep};
-use crate::{knob, stopwatch, told};
+use crate::{all_hold, knob, stopwatch};
 
 /// How long a machine that no object knows may live once it must be visible. The project's goal.
 const LEAK_BOUND: Duration = Duration::from_mins(1);
@@ -98,13 +98,7 @@ fn every_end_in_every_phase() {
         worst.as_secs_f64(),
         leaks.len()
     );
-    assert!(
-        failures.is_empty(),
-        "{} of {} worlds break a promise, namely\n{}",
-        failures.len(),
-        worlds.len(),
-        told(&failures)
-    );
+    all_hold(&failures, worlds.len());
     assert!(worst <= LEAK_BOUND, "a machine lived on for {worst:?}");
     assert!(reached == cells.len() || knob("WORLD_END").is_some(), "every phase is reached");
 }

@@ -38,7 +38,7 @@ fn rough_worlds_keep_the_promises() {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = worlds as f64 / seconds;
     println!("{worlds} rough worlds in {seconds:.1} s: {rate:.1} a second");
-    assert!(failures.is_empty(), "{} of {worlds} worlds break a promise; namely\n{}", failures.len(), told(&failures));
+    all_hold(&failures, worlds);
 }
 
 /// One world with its whole trace, a story's if `WORLD_STORY` gives its number, with `WORLD_CUT` and `WORLD_WAY` as a sweep would.
@@ -73,6 +73,11 @@ fn told(failures: &[String]) -> String {
     format!("{}\n{one}", lines.join("\n"))
 }
 
+/// No world has broken a promise.
+fn all_hold(failures: &[String], worlds: usize) {
+    assert!(failures.is_empty(), "{} of {worlds} worlds break a promise, namely\n{}", failures.len(), told(failures));
+}
+
 #[test]
 fn a_seed_repeats() {
     let options = Options::new(3, Mood::Rough);
@@ -97,14 +102,7 @@ fn every_kind_of_call_may_go_wrong_once() {
         references.len(),
         swept.worlds
     );
-    let failures = swept.failures;
-    assert!(
-        failures.is_empty(),
-        "{} of {} worlds break a promise, namely\n{}",
-        failures.len(),
-        swept.worlds,
-        told(&failures)
-    );
+    all_hold(&swept.failures, swept.worlds);
 }
 
 #[test]
@@ -118,7 +116,7 @@ fn a_restart_in_place_survives_every_cut() {
     assert_eq!(machine(&started[0]), machine(&started[1]), "both attempts run on one machine: {started:?}");
     let swept = sweep::sweep_restart();
     println!("restart in place: {} worlds, {} failures", swept.worlds, swept.failures.len());
-    assert!(swept.failures.is_empty(), "{} worlds break a promise\n{}", swept.failures.len(), told(&swept.failures));
+    all_hold(&swept.failures, swept.worlds);
 }
 
 /// True for a call of which a freeze could buy twice, forget a machine, or count its cost twice.
@@ -152,13 +150,7 @@ fn an_operator_frozen_at_any_call_of_renting_rents_nothing_twice() {
     let failures = sweep::run_all(&worlds);
     println!("{} freezes at calls of renting in {:.1} s", worlds.len(), watch.elapsed().as_secs_f64());
     assert!(worlds.len() > 50, "the stories make calls of renting");
-    assert!(
-        failures.is_empty(),
-        "{} of {} worlds break a promise, namely\n{}",
-        failures.len(),
-        worlds.len(),
-        told(&failures)
-    );
+    all_hold(&failures, worlds.len());
 }
 
 /// Worlds in which a bug should show, likely ones first.

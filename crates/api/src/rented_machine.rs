@@ -288,6 +288,20 @@ pub struct Traffic {
     pub received_bytes: i64,
 }
 
+impl OrderStatus {
+    /// What it is about, of the offers in `spec.offers`, or of anything that stands in the same order.
+    pub fn of<'a, T>(&self, offers: &'a [T]) -> Option<&'a T> {
+        offers.get(usize::try_from(self.offer).ok()?)
+    }
+}
+
+impl RentedMachineStatus {
+    /// The order that bought the machine.
+    pub fn rented_order(&self) -> Option<&OrderStatus> {
+        self.orders.iter().rev().find(|order| order.outcome == OrderOutcome::Rented)
+    }
+}
+
 /// State, orders and cost of the machine.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]

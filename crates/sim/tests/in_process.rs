@@ -18,6 +18,7 @@ use hyper::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use support::Served;
+use support::fixture::op;
 use tradewind_core::gate::{Gate, Point, Verdict};
 use tradewind_core::{Capacity, Clock, InstallId, ManualClock, Money, Offer, OrderKey, SecretString, SystemClock};
 use tradewind_providers::conformance::{self, Check, Fault as Disturb, Fixture, Verb};
@@ -51,16 +52,6 @@ fn pods() -> Value {
         {"id": "NVIDIA L4", "sim": {"stock": 0}},
         {"id": "AMD Instinct MI300X OAM"}
     ]))
-}
-
-const fn word(verb: Verb) -> &'static str {
-    match verb {
-        Verb::Offers => "offers",
-        Verb::Rent => "rent",
-        Verb::Describe => "describe",
-        Verb::List => "list",
-        Verb::Terminate => "terminate",
-    }
 }
 
 const fn when(fault: Disturb) -> &'static str {
@@ -129,7 +120,7 @@ impl Fixture for InProcess {
         ready(self.change(offer, OfferChange { bid_micros_per_hour: Some(bid), ..OfferChange::default() }))
     }
     fn arm(&mut self, verb: Verb, fault: Disturb) -> BoxFuture<'_, Check> {
-        let fault = Fault::parse(&json!({"op": word(verb), "when": when(fault)}), &[self.account]);
+        let fault = Fault::parse(&json!({"op": op(verb), "when": when(fault)}), &[self.account]);
         ready(fault.map(|fault| self.provider.faults().add(fault)).map_err(|error| error.to_string()))
     }
     fn set_key_valid(&mut self, valid: bool) -> BoxFuture<'_, Check> {
@@ -137,7 +128,7 @@ impl Fixture for InProcess {
         ready(self.market.lock().unwrap().set_api_key(self.account, key).map_err(|error| error.to_string()))
     }
     fn calls(&mut self, verb: Verb) -> BoxFuture<'_, Check<usize>> {
-        ready(Ok(self.provider.calls(word(verb))))
+        ready(Ok(self.provider.calls(op(verb))))
     }
     fn billed<'a>(&'a mut self, key: &'a OrderKey) -> BoxFuture<'a, Check<Vec<String>>> {
         let market = self.market.lock().unwrap();

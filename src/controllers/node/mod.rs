@@ -15,6 +15,7 @@ use tradewind_api::{Reason, names};
 use tradewind_cluster::{Guard, Key, Removal, StatusPatch, Strategy, Typed};
 
 use crate::context::Context;
+use crate::controllers::pod;
 use crate::controllers::rented_machine;
 use crate::events::{Severity, reference};
 use crate::runtime::{Failure, Reconciler, Wake};
@@ -60,7 +61,7 @@ impl Nodes {
         self.make_ready(&node).await?;
         self.renew_lease(&node).await?;
         for pod in ctx.caches.pods.all() {
-            if pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(key.name.as_str()) {
+            if pod::node(&pod) == key.name {
                 self.look_at(&pod).await?;
             }
         }
@@ -181,7 +182,7 @@ impl Nodes {
             ctx.tell(&reference(Pod::KIND, pod), Severity::Warning, Reason::NotARentalNode, "Reject", note).await;
         }
         if pod.metadata.deletion_timestamp.is_none() {
-            if ours && over(pod) {
+            if ours && pod::is_over(pod) {
                 // Its machine's object was torn away before it could let the Pod go.
                 rented_machine::drop_finalizer(ctx, pod).await?;
             }
@@ -194,10 +195,6 @@ impl Nodes {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-fn over(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 impl Reconciler for Nodes {

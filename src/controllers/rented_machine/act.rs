@@ -21,6 +21,7 @@ use super::{cost, lagging, project};
 use crate::accounts::{Account, books, ledger};
 use crate::context::Context;
 use crate::controllers::deletion::{Deletion, deletion};
+use crate::controllers::pod;
 use crate::events::Severity;
 use crate::market::UsedUp;
 use crate::runtime::Failure;
@@ -245,7 +246,7 @@ impl Acting<'_> {
         let bound = self.ctx.cluster.find::<Pod>(&key).await?.is_some_and(|pod| {
             pod.metadata.uid.as_ref() == Some(&claim.pod_uid)
                 && pod.metadata.deletion_timestamp.is_none()
-                && pod.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&self.ctx.settings.node_name)
+                && pod::node(&pod) == self.ctx.settings.node_name
         });
         if bound { Ok(()) } else { lapsed("the Pod is gone or runs elsewhere") }
     }
@@ -526,8 +527,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Brings the claimed Pod in line with the machine, if it is on our Node.
 pub async fn project_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), Failure> {
     let Some(pod) = claimed_pod(ctx, machine) else { return Ok(()) };
-    let ours = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(ctx.settings.node_name.as_str());
-    if !ours {
+    if pod::node(&pod) != ctx.settings.node_name {
         return Ok(());
     }
     let status = machine.status.clone().unwrap_or_default();
@@ -564,8 +564,7 @@ fn claimed_pod(ctx: &Context, machine: &RentedMachine) -> Option<std::sync::Arc<
 
 /// A finished Pod needs our finaliser no longer: from here on it may be deleted at once.
 async fn free_finished_pod(ctx: &Context, pod: &Pod) -> Result<(), Failure> {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
-    if matches!(phase, "Succeeded" | "Failed") { drop_finalizer(ctx, pod).await } else { Ok(()) }
+    if pod::is_over(pod) { drop_finalizer(ctx, pod).await } else { Ok(()) }
 }
 
 /// Lets a Pod that is being deleted go, or frees a finished one; what is rented is the machine's matter, not the Pod's.
@@ -584,10 +583,10 @@ pub async fn free_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), Fail
 
 /// Takes our finaliser off a Pod.
 pub async fn drop_finalizer(ctx: &Context, pod: &Pod) -> Result<(), Failure> {
-    let finalizers = pod.metadata.finalizers.clone().unwrap_or_default();
-    if !finalizers.iter().any(|f| f == names::POD_FINALIZER) {
+    if !pod::is_held(pod) {
         return Ok(());
     }
+    let finalizers = pod.metadata.finalizers.clone().unwrap_or_default();
     let rest: Vec<String> = finalizers.into_iter().filter(|f| f != names::POD_FINALIZER).collect();
     let patch = MetadataPatch { finalizers: Some(rest), ..MetadataPatch::default() };
     match ctx.cluster.amend::<Pod>(&Key::of(pod), &patch, &Guard::exact(pod)).await {

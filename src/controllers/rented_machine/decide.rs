@@ -201,8 +201,7 @@ pub fn decide(observed: &Observed) -> Decision {
 
 /// The offer of the order that bought the machine.
 pub fn rented_offer<'a>(observed: &'a Observed, status: &RentedMachineStatus) -> Option<&'a Offer> {
-    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
-    observed.offers.get(usize::try_from(order.offer).ok()?)?.as_ref()
+    status.rented_order()?.of(&observed.offers)?.as_ref()
 }
 
 /// Finds the machine of an open order by its key, and follows the state of the machine that is ours.
@@ -288,7 +287,7 @@ pub fn became_ours(
         status.running_since = Some(MicroTime(at));
     }
     status.phase = MachinePhase::Booting;
-    let offer = usize::try_from(order.offer).ok().and_then(|i| observed.offers.get(i)).and_then(Option::as_ref);
+    let offer = order.of(&observed.offers).and_then(Option::as_ref);
     if let Some(offer) = offer {
         status.gpu = offer.gpu.as_ref().map(|gpu| format!("{}x{gpu}", offer.gpu_count));
         status.region = Some(offer.region.clone());
@@ -579,13 +578,7 @@ fn next_order(observed: &Observed, account: &AccountView, status: &mut RentedMac
         let why: Vec<String> = status
             .orders
             .iter()
-            .filter_map(|o| {
-                Some(format!(
-                    "{}: {}",
-                    observed.spec.offers.get(usize::try_from(o.offer).ok()?)?.id,
-                    o.reason.as_deref()?
-                ))
-            })
+            .filter_map(|o| Some(format!("{}: {}", o.of(&observed.spec.offers)?.id, o.reason.as_deref()?)))
             .collect();
         status.ended_message = Some(format!("every offer was refused ({})", why.join(", ")));
         return ending(observed, status);

@@ -9,12 +9,13 @@ use tradewind_api::rented_machine::{
 };
 use tradewind_api::training_job::CheckpointStatus;
 use tradewind_api::{Reason, RentedMachineStatus};
-use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey, Trust};
+use tradewind_core::{Capacity, InstallId, Money, Offer, OrderKey};
 use tradewind_protocol::{Exit, HostFacts};
 use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
 use super::serve::{AgentView, Served};
+use crate::test_machine;
 
 const UID: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
 
@@ -24,27 +25,12 @@ fn at(second: i64) -> Timestamp {
 
 pub(super) fn offer(id: &str) -> Offer {
     Offer {
-        provider: "p".into(),
-        id: id.into(),
-        capacity: Capacity::Spot,
         price_per_hour: Money::from_micros(360_000),
         region: "NO".into(),
         host: "h".into(),
-        gpu: None,
-        gpu_count: 0,
-        gpu_memory_mib: 0,
-        cpu_millis: 0,
-        memory_mib: 0,
         disk_gib: 100,
         storage_price_per_gib_hour: Money::from_micros(36),
-        download_price_per_gb: Money::ZERO,
-        upload_price_per_gb: Money::ZERO,
-        download_mbps: 0,
-        upload_mbps: 0,
-        reliability_ppm: 0,
-        trust: Trust::Community,
-        cuda_milli: 0,
-        max_duration_s: None,
+        ..test_machine::offer(id)
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::{Provider, RentedMachine, TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_core::Offer;
@@ -16,6 +15,7 @@ use super::memory::MachineMemory;
 use super::serve;
 use crate::accounts::{Account, books};
 use crate::context::Context;
+use crate::controllers::pod;
 use crate::runtime::Failure;
 
 /// From the order's write to the rent call at most: promise 1.
@@ -40,8 +40,10 @@ pub async fn observe(
     if let (Some(id), Some(list)) = (&status.machine_id, account.as_ref().and_then(|a| a.sightings())) {
         memory.seen |= list.machines.iter().any(|m| m.id == *id);
     }
+    let offers: Vec<Option<Offer>> =
+        spec.offers.iter().map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok()).collect();
     let closing = match closing(ctx, &spec.provider, account.as_deref()) {
-        None => denied(ctx, machine).await,
+        None => denied(ctx, machine, &offers).await,
         closing => closing,
     };
     let account = account.map(|a| account_view(ctx, &a, machine));
@@ -61,10 +63,7 @@ pub async fn observe(
     if ending {
         memory.end_written.get_or_insert(ctx.clock.monotonic());
     }
-    let offers: Vec<Option<Offer>> =
-        spec.offers.iter().map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok()).collect();
-    let rented = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented);
-    let rented = rented.and_then(|o| offers.get(usize::try_from(o.offer).ok()?)?.as_ref());
+    let rented = status.rented_order().and_then(|order| order.of(&offers)?.as_ref());
     let host_proven = rented.is_some_and(|offer| ctx.market.is_proven(offer, ctx.clock.monotonic()));
     let mut served = None;
     if !status.last_report_read {
@@ -169,15 +168,14 @@ fn closing(ctx: &Context, provider: &str, account: Option<&Account>) -> Option<S
 
 /// Why the job's namespace may not use its offers on this account any more, as far as can be seen: a claim is given up for it, and what is
 /// rented goes on.
-async fn denied(ctx: &Context, machine: &RentedMachine) -> Option<String> {
+async fn denied(ctx: &Context, machine: &RentedMachine, offers: &[Option<Offer>]) -> Option<String> {
     if machine.status.as_ref().is_some_and(|s| s.machine_id.is_some() || s.ended.is_some()) {
         return None;
     }
     let provider = ctx.caches.providers.get(&Key::cluster(machine.spec.provider.as_str()))?;
-    let offers = machine.spec.offers.iter().filter_map(|o| serde_json::from_value::<Offer>(o.offer.clone()).ok());
-    let least = offers.min_by_key(|offer| offer.trust);
+    let least = offers.iter().flatten().min_by_key(|offer| offer.trust);
     // What cannot be read now is asked again before anything is ordered.
-    ctx.denied(&machine.spec.job.namespace, &provider, least.as_ref()).await.ok().flatten()
+    ctx.denied(&machine.spec.job.namespace, &provider, least).await.ok().flatten()
 }
 
 fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {
@@ -187,12 +185,12 @@ fn pod_view(ctx: &Context, machine: &RentedMachine) -> PodView {
     if pod.metadata.uid.as_deref() != Some(claim.pod_uid.as_str()) {
         return PodView::Absent;
     }
-    match pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) {
-        Some(node) if !node.is_empty() && node != ctx.settings.node_name => PodView::Elsewhere,
+    match pod::node(&pod) {
+        node if !node.is_empty() && node != ctx.settings.node_name => PodView::Elsewhere,
         // A Pod that is going is as good as gone: nothing is rented for it, and its claim is given up.
         _ if pod.metadata.deletion_timestamp.is_some() => PodView::Absent,
-        None | Some("") => PodView::Unbound,
-        Some(_) => PodView::Ours,
+        "" => PodView::Unbound,
+        _ => PodView::Ours,
     }
 }
 

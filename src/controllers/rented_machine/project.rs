@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 use tradewind_api::rented_machine::{MachinePhase, RentedMachineSpec};
 use tradewind_api::{Reason, RentedMachineStatus};
 
+use crate::controllers::pod;
+
 /// The status patch (strategic merge) that brings the Pod in line; `None` if it is in line.
 pub fn patch(spec: &RentedMachineSpec, status: &RentedMachineStatus, pod: &Pod, now: jiff::Timestamp) -> Option<Value> {
     let want = wanted(spec, status);
     let have = pod.status.as_ref();
-    let phase = have.and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
-    if matches!(phase, "Succeeded" | "Failed") {
+    let phase = pod::phase(pod);
+    if pod::is_over(pod) {
         // The server does not keep a terminal phase terminal: the latch is here.
         return None;
     }

@@ -1,7 +1,6 @@
 //! The reserve of a budget: what a machine still costs after it is told to stop, for its last save and its end. Pure.
 
 use tradewind_api::RentedMachine;
-use tradewind_api::rented_machine::OrderOutcome;
 use tradewind_api::training_job::CheckpointStatus;
 use tradewind_core::{Money, Offer};
 
@@ -56,8 +55,7 @@ pub fn of(machine: &RentedMachine, newest: Option<&CheckpointStatus>) -> Reserve
 
 /// The offer that a machine was rented on.
 pub fn offer(machine: &RentedMachine) -> Option<Offer> {
-    let order = machine.status.as_ref()?.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
-    let chosen = machine.spec.offers.get(usize::try_from(order.offer).ok()?)?;
+    let chosen = machine.status.as_ref()?.rented_order()?.of(&machine.spec.offers)?;
     serde_json::from_value(chosen.offer.clone()).ok()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::rented_machine::{OrderOutcome, OrderStatus, StopRequest, Workload};
+use tradewind_api::rented_machine::{OrderStatus, StopRequest, Workload};
 use tradewind_api::{Reason, RentedMachineStatus};
 use tradewind_core::{Capacity, Money};
 use tradewind_protocol::Exit;
@@ -182,8 +182,8 @@ fn too_dear(
     machine: &Machine,
 ) -> Option<(Reason, String)> {
     let price = machine.price_per_hour.filter(|_| !bids || machine.capacity == Capacity::OnDemand)?;
-    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented)?;
-    let cap = observed.spec.offers.get(usize::try_from(order.offer).ok()?)?.price_cap;
+    let order = status.rented_order()?;
+    let cap = order.of(&observed.spec.offers)?.price_cap;
     // A market that tells one price for everything counts the disk in, in whole cents.
     let slack = if bids { Money::ZERO } else { Money::from_micros(10_000) + disk_rate(observed, order) };
     (price > cap + slack)
@@ -191,7 +191,7 @@ fn too_dear(
 }
 
 fn disk_rate(observed: &Observed, order: &OrderStatus) -> Money {
-    let offer = usize::try_from(order.offer).ok().and_then(|i| observed.offers.get(i)).and_then(Option::as_ref);
+    let offer = order.of(&observed.offers).and_then(Option::as_ref);
     offer.map_or(Money::ZERO, |offer| cost::with_disk(Money::ZERO, offer, observed.spec.workload.disk_gib))
 }
 
@@ -218,8 +218,7 @@ pub fn failed_quickly(observed: &Observed, status: &RentedMachineStatus, exit: &
 
 /// What the offer that was rented has got, by the size of the image and the bandwidth of its host.
 pub fn start_deadline_s(observed: &Observed, status: &RentedMachineStatus) -> i64 {
-    let order = status.orders.iter().rev().find(|o| o.outcome == OrderOutcome::Rented);
-    let offer = order.and_then(|o| observed.spec.offers.get(usize::try_from(o.offer).ok()?));
+    let offer = status.rented_order().and_then(|order| order.of(&observed.spec.offers));
     offer.and_then(|offer| offer.start_deadline_s).unwrap_or(observed.spec.start_deadline_s)
 }
 

@@ -9,7 +9,7 @@ use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
 
 use super::decide::{Observed, POD_AGAIN, Step};
 use super::placement::{self, Rent};
-use super::{JobMemory, pod};
+use super::{JobMemory, template};
 use crate::context::Context;
 use crate::events::{Severity, reference};
 use crate::runtime::Failure;
@@ -53,7 +53,7 @@ async fn create_pod(
     memory: &mut JobMemory,
 ) -> Result<bool, Failure> {
     let node = on_node.map(|_| ctx.settings.node_name.as_str());
-    let value = pod::build(job, attempt, node);
+    let value = template::build(job, attempt, node);
     let mut pod: Pod = serde_json::from_value(value).map_err(|e| Failure::new("PodUnreadable", e.to_string()))?;
     if on_node.is_some() {
         pod.metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
@@ -64,7 +64,7 @@ async fn create_pod(
             memory.pod_refused = None;
             ctx.caches.pods.own(&created);
             if let Some((reason, words)) = on_node {
-                let note = format!("Pod {} {words}", pod::name(job, attempt));
+                let note = format!("Pod {} {words}", template::name(job, attempt));
                 ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, reason, "CreatePod", note).await;
             }
             Ok(true)
@@ -75,7 +75,7 @@ async fn create_pod(
         }
         Err(error @ ClusterError::Refused { .. }) => {
             let reason = if error.is_quota() { Reason::QuotaExceeded } else { Reason::PodRefused };
-            let note = format!("Pod {} cannot be made now: {error}; it is tried again", pod::name(job, attempt));
+            let note = format!("Pod {} cannot be made now: {error}; it is tried again", template::name(job, attempt));
             ctx.tell(&reference(TrainingJob::KIND, job), Severity::Warning, reason, "CreatePod", note.clone()).await;
             memory.pod_refused = Some((ctx.clock.monotonic() + POD_AGAIN, reason, note));
             Ok(true)

@@ -13,12 +13,12 @@ use tradewind_checkpoints::identity::EndRecord;
 use super::ended::ended_machine;
 use super::place::{in_cluster, place};
 use super::placement::{Choice, Rent};
-use super::pod;
 use super::restart;
 use super::status::Report;
 use super::stop;
 use super::valid::{Refused, Valid};
 use crate::controllers::deletion::{Deletion, deletion};
+use crate::controllers::pod;
 use crate::runtime::Wake;
 
 /// Everything that was read.
@@ -364,11 +364,7 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let bound = pod::node(pod);
-    let claim = Claim {
-        pod_namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        pod_name: pod.metadata.name.clone().unwrap_or_default(),
-        pod_uid: uid.clone(),
-    };
+    let claim = pod::claim(pod);
     let on_ours = bound == o.node;
     if let (Some(machine), true, Some(how @ (Deletion::Asked | Deletion::Forced))) =
         (machine.filter(|m| rented(m)), on_ours, deletion(pod))

@@ -10,12 +10,12 @@ pub mod identity;
 mod observe;
 mod place;
 pub mod placement;
-pub mod pod;
 mod quick;
 mod restart;
 mod room;
 pub mod status;
 pub mod stop;
+pub mod template;
 pub mod valid;
 
 use std::collections::BTreeMap;

@@ -15,8 +15,9 @@ use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
 use super::valid::{self, Valid};
-use super::{JobMemory, place, placement, pod};
+use super::{JobMemory, place, placement, template};
 use crate::context::Context;
+use crate::controllers::pod;
 use crate::runtime::Failure;
 use crate::storage::Unusable;
 
@@ -203,7 +204,7 @@ async fn admission(
 
 async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, Failure> {
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-    let value = pod::build(job, 0, None);
+    let value = template::build(job, 0, None);
     match ctx.cluster.create_dry_run_strict(Pod::KIND, namespace, &value).await {
         Ok(()) | Err(ClusterError::AlreadyExists) => Ok(None),
         Err(error) if error.is_quota() => Ok(None),

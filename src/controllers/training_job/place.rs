@@ -13,9 +13,9 @@ use tradewind_api::{Reason, RentedMachine};
 use super::decide::{Decision, Observed, Step};
 use super::ended::program_failed;
 use super::placement::Choice;
-use super::pod;
 use super::status::Report;
 use super::valid::Valid;
+use crate::controllers::pod;
 use crate::runtime::Wake;
 
 /// Neither bound elsewhere nor claimed: wait for the cluster, or rent.

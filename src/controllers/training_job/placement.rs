@@ -248,6 +248,9 @@ impl Planning<'_> {
                 return into_choice(&needs, &Plan { ranked, ..found }, &start);
             }
             if found.ranked.is_empty() {
+                if full.is_empty() && far.is_empty() {
+                    return into_choice(&needs, &found, &start);
+                }
                 break;
             }
             // With disk and traffic the best are all too dear; there may be others behind them.
@@ -416,34 +419,11 @@ impl StartTime {
 
 #[cfg(test)]
 mod tests {
-    use tradewind_core::{Capacity, Trust};
-
     use super::*;
+    use crate::test_machine;
 
     fn offer(download_mbps: u64) -> Offer {
-        Offer {
-            provider: "p".into(),
-            id: "o".into(),
-            capacity: Capacity::Spot,
-            price_per_hour: Money::ZERO,
-            region: String::new(),
-            host: String::new(),
-            gpu: None,
-            gpu_count: 0,
-            gpu_memory_mib: 0,
-            cpu_millis: 0,
-            memory_mib: 0,
-            disk_gib: 0,
-            storage_price_per_gib_hour: Money::ZERO,
-            download_price_per_gb: Money::ZERO,
-            upload_price_per_gb: Money::ZERO,
-            download_mbps,
-            upload_mbps: 0,
-            reliability_ppm: 0,
-            trust: Trust::Community,
-            cuda_milli: 0,
-            max_duration_s: None,
-        }
+        Offer { download_mbps, ..test_machine::offer("o") }
     }
 
     #[test]

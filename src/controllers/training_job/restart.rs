@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tradewind_api::RentedMachine;
-use tradewind_api::rented_machine::Claim;
 use tradewind_api::training_job::InCluster;
 
 use super::decide::{Decision, Observed, Step, lives};
 use super::ended::{program_failed, remember};
-use super::pod;
 use super::status::Report;
+use crate::controllers::pod;
 use crate::runtime::Wake;
 
 /// The program of this attempt has failed and its machine still lives: what the failure leads to. `None` if nothing of that is so, or the
@@ -72,13 +71,8 @@ pub fn take_over(o: &Observed, r: &mut Report, attempt: i64) -> Option<Decision>
         // Its machine's controller says how it ended and frees it; once the claim has moved on nobody would.
         return Some(r.clone().rest(Wake::After(Duration::from_secs(1), "the failed Pod shows its end")));
     }
-    let claim = Claim {
-        pod_namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        pod_name: pod.metadata.name.clone().unwrap_or_default(),
-        pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
-    };
     let machine = machine.metadata.name.clone().unwrap_or_default();
-    Some(r.clone().decide(Step::TakeOver { machine, claim, attempt }, Wake::OnChange))
+    Some(r.clone().decide(Step::TakeOver { machine, claim: pod::claim(pod), attempt }, Wake::OnChange))
 }
 
 /// Nothing is taken over, unless the machine serves this attempt already: it is let go, and what else may be rented for the attempt is open

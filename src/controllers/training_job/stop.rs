@@ -6,9 +6,9 @@ use tradewind_api::{Reason, RentedMachine, TrainingJobStatus};
 use tradewind_core::Money;
 
 use super::decide::{Decision, Observed, Step, lives, machine_of};
-use super::pod;
 use super::status::Report;
 use super::valid::Valid;
+use crate::controllers::pod;
 use crate::controllers::rented_machine::{cost, reserve};
 use crate::runtime::Wake;
 

@@ -95,7 +95,8 @@ impl Sim {
     }
 }
 
-fn op(verb: Verb) -> &'static str {
+/// The word for a verb in faults and events.
+pub fn op(verb: Verb) -> &'static str {
     match verb {
         Verb::Offers => "offers",
         Verb::Rent => "rent",

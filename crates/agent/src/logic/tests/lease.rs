@@ -224,10 +224,7 @@ fn a_boot_after_a_silent_one_ends_the_rental_without_another_lease() {
 
 #[test]
 fn while_the_operator_is_away_slots_for_the_last_save_are_kept_back() {
-    let mut rig = Rig::waiting().ordered(Rig::start_document());
-    rig.give_slots(0, 8);
-    rig.store_reports();
-    assert!(rig.took(|action| matches!(action, Action::StartProgram(_))));
+    let mut rig = Rig::running_with(8);
     // Nobody answers any offer. Two pieces each: the first three leave two for the last.
     rig.save(10, &[1, 2]);
     assert_eq!(rig.upload_all().len(), 2);
@@ -251,9 +248,7 @@ fn while_the_operator_is_away_slots_for_the_last_save_are_kept_back() {
 
 #[test]
 fn saves_go_on_once_the_operator_is_back() {
-    let mut rig = Rig::waiting().ordered(Rig::start_document());
-    rig.give_slots(0, 4);
-    rig.store_reports();
+    let mut rig = Rig::running_with(4);
     rig.save(10, &[1, 2]);
     assert_eq!(rig.upload_all().len(), 2);
     unheard(&mut rig, seconds(61));
@@ -265,11 +260,9 @@ fn saves_go_on_once_the_operator_is_back() {
 
 #[test]
 fn what_was_held_back_does_not_take_the_slots_of_the_save_that_follows_the_stop() {
-    let mut rig = Rig::waiting().ordered(Rig::start_document());
+    let mut rig = Rig::running_with(4);
     rig.control.lease_s = 600;
-    rig.give_slots(0, 4);
-    rig.store_reports();
-    assert!(rig.took(|action| matches!(action, Action::StartProgram(_))));
+    rig.hear_soon();
     rig.save(10, &[1, 2]);
     assert_eq!(rig.upload_all().len(), 2);
     unheard(&mut rig, seconds(61));

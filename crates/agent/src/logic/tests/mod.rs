@@ -187,8 +187,13 @@ impl Rig {
     }
 
     fn running() -> Self {
+        Self::running_with(100)
+    }
+
+    /// A program that runs, with so many slots for its saves.
+    fn running_with(slots: u64) -> Self {
         let mut rig = Self::waiting().ordered(Self::start_document());
-        rig.give_slots(0, 100);
+        rig.give_slots(0, slots);
         rig.store_reports();
         assert!(rig.took(|action| matches!(action, Action::StartProgram(_))));
         rig.store_reports();

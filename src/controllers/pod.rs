@@ -1,0 +1,59 @@
+//! What a Pod says, in the words of all controllers. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use tradewind_api::names;
+use tradewind_api::rented_machine::Claim;
+
+/// The claim to a Pod.
+pub fn claim(pod: &Pod) -> Claim {
+    Claim {
+        pod_namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        pod_name: pod.metadata.name.clone().unwrap_or_default(),
+        pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// The node that a Pod is bound to; empty while it is not.
+pub fn node(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+}
+
+/// Whether a Pod has run to its end.
+pub fn is_over(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether our finaliser is on a Pod.
+pub fn is_held(pod: &Pod) -> bool {
+    pod.metadata.finalizers.iter().flatten().any(|f| f == names::POD_FINALIZER)
+}
+
+/// Whether a Pod is of this attempt.
+pub fn is_of(pod: &Pod, attempt: i64) -> bool {
+    label(pod, names::ATTEMPT).is_some_and(|of| *of == attempt.to_string())
+}
+
+/// Phase of a Pod; Pending where it is not set.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// Since when the scheduler calls the Pod unschedulable, if it does.
+pub fn unschedulable(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled")?;
+    let refused = scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable");
+    refused.then(|| scheduled.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
+}
+
+/// A label of a Pod.
+pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
+    pod.metadata.labels.as_ref()?.get(name)
+}
+
+/// Exit code of the program in a Pod, once it has ended.
+pub fn exit_code(pod: &Pod) -> Option<i64> {
+    let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
+    Some(i64::from(state.terminated.as_ref()?.exit_code))
+}
