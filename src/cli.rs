@@ -55,6 +55,10 @@ pub struct RunArgs {
     /// The sweeper only reports machines that nobody claims, and ends none.
     #[arg(long, env = "TRADEWIND_SWEEP_REPORT_ONLY")]
     pub sweep_report_only: bool,
+    /// What one GPU of the cluster's own nodes costs an hour in dollars: 0 where they are owned. A job that may use both rents at once what
+    /// is cheaper.
+    #[arg(long, env = "TRADEWIND_CLUSTER_GPU_PRICE", value_name = "DOLLARS", default_value = "0")]
+    pub cluster_gpu_price: tradewind_core::Money,
     /// Whether the registries of images are asked how large they are, without credentials: hosts get the more time to start, the more
     /// they have to download. Off, or where a registry does not answer, 10 GB are assumed.
     #[arg(long, env = "TRADEWIND_IMAGE_REGISTRIES", value_name = "WHICH", default_value = "on")]
@@ -103,6 +107,10 @@ pub struct MailboxArgs {
     /// The agent's binary that machines fetch: static, for Linux on the machines' architecture.
     #[arg(long, env = "TRADEWIND_AGENT", value_name = "FILE")]
     pub agent: Option<PathBuf>,
+    /// Image with our agent at /usr/local/bin/tradewind-agent (the operator's own has it), for Pods on the cluster's nodes. Without it jobs
+    /// with checkpoints or several workers cannot run in the cluster.
+    #[arg(long, env = "TRADEWIND_AGENT_IMAGE", value_name = "IMAGE")]
+    pub agent_image: Option<String>,
 }
 
 /// All intervals and limits.

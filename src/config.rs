@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use tradewind::runtime::election::Terms;
 use tradewind::settings::Settings;
 use tradewind_checkpoints::{Location, StoreCredentials};
-use tradewind_core::InstallId;
+use tradewind_core::{InstallId, Money};
 use url::Url;
 
 use crate::cli::{RunArgs, Switch, TimeArgs};
@@ -49,6 +49,8 @@ pub struct Config {
     pub unseen_limit: Duration,
     times: TimeArgs,
     sweep_report_only: bool,
+    agent_image: Option<String>,
+    cluster_gpu_price: Money,
 }
 
 /// The operator's own bucket.
@@ -137,6 +139,8 @@ impl Config {
             unseen_limit: args.times.unseen_limit,
             times: args.times,
             sweep_report_only: args.sweep_report_only,
+            agent_image: mailbox_args.agent_image,
+            cluster_gpu_price: args.cluster_gpu_price,
         })
     }
 
@@ -158,6 +162,8 @@ impl Config {
         settings.ticket_lifetime = times.ticket_lifetime;
         settings.start_deadline = times.start_deadline;
         settings.agent_poll = times.agent_poll;
+        settings.agent_image.clone_from(&self.agent_image);
+        settings.cluster_gpu_price = self.cluster_gpu_price;
         settings
     }
 }

@@ -51,6 +51,8 @@ pub struct Context {
     pub told: Mutex<Told>,
     /// What the agents' machines are known to do, in memory only.
     pub machines: crate::controllers::rented_machine::Memory,
+    /// What the agents in the cluster say.
+    pub workers: crate::controllers::worker::Workers,
     /// Keys that controllers ask to be looked at; drained by the runtime.
     pub asked: Mutex<Vec<Work>>,
 }

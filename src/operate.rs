@@ -110,6 +110,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         settings: config.settings(install, &namespace),
         told: Mutex::new(Told::default()),
         machines: rented_machine::Memory::default(),
+        workers: tradewind::controllers::worker::Workers::default(),
         asked: Mutex::new(Vec::new()),
     });
     let inbox = Arc::new(Inbox::new(Arc::clone(&clock)));

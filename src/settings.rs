@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tradewind_core::InstallId;
+use tradewind_core::{InstallId, Money};
 
 /// Settings of one operator.
 #[derive(Debug, Clone)]
@@ -39,6 +39,11 @@ pub struct Settings {
     pub ticket_lifetime: Duration,
     /// Time that a machine has from the rent call to its first report, at least; image size and bandwidth add to it, up to an hour in all.
     pub start_deadline: Duration,
+    /// Image with our agent at `/usr/local/bin/tradewind-agent`, for Pods in the cluster. Without it jobs that need the agent run on rented
+    /// machines only.
+    pub agent_image: Option<String>,
+    /// What a GPU of the cluster's own nodes costs an hour: 0 where they are owned.
+    pub cluster_gpu_price: Money,
     /// How often agents poll and report, if not the agent's own defaults (demo and tests).
     pub agent_poll: Option<Duration>,
 }
@@ -66,6 +71,8 @@ impl Settings {
             // Renewed at half-life: what is left then outlasts the longest absence of an operator (a day) by half a day.
             ticket_lifetime: Duration::from_hours(72),
             start_deadline: Duration::from_mins(15),
+            agent_image: None,
+            cluster_gpu_price: Money::ZERO,
             agent_poll: None,
         }
     }

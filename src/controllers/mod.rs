@@ -7,3 +7,4 @@ pub mod provider;
 pub mod rented_machine;
 pub mod sweeper;
 pub mod training_job;
+pub mod worker;

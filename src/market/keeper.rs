@@ -183,6 +183,7 @@ mod tests {
                 settings: Settings::new(InstallId::derive("uid", "release"), "tradewind-system"),
                 told: Mutex::default(),
                 machines: crate::controllers::rented_machine::Memory::default(),
+                workers: crate::controllers::worker::Workers::default(),
                 asked: Mutex::default(),
             }))
         }

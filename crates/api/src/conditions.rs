@@ -49,8 +49,18 @@ reasons! {
     Valid,
     /// The API server would refuse the Pod.
     PodRefused,
-    /// More than one worker: not there yet.
-    MultipleWorkersNotSupported,
+    /// Several workers need a private network between them, which rented machines do not have: the job waits for room in the cluster.
+    NoPrivateNetwork,
+    /// Another job with several workers waits for room in the cluster and is older.
+    WaitingForTurn,
+    /// A scheduling gate holds the Pods (Kueue, for example): its owner decides when they may run.
+    Gated,
+    /// Not all workers had a node within `gangTimeout`: all were given back.
+    GangTimeout,
+    /// The workers wait until each of them is there.
+    WaitingForWorkers,
+    /// A Pod in the cluster was evicted, drained, preempted, or its node was lost.
+    Disrupted,
     /// The template has something that a rented machine cannot give, and the job must not run in the cluster.
     NotRentable,
     /// The first container names no command, and the image's own cannot be read.

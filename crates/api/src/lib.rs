@@ -31,6 +31,10 @@ pub mod names {
     pub const JOB_NAME: &str = "tradewind.dev/job-name";
     /// Label on Pods and RentedMachines: attempt number.
     pub const ATTEMPT: &str = "tradewind.dev/attempt";
+    /// Label on Pods of jobs with several workers: number of the worker, from 0.
+    pub const RANK: &str = "tradewind.dev/rank";
+    /// Annotation on Pods in the cluster that run our agent: the signed URL of the worker's control document.
+    pub const CONTROL: &str = "tradewind.dev/control";
     /// Annotation on rented Pods: name of the RentedMachine.
     pub const MACHINE: &str = "tradewind.dev/machine";
     /// Finaliser on rented Pods, so that we see why they go.

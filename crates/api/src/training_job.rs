@@ -40,10 +40,11 @@ use crate::values::{Decimal, Size, Span};
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.providers) || size(self.placement.providers) == 0").message("placement.providers names where to rent, but placement.inCluster is Only: remove one of the two").field_path(".placement.providers"),
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.capacity) || self.placement.capacity == 'Any'").message("placement.capacity is about rented machines, but placement.inCluster is Only: remove one of the two").field_path(".placement.capacity"),
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.regions) || size(self.placement.regions) == 0").message("placement.regions names where to rent, but placement.inCluster is Only: remove one of the two").field_path(".placement.regions"),
+    validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || self.placement.inCluster != 'Never'").message("several workers need a private network between them, which rented machines do not have yet: placement.inCluster must not be Never").field_path(".placement.inCluster"),
     validation = Rule::new("!has(self.budget) || !has(self.budget.total) || !has(self.budget.perHour) || !isQuantity(self.budget.total) || !isQuantity(self.budget.perHour) || quantity(self.budget.perHour).compareTo(quantity(self.budget.total)) <= 0").message("budget.perHour must not be more than budget.total").field_path(".budget.perHour")
 )]
 pub struct TrainingJobSpec {
-    /// Number of workers. This version runs one.
+    /// Number of workers: Pods that run the same program at the same time and know each other. More than one run in the cluster only.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 512))]
     pub workers: i32,
@@ -72,6 +73,9 @@ pub struct TrainingJobSpec {
     /// again.
     #[serde(default = "thirty_minutes")]
     pub stall_timeout: Span,
+    /// For so long some workers may wait while others hold nodes; then all are given back, and tried again later.
+    #[serde(default = "five_minutes")]
+    pub gang_timeout: Span,
     /// So long after its end the job's Pods are removed. The job itself stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_after_finished: Option<Span>,
@@ -82,6 +86,10 @@ pub struct TrainingJobSpec {
 
 fn thirty_minutes() -> Span {
     Span("30m".to_owned())
+}
+
+fn five_minutes() -> Span {
+    Span("5m".to_owned())
 }
 
 fn one() -> i32 {
@@ -129,6 +137,10 @@ pub struct CheckpointSpec {
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(max = 1024)))]
     pub resume_args: Vec<String>,
+    /// Which workers write checkpoints: the first one (`RankZero`), or each its part (`AllRanks`): then a checkpoint counts once every
+    /// worker has saved the same step.
+    #[serde(default)]
+    pub writers: Writers,
     /// Time between saves: what we ask of the program, and what the planner assumes until it has measured.
     #[serde(default = "fifteen_minutes")]
     pub interval: Span,
@@ -140,6 +152,16 @@ pub struct CheckpointSpec {
     /// that is complete stays so, unless `Fresh`.
     #[serde(default)]
     pub on_existing: OnExisting,
+}
+
+/// Which workers write checkpoints: RankZero, AllRanks.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writers {
+    /// The first one.
+    #[default]
+    RankZero,
+    /// Each its part.
+    AllRanks,
 }
 
 /// What to do with a run that is there already: Resume, Fail, Fresh.

@@ -71,6 +71,9 @@ pub struct Report {
     /// What the machine has.
     #[serde(default)]
     pub host: Option<HostFacts>,
+    /// Where other workers of the job reach this one: an IP address. Only in the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::IpAddr>,
     /// How long the save of the newest offer took. An agent of the version before does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save_took: Option<SaveTook>,

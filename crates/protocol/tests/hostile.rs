@@ -83,6 +83,7 @@ fn report() -> Report {
         silent: true,
         quiet_s: 77,
         host: Some(HostFacts { disk_bytes: Some(1 << 40), memory_bytes: None, gpus: Some(2) }),
+        address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         save_took: Some(tradewind_protocol::report::SaveTook { offer: 2, millis: 4100 }),
     }
 }

@@ -68,10 +68,12 @@ const DEFAULT_DISK_GIB: i64 = 10;
 /// Why a job cannot be accepted, if it cannot.
 pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
     let workers = job.spec.workers;
-    if workers > 1 {
+    if workers > 1 && values.in_cluster == InCluster::Never {
         return Some(Refused {
-            reason: Reason::MultipleWorkersNotSupported,
-            message: format!("spec.workers is {workers}: this version runs jobs of one worker; set it to 1"),
+            reason: Reason::NoPrivateNetwork,
+            message: format!(
+                "spec.workers is {workers} and placement.inCluster is Never, but rented machines have no private network between them: allow the cluster, or set workers to 1"
+            ),
         });
     }
     let (InCluster::Never, Err(obstacle)) = (values.in_cluster, &values.rental) else { return None };
@@ -371,8 +373,9 @@ mod tests {
     }
 
     #[test]
-    fn several_workers_are_refused_plainly() {
-        let refused = validate(&job(json!({"workers": 4, "template": template(json!({}), json!({}))}))).unwrap_err();
-        assert_eq!(refused.reason, Reason::MultipleWorkersNotSupported);
+    fn several_workers_are_never_rented() {
+        let never =
+            json!({"workers": 4, "template": template(json!({}), json!({})), "placement": {"inCluster": "Never"}});
+        assert_eq!(validate(&job(never)).unwrap_err().reason, Reason::NoPrivateNetwork);
     }
 }

@@ -133,6 +133,7 @@ impl Process {
             settings: settings(),
             told: Mutex::new(Told::default()),
             machines: rented_machine::Memory::default(),
+            workers: tradewind::controllers::worker::Workers::default(),
             asked: Mutex::new(Vec::new()),
         });
         let reconcilers: Vec<Arc<dyn Reconciler>> = vec![

@@ -200,6 +200,7 @@ impl Logic {
             silent: self.lease.silent(),
             quiet_s: self.quiet_s(),
             host: Some(self.boot.host),
+            address: None,
             save_took: self.saves.took().or_else(|| carried?.save_took),
         }
     }

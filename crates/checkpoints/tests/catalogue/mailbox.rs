@@ -47,6 +47,7 @@ fn report(sequence: u64) -> Report {
         silent: false,
         quiet_s: 0,
         host: None,
+        address: None,
         save_took: None,
     }
 }
