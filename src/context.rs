@@ -53,6 +53,8 @@ pub struct Context {
     pub machines: crate::controllers::rented_machine::Memory,
     /// What the agents in the cluster say.
     pub workers: crate::controllers::worker::Workers,
+    /// Whose turn it is among jobs with several workers.
+    pub turns: crate::controllers::training_job::turns::Turns,
     /// Keys that controllers ask to be looked at; drained by the runtime.
     pub asked: Mutex<Vec<Work>>,
 }

@@ -111,6 +111,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         told: Mutex::new(Told::default()),
         machines: rented_machine::Memory::default(),
         workers: tradewind::controllers::worker::Workers::default(),
+        turns: tradewind::controllers::training_job::turns::Turns::default(),
         asked: Mutex::new(Vec::new()),
     });
     let inbox = Arc::new(Inbox::new(Arc::clone(&clock)));

@@ -26,7 +26,7 @@ pub fn elsewhere(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &s
         "{how}{said} within minutes, on a host where no program of ours has worked before: tried once on another host, not counted as a restart"
     );
     r.moves_on(valid, attempt + 1, &why);
-    Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
+    Some(r.clone().decide(Step::CreatePods { attempt: attempt + 1, ranks: vec![0] }, Wake::OnChange))
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(decision.is_some(), free, "{why}");
             let Some(decision) = decision else { continue };
             let next = i64::try_from(history.len()).unwrap();
-            assert_eq!(decision.step, Step::CreatePod { attempt: next, on_node: false }, "never on the same machine");
+            assert_eq!(decision.step, Step::CreatePods { attempt: next, ranks: vec![0] }, "never on the same machine");
             assert_eq!((decision.status.restarts, decision.status.attempt), (0, Some(next)), "{why}");
             assert_eq!(decision.status.phase, JobPhase::Resuming);
             let said = "it ended with exit code 1 (\"CUDA error\") within minutes, on a host where no program of ours has worked before: tried once on another host, not counted as a restart";

@@ -134,6 +134,7 @@ impl Process {
             told: Mutex::new(Told::default()),
             machines: rented_machine::Memory::default(),
             workers: tradewind::controllers::worker::Workers::default(),
+            turns: tradewind::controllers::training_job::turns::Turns::default(),
             asked: Mutex::new(Vec::new()),
         });
         let reconcilers: Vec<Arc<dyn Reconciler>> = vec![
