@@ -68,6 +68,36 @@ pub struct Observed {
     pub agent_image: Option<String>,
 }
 
+#[cfg(test)]
+impl Observed {
+    /// A job of which nothing is there.
+    pub fn bare(job: TrainingJob) -> Self {
+        let job = Arc::new(job);
+        Self {
+            now: Timestamp::UNIX_EPOCH,
+            valid: super::valid::values(&job),
+            job,
+            refused: None,
+            admission: Admission::Fine { newest_attempt: None, run_id: None },
+            pods: Vec::new(),
+            machines: Vec::new(),
+            choice: None,
+            node: "tradewind".to_owned(),
+            newest_attempt: None,
+            over: None,
+            cordoned: false,
+            pod_refused: None,
+            overrun: None,
+            fresh_run_id: String::new(),
+            views: Vec::new(),
+            turn: Turn::Go,
+            others_wait: false,
+            start_deadline: Duration::from_mins(15),
+            agent_image: Some("agent:1".to_owned()),
+        }
+    }
+}
+
 /// What the API server and the storage say about the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {

@@ -5,6 +5,8 @@
 
 mod act;
 pub mod crew;
+#[cfg(test)]
+mod crew_tests;
 pub mod decide;
 mod ended;
 pub mod ending;

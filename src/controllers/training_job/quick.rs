@@ -31,14 +31,11 @@ pub fn elsewhere(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &s
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
     use tradewind_api::training_job::{AttemptRecord, JobPhase};
     use tradewind_api::{TrainingJob, TrainingJobStatus};
 
-    use super::super::decide::{Admission, Observed};
-    use super::super::valid;
+    use super::super::decide::Observed;
     use super::*;
 
     /// What becomes of a job whose attempts ended so, and whose newest one failed with this code.
@@ -60,24 +57,7 @@ mod tests {
         }))
         .unwrap();
         job.status = Some(TrainingJobStatus { attempt: Some(attempt), history, ..TrainingJobStatus::default() });
-        let job = Arc::new(job);
-        let o = Observed {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            valid: valid::values(&job),
-            job,
-            refused: None,
-            admission: Admission::Fine { newest_attempt: None, run_id: None },
-            pods: Vec::new(),
-            machines: Vec::new(),
-            choice: None,
-            node: "node".to_owned(),
-            newest_attempt: None,
-            over: None,
-            cordoned: false,
-            pod_refused: None,
-            overrun: None,
-            fresh_run_id: String::new(),
-        };
+        let o = Observed::bare(job);
         let mut report = Report::new(&o);
         let decision =
             elsewhere(&mut report, &o.valid, attempt, code, "loading\nCUDA error\n\n", "it ended with exit code 1");
