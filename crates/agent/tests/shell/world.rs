@@ -232,6 +232,7 @@ impl World {
                 size_bytes,
                 mode: 0o640,
                 chunks: vec![Chunk { key, size_bytes, sha256 }],
+                rank: None,
             }
         });
         let manifest = Manifest {
@@ -246,6 +247,7 @@ impl World {
             saved_at: Timestamp::UNIX_EPOCH,
             save_began_at: Timestamp::UNIX_EPOCH,
             parent: None,
+            writers: vec![],
         };
         RestoreCandidate { seq, manifest, chunks }
     }

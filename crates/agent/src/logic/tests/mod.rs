@@ -315,10 +315,12 @@ fn candidate(seq: u64, step: u64) -> RestoreCandidate {
             size_bytes: 10,
             mode: 0o644,
             chunks: vec![Chunk { key: key.clone(), size_bytes: 10, sha256: sha256(seq) }],
+            rank: None,
         }],
         saved_at: Timestamp::UNIX_EPOCH,
         save_began_at: Timestamp::UNIX_EPOCH,
         parent: None,
+        writers: vec![],
     };
     RestoreCandidate { seq, manifest, chunks: BTreeMap::from([(key.clone(), ticket(&key))]) }
 }
