@@ -1,5 +1,6 @@
 mod attempts;
 mod chance;
+mod cluster;
 mod lease;
 mod life;
 mod saves;
@@ -38,12 +39,17 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::of(None)
+    }
+
+    fn of(in_cluster: Option<InCluster>) -> Self {
         let boot = Boot {
             id: "boot-1".to_owned(),
             key: "A".repeat(43) + "=",
             control: ticket("bootstrap"),
             host: tradewind_protocol::HostFacts::default(),
             settings: Settings::default(),
+            in_cluster,
         };
         let control = Control {
             version: VERSION,
@@ -131,7 +137,12 @@ impl Rig {
     }
 
     fn waiting() -> Self {
-        let mut rig = Self::new();
+        Self::new().booted()
+    }
+
+    /// Past the question for an earlier boot.
+    fn booted(self) -> Self {
+        let mut rig = self;
         rig.hear();
         assert!(rig.took(|action| matches!(action, Action::FetchOwnReport { .. })));
         rig.give(Input::OwnReport(Fetched::Absent));
