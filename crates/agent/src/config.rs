@@ -28,6 +28,7 @@ const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
 const OWN_PREFIX: &[u8] = b"TRADEWIND_";
 
 /// Where the kubelet looks for a container's last words, unless its Pod says otherwise.
+#[expect(clippy::disallowed_methods, reason = "this module is the one that reads the environment")]
 pub fn termination_log() -> PathBuf {
     std::env::var_os(TERMINATION_LOG).unwrap_or_else(|| "/dev/termination-log".into()).into()
 }

@@ -368,7 +368,9 @@ impl Shell {
             Action::DropStaging { save } => self.drop_staging(save),
             Action::EndRental { end } => self.end_rental(end),
             Action::Leave { code, why } => {
-                why.iter().for_each(|why| last_word(why));
+                if let Some(why) = why {
+                    last_word(&why);
+                }
                 self.leave = Some(u8::try_from(code).unwrap_or(1));
             }
         }

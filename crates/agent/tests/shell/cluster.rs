@@ -170,6 +170,26 @@ fn a_working_directory_that_cannot_be_written_to_is_enough() {
     assert!(left.is_empty(), "the progress file is gone with the program");
 }
 
+/// Two volumes of a Pod that are folders of the node's one disk, the checkpoints' inside the other.
+#[test]
+fn nothing_is_linked_from_one_volume_to_another() {
+    if !Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success()) {
+        println!("skipped: this system lets nobody mount anything");
+        return;
+    }
+    let script = "echo weights > out/ckpt/tmp; mv out/ckpt/tmp out/ckpt/step-2; while [ ! -e go ]; do sleep 0.05; done";
+    let mut world = World::in_cluster(script);
+    std::fs::create_dir_all(world.path("out/ckpt")).unwrap();
+    std::fs::create_dir_all(world.path("volume")).unwrap();
+    let before = ["unshare", "-rm", "/bin/sh", "-c", r#"mount --bind volume out/ckpt && exec "$@""#, "sh"];
+    world.command.splice(0..0, before.map(ToOwned::to_owned));
+    order(&mut world);
+    world.commit(2);
+    assert!(world.path("volume/step-2").exists() && !world.path("out/ckpt/step-2").exists(), "it was mounted");
+    std::fs::write(world.path("go"), "").unwrap();
+    assert_eq!(world.ended(), 0);
+}
+
 fn install(to: &Path) {
     let installed =
         Command::new(env!("CARGO_BIN_EXE_tradewind-agent")).arg("install").arg(to).env_clear().output().unwrap();
