@@ -300,6 +300,9 @@ pub struct CheckpointSettings {
     pub interval_s: u64,
     /// A directory counts as complete when nothing in it changed for so many milliseconds.
     pub quiet_ms: u64,
+    /// Others save: what this program writes to `path` is not uploaded, and nothing waits for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restore_only: bool,
 }
 
 /// A checkpoint that may be restored.

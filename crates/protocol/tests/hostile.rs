@@ -133,6 +133,7 @@ fn start() -> Start {
             resume_args: vec!["--resume".to_owned()],
             interval_s: 900,
             quiet_ms: 2000,
+            restore_only: false,
         }),
         restore: vec![RestoreCandidate {
             seq: 7,

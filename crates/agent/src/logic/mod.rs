@@ -388,6 +388,10 @@ impl Logic {
         }
         // A name without digits tells no step; the program's own progress is the best there is.
         self.alive_at = self.now.monotonic;
+        // A sign of life all the same; but others save, and no slots come for this one.
+        if self.start.as_deref().and_then(|start| start.checkpoint.as_ref()).is_some_and(|c| c.restore_only) {
+            return;
+        }
         seen.step = seen.step.or_else(|| self.output.progress.as_ref().map(|progress| progress.step));
         self.saves.seen(self.now, seen, actions);
     }

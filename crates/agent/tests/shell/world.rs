@@ -122,6 +122,7 @@ impl World {
                 resume_args: vec!["--resume".to_owned(), "$(TRADEWIND_RESUME_PATH)".to_owned()],
                 interval_s: 30,
                 quiet_ms: 700,
+                restore_only: false,
             }),
             restore: vec![],
             data_prefix: data_prefix(1, MACHINE),

@@ -168,6 +168,7 @@ impl Rig {
                 resume_args: vec!["--resume".to_owned()],
                 interval_s: 60,
                 quiet_ms: 1000,
+                restore_only: false,
             }),
             restore: vec![],
             data_prefix: data_prefix(1, MACHINE),
