@@ -146,7 +146,15 @@ impl<'a> Common<'a> {
     fn take_present(&self, memory: &mut JobMemory) -> BTreeMap<i64, WorkerMemory> {
         let present = |(attempt, _): &(i64, i64)| *attempt == self.attempt;
         let keys: Vec<(i64, i64)> = memory.workers.keys().copied().filter(present).collect();
-        keys.into_iter().filter_map(|key| Some((key.1, memory.workers.remove(&key)?))).collect()
+        let taken = keys.into_iter().filter_map(|key| Some((key.1, memory.workers.remove(&key)?)));
+        taken
+            .map(|(rank, mut worker)| {
+                if worker.agent.last_report_read {
+                    worker.due = None;
+                }
+                (rank, worker)
+            })
+            .collect()
     }
 
     /// Does something with some workers, a few at a time. Gives back whom it was true of.
@@ -186,7 +194,7 @@ impl<'a> Common<'a> {
             if worker.pod == PodState::Bound {
                 return Ok(());
             }
-            if ending && worker.agent.control.is_none() {
+            if matches!(worker.pod, PodState::Over | PodState::Going(_)) && worker.agent.control.is_none() {
                 // Nobody ever served it: there is nothing that it could have said.
                 (worker.agent.looked, worker.agent.last_report_read) = (true, true);
                 return Ok(());
@@ -208,11 +216,11 @@ impl<'a> Common<'a> {
         let often = self.ctx.settings.report_poll;
         let now = self.now();
         match worker.pod {
+            _ if worker.agent.last_report_read => None,
             _ if worker.agent.trouble.is_some() => Some(now + often),
-            PodState::Over => (!worker.agent.last_report_read).then_some(now + often),
             PodState::Bound if worker.agent.control.is_some() => None,
             PodState::Running if worker.boot().is_some() && rank > 0 && !self.together() => Some(now + often * OTHERS),
-            PodState::Bound | PodState::Running | PodState::Going(_) => Some(now + often),
+            _ => Some(now + often),
         }
     }
 
@@ -411,9 +419,6 @@ impl<'a> Common<'a> {
         let life = self.ctx.settings.ticket_lifetime;
         worker.tickets_at = self.now() + (life / 8).min(TICKETS_OFTEN);
         worker.due = self.next_look(rank, &worker);
-        if worker.agent.last_report_read {
-            worker.due = None;
-        }
         (worker, true)
     }
 
