@@ -112,20 +112,22 @@ pub fn outcome(parts: &[Part], step: u64, told: &Result<u64, String>) -> Vec<Opt
 
 /// THE SEAM to the joint manifests of `tradewind_checkpoints`: the only place where the parts become one checkpoint. Gives back what was
 /// committed, for the status; the inner error is a sentence, for good.
+#[expect(clippy::unused_async, reason = "waits for the catalogue once the parts can be put together")]
 pub async fn commit(
     _catalogue: &Catalogue,
     _ids: &[String],
     _attempt: u32,
-    _parts: &[&Manifest],
+    _parts: &[Manifest],
 ) -> Result<Result<(CommitOutcome, Manifest), String>, StoreError> {
-    // Until the merge of manifests is there: `gang::merge(parts)`, then `catalogue.commit_gang(ids, attempt, &merged)`.
+    // With `gang::merge(parts)`, then `catalogue.commit_gang(ids, attempt, &merged)`.
     Ok(Err("this version cannot put the parts of several workers together".to_owned()))
 }
 
-/// THE SEAM for restores: the part of a joint checkpoint that one rank gets back, with the tickets for its chunks.
-pub fn for_rank(candidate: &RestoreCandidate, _rank: usize) -> RestoreCandidate {
-    // Until `gang::for_rank(&candidate.manifest, rank)` is there; tickets of other ranks' chunks must go then.
-    candidate.clone()
+/// THE SEAM for restores: the part of a checkpoint that one rank gets back, or why there is none for it.
+#[expect(clippy::unnecessary_wraps, reason = "a rank may have no part once there are parts")]
+pub fn for_rank(candidate: &RestoreCandidate, _rank: usize) -> Result<RestoreCandidate, String> {
+    // With `gang::candidate_for(candidate, rank)`.
+    Ok(candidate.clone())
 }
 
 #[cfg(test)]
