@@ -115,10 +115,9 @@ pub async fn commit(
     catalogue: &Catalogue,
     ids: &[String],
     attempt: u32,
-    parts: &[&Manifest],
+    parts: &[Manifest],
 ) -> Result<Result<(CommitOutcome, Manifest), String>, StoreError> {
-    let parts: Vec<Manifest> = parts.iter().map(|part| (*part).clone()).collect();
-    let merged = match merge(&parts) {
+    let merged = match merge(parts) {
         Ok(merged) => merged,
         Err(error) => return Ok(Err(error.to_string())),
     };

@@ -242,7 +242,11 @@ impl<'a> Common<'a> {
                     }
                     turns.begin = Some(Beginning { gang, restore });
                 }
-                Err(trouble) => workers.values_mut().for_each(|worker| worker.agent.trouble = Some(trouble.clone())),
+                Err(trouble) => {
+                    for worker in workers.values_mut() {
+                        worker.agent.trouble = Some(trouble.clone());
+                    }
+                }
             }
         }
         if self.together() && workers.len() >= self.count {
@@ -265,15 +269,33 @@ impl<'a> Common<'a> {
             Restorable::AtFence,
         ));
         match begun.await? {
-            Ok(candidates) => Ok(candidates),
+            Ok(candidates) => Ok(self.for_all(candidates).await),
             Err(refused) => {
                 if let FenceRefused::HigherAttempt { newest } = refused {
                     tracing::info!(attempt, newest, "Not starting an attempt that is fenced off");
-                    workers.values_mut().for_each(|worker| worker.agent.fenced = true);
+                    for worker in workers.values_mut() {
+                        worker.agent.fenced = true;
+                    }
                 }
                 Err(refused.to_string())
             }
         }
+    }
+
+    /// What every worker can go on from: all begin with the same checkpoint or none does.
+    async fn for_all(&self, candidates: Vec<RestoreCandidate>) -> Vec<RestoreCandidate> {
+        let about = serving::job_reference(&self.job);
+        let mut usable = Vec::new();
+        for candidate in candidates {
+            match (0..self.count).find_map(|rank| gang::for_rank(&candidate, rank).err()) {
+                None => usable.push(candidate),
+                Some(why) => {
+                    let note = format!("checkpoint {} cannot be used: {why}; the one before is tried", candidate.seq);
+                    self.ctx.tell(&about, Severity::Warning, Reason::CheckpointCorrupt, "Restore", note).await;
+                }
+            }
+        }
+        usable
     }
 
     /// Commits what all have saved, or finds out which offers never can be.
@@ -300,10 +322,10 @@ impl<'a> Common<'a> {
         let verdicts = match self.commit_together(workers, &ids, &parts, step).await {
             Ok(told) => gang::outcome(&parts, step, &told),
             Err(trouble) => {
-                workers.values_mut().for_each(|worker| {
+                for worker in workers.values_mut() {
                     worker.agent.trouble = Some(trouble.clone());
                     worker.settled = false;
-                });
+                }
                 Vec::new()
             }
         };
@@ -322,7 +344,7 @@ impl<'a> Common<'a> {
         let Some(settings) = &self.checkpoint else { return Err("the job has no checkpoints".to_owned()) };
         let serving = self.serving(0, "", None);
         let catalogue = serving.catalogue(settings).await?;
-        let manifests: Vec<_> = parts.iter().filter_map(|part| Some(&part.offers.get(&step)?.1)).collect();
+        let manifests: Vec<_> = parts.iter().filter_map(|part| Some(part.offers.get(&step)?.1.clone())).collect();
         let begun = self.now();
         let committed: BoxFuture<'_, _> = Box::pin(gang::commit(&catalogue, ids, self.attempt_u32(), &manifests));
         let (outcome, merged) = match committed.await {
@@ -355,7 +377,9 @@ impl<'a> Common<'a> {
             }
             CommitOutcome::Refused(refusal) if refusal.is_final() => {
                 let fenced = matches!(refusal, tradewind_checkpoints::Refusal::Fenced { .. });
-                workers.values_mut().for_each(|worker| worker.agent.fenced |= fenced);
+                for worker in workers.values_mut() {
+                    worker.agent.fenced |= fenced;
+                }
                 Ok(Err(refusal.to_string()))
             }
             CommitOutcome::Refused(refusal) => Err(refusal.to_string()),

@@ -269,6 +269,12 @@ impl Agent {
     }
 }
 
+fn all_say(agents: &mut [Agent], world: &World, change: fn(&mut Report)) {
+    for agent in agents {
+        agent.says(world, change);
+    }
+}
+
 fn runs(report: &mut Report) {
     report.phase = AgentPhase::Running;
     (report.slots_left, report.slots_used) = (128, 0);
@@ -358,7 +364,7 @@ fn nobody_in_a_gang_begins_before_all_are_there_and_only_the_first_saves() {
         assert_eq!(start.env["NODE_IPS"], "10.0.0.1\n10.0.0.2\n10.0.0.9");
         assert_eq!(start.checkpoint.unwrap().restore_only, rank > 0);
     }
-    agents.iter_mut().for_each(|agent| agent.says(&world, runs));
+    all_say(&mut agents, &world, runs);
     let wake = world.later();
     assert_eq!(wake, Wake::After(Duration::from_secs(5), "the agents' reports"), "the first is read often");
     let slots: Vec<usize> = (0..3).map(|rank| world.control(0, rank).unwrap().slots.len()).collect();
@@ -379,7 +385,7 @@ fn an_operator_that_died_between_two_start_documents_gives_the_rest() {
     let mut world = World::new(2, checkpoint("RankZero"));
     world.look();
     let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    agents.iter_mut().for_each(|agent| agent.says(&world, |_| {}));
+    all_say(&mut agents, &world, |_| {});
     let before = world.object(&format!("tw/machines/{}/control.json", id(UID, 0, 1)));
     world.later();
     // The write to worker 1 never happened.
@@ -400,7 +406,7 @@ fn the_last_save_of_a_worker_that_is_evicted_comes_home() {
     world.later();
     agent.says(&world, runs);
     world.later();
-    let until = world.clock.now() + Duration::from_secs(600);
+    let until = world.clock.now() + Duration::from_mins(10);
     world.pod(0, 0)["metadata"]["deletionTimestamp"] = json!(until);
     world.look();
     assert!(!world.view(0, 0).unwrap().last_report_read, "it still saves");
@@ -425,7 +431,7 @@ fn a_worker_on_a_dead_node_is_not_waited_for_until_its_node_comes_back() {
     agent.says(&world, runs);
     world.later();
     // Nobody tells the kubelet any more: the Pod stays as it is.
-    let until = world.clock.now() + Duration::from_secs(3600);
+    let until = world.clock.now() + Duration::from_hours(1);
     world.pod(0, 0)["metadata"]["deletionTimestamp"] = json!(until);
     world.later();
     assert!(!world.view(0, 0).unwrap().last_report_read);
@@ -488,9 +494,9 @@ fn workers_that_save_at_different_steps_are_told_so() {
     let mut world = World::new(2, checkpoint("AllRanks"));
     world.look();
     let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    agents.iter_mut().for_each(|agent| agent.says(&world, |_| {}));
+    all_say(&mut agents, &world, |_| {});
     world.later();
-    agents.iter_mut().for_each(|agent| agent.says(&world, runs));
+    all_say(&mut agents, &world, runs);
     world.later();
     agents[0].saves(&world, 100);
     world.later();
@@ -510,9 +516,9 @@ fn an_idle_gang_costs_a_read_now_and_then_and_no_write() {
     let mut world = World::new(4, checkpoint("RankZero"));
     world.look();
     let mut agents: Vec<Agent> = (0..4).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    agents.iter_mut().for_each(|agent| agent.says(&world, |_| {}));
+    all_say(&mut agents, &world, |_| {});
     world.later();
-    agents.iter_mut().for_each(|agent| agent.says(&world, runs));
+    all_say(&mut agents, &world, runs);
     world.later();
     world.later();
     let before = world.store.objects("mailbox");
