@@ -66,7 +66,9 @@ impl Plane {
                 write(&directory.join("audit-policy.yaml"), audit::POLICY)?;
                 launch = launch
                     .arg(format!("--audit-policy-file={}", directory.join("audit-policy.yaml").display()))
-                    .arg(format!("--audit-log-path={}", directory.join("audit.log").display()));
+                    .arg(format!("--audit-log-path={}", directory.join("audit.log").display()))
+                    // In MB. Without it a full file is renamed at 100 MB, and what is counted is lost.
+                    .arg("--audit-log-maxsize=10000");
             }
             let url = format!("https://127.0.0.1:{port}");
             let kubeconfig = kubeconfig(&url, &pki.authority, &token);
@@ -97,7 +99,16 @@ impl Plane {
                 "--kube-api-burst=1000".into(),
             ],
         )?;
-        let scheduler = start("kube-scheduler", &["--leader-elect=false".into(), "--secure-port=0".into()])?;
+        let scheduler = start(
+            "kube-scheduler",
+            &[
+                "--leader-elect=false".into(),
+                "--secure-port=0".into(),
+                // At its usual 50 requests a second it alone would decide how fast thousands of Pods start.
+                "--kube-api-qps=500".into(),
+                "--kube-api-burst=1000".into(),
+            ],
+        )?;
         let kwok = if options.kwok { Some(start_kwok(&start).await?) } else { None };
         let kubectl = Kubectl { program: tools.program("kubectl")?, kubeconfig, home };
         let mut plane = Self {
