@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use tradewind_harness::{Launch, Plane, Process, Tools, free_port};
+use tradewind_harness::{Launch, Plane, Process, Tools, eventually, free_port};
 
 /// Its namespace, as in its own manifests.
 pub const NAMESPACE: &str = "jobset-system";
@@ -33,7 +33,11 @@ impl JobSet {
         let crd = crd.display().to_string();
         // Larger than the annotation that a client-side apply would leave.
         plane.kubectl().run(["apply", "--server-side", "-f", &crd]).await?;
-        plane.kubectl().run(["wait", "--for=condition=Established", "--timeout=30s", "-f", &crd]).await?;
+        // kubectl's own wait fails if it comes before the first condition.
+        let served = || async {
+            plane.kubectl().run(["get", "jobsets", "-A"]).await.map(drop).map_err(|error| error.to_string())
+        };
+        eventually("JobSet's kind", READY_WITHIN, served).await?;
         plane.kubectl().run(["create", "namespace", NAMESPACE]).await?;
         // Its roles name each resource; what it asks is the same with all of them.
         let binding = json!({
