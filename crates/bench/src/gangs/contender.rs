@@ -66,7 +66,7 @@ pub struct Contender {
 
 enum World {
     Tradewind(Box<Stack>),
-    JobSet { jobset: JobSet, plane: Box<Plane>, run: RunDir },
+    JobSet { jobset: Box<JobSet>, plane: Box<Plane>, run: RunDir },
 }
 
 /// How long a controller that was started again took.
@@ -84,7 +84,11 @@ impl Contender {
         let options = PlaneOptions { audit: true, kwok: true };
         let world = match kind {
             Kind::Tradewind => {
-                let market = json!({ "providers": {} });
+                // An account as on any installation; nothing is rented.
+                let offer = json!({ "id": 1001, "gpu_name": "RTX 4090", "dph_base": 0.9, "min_bid": 0.1 });
+                let account =
+                    json!({ "kind": "vast", "apiKey": "key-of-the-measurements", "credit": 1000, "offers": [offer] });
+                let market = json!({ "providers": { "vast": account } });
                 let mut wanted = StackOptions::new("bench-gangs", market).production_intervals();
                 wanted.plane = options;
                 // No kubelet of a fake node asks for it.
@@ -95,7 +99,7 @@ impl Contender {
                 let (tools, run) = (Tools::locate()?, RunDir::new("bench-jobset")?);
                 let plane = Plane::start(&tools, run.path(), options).await?;
                 let jobset = JobSet::start(&tools, &plane, run.path()).await?;
-                World::JobSet { jobset, plane: Box::new(plane), run }
+                World::JobSet { jobset: Box::new(jobset), plane: Box::new(plane), run }
             }
         };
         let plane = world.plane();
@@ -189,7 +193,6 @@ impl Contender {
     pub async fn says_running(&self, jobs: u32, limit: Duration) -> Result<()> {
         // From the API server's memory: this must not cost what is measured.
         let path = format!("{}?resourceVersion=0", self.collection());
-        let mut looked_at = String::new();
         let look = || async {
             // A list of a thousand jobs is not asked for more often than that.
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -198,8 +201,7 @@ impl Contender {
             let running = all.iter().filter(|job| self.runs(job)).count();
             if running >= jobs as usize { Ok(()) } else { Err(format!("{running} of {}", all.len())) }
         };
-        looked_at.push_str(self.plural());
-        Ok(eventually(&format!("{jobs} running {looked_at}"), limit, look).await?)
+        Ok(eventually(&format!("{jobs} running {}", self.plural()), limit, look).await?)
     }
 
     fn runs(&self, job: &Value) -> bool {
@@ -217,13 +219,13 @@ impl Contender {
             World::JobSet { jobset, .. } => (&mut jobset.process, jobset::NAMESPACE),
         };
         process.stop(STOP_WITHIN).await?;
-        let (began, count) = (clock.monotonic(), clock.now());
+        let (from, began) = (clock.monotonic(), clock.now());
         process.restart()?;
         match &mut self.world {
             World::Tradewind(stack) => stack.operator.ready().await?,
             World::JobSet { jobset, .. } => jobset.ready().await?,
         }
-        let ready_s = (clock.monotonic() - began).as_secs_f64();
+        let ready_s = clock.monotonic().saturating_sub(from).as_secs_f64();
         let path = format!("/apis/coordination.k8s.io/v1/namespaces/{system}/leases");
         let look = || async {
             let leases = self.api.get(&path).await.map_err(|e| e.to_string())?;
@@ -231,10 +233,10 @@ impl Contender {
                 leases["items"].as_array().into_iter().flatten().filter_map(|lease| {
                     lease["spec"]["acquireTime"].as_str().and_then(|at| at.parse::<Timestamp>().ok())
                 });
-            newest.max().filter(|at| *at >= count).ok_or_else(|| "an older leader".to_owned())
+            newest.max().filter(|at| *at >= began).ok_or_else(|| "an older leader".to_owned())
         };
         let led = eventually("the lead", LEAD_WITHIN, look).await?;
-        Ok(Restarted { ready_s, lead_s: led.duration_since(count).as_secs_f64() })
+        Ok(Restarted { ready_s, lead_s: led.duration_since(began).as_secs_f64() })
     }
 
     /// Leaves its files in place and says where they are.

@@ -1,5 +1,7 @@
 //! The figures of gangs as lines of the table and as JSON.
 
+use std::fmt::Write as _;
+
 use serde_json::json;
 
 use super::contender::Kind;
@@ -53,7 +55,9 @@ fn one(kind: Kind, shown: &Shown, size: &Size, figures: &mut Figures) {
         format!("{:.1} a job, {:.1} of these writes", per_job(cost.requests), per_job(cost.writes as u64));
     if kind == Kind::JobSet {
         let writes = (cost.writes + cost.job_controller_writes) as u64;
-        requests += &format!("; with the job controller {:.1}, {:.1} of these writes", per_job(with), per_job(writes));
+        // Writing into a String cannot fail.
+        let _ =
+            write!(requests, "; with the job controller {:.1}, {:.1} of these writes", per_job(with), per_job(writes));
     }
     row("requests until all run", requests);
     row("  each", audit::told(&cost.each));
