@@ -57,6 +57,8 @@ impl Drop for Crowd {
 /// A client without proxies, with a limit.
 #[expect(clippy::disallowed_methods, reason = "the measurements' one place that builds an HTTP client")]
 pub fn http_client() -> Result<reqwest::Client> {
+    // reqwest wants one even where nothing is encrypted; whoever came first has set the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder().no_proxy().timeout(LIMIT).build()?)
 }
 
@@ -293,5 +295,109 @@ impl Agent<'_> {
                 .await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::time::Instant;
+    use tradewind_checkpoints::{Mailbox, ReportRead, S3Store, StoreCredentials};
+    use tradewind_harness::{RunDir, S3, S3Server, Tools, eventually, or_skip};
+    use tradewind_protocol::Desired;
+
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_mins(10);
+    const SOON: Duration = Duration::from_secs(30);
+
+    async fn control(mailbox: &Mailbox, sequence: u64, boot: Option<&str>) -> Control {
+        let start = match boot {
+            Some(boot) => Some(mailbox.start_ticket("w1", boot, 1, LIFETIME).await.unwrap()),
+            None => None,
+        };
+        Control {
+            version: VERSION,
+            machine: "w1".into(),
+            sequence,
+            lease_s: 1000,
+            desired: if boot.is_some() { Desired::Run } else { Desired::Wait },
+            attempt: 1,
+            control_get: mailbox.control_ticket("w1", LIFETIME).await.unwrap(),
+            report_put: mailbox.report_put_ticket("w1", LIFETIME).await.unwrap(),
+            report_get: mailbox.report_get_ticket("w1", LIFETIME).await.unwrap(),
+            start,
+            start_boot: boot.map(str::to_owned),
+            slots: Vec::new(),
+            logs: Vec::new(),
+            committed: None,
+            refused: None,
+            self_end: None,
+        }
+    }
+
+    async fn report(mailbox: &Mailbox, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
+        let look = || async {
+            match mailbox.read_report("w1", None).await.map_err(|e| e.to_string())? {
+                ReportRead::Changed { report, .. } if wanted(&report) => Ok(*report),
+                other => Err(format!("{other:?}")),
+            }
+        };
+        eventually(what, SOON, look).await.unwrap()
+    }
+
+    /// The operator's side is its own code, over a real store.
+    #[tokio::test]
+    async fn an_agent_boots_runs_beats_and_leaves() {
+        let Some(tools) = or_skip(Tools::locate()) else { return };
+        // The store's client wants it as well, and comes first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let run = RunDir::new("crowd").unwrap();
+        let s3 = S3::start_with(&tools, run.path(), S3Server::Versitygw, false).await.unwrap();
+        s3.create_bucket("mailbox").unwrap();
+        let clock = Arc::new(SystemClock::default());
+        let keys = StoreCredentials::new(&s3.access_key, &s3.secret_key).with_region(Some(S3::REGION.into()));
+        let keys = keys.with_endpoint(&s3.url()).unwrap();
+        let store = S3Store::open(&"s3://mailbox/t/".parse().unwrap(), &keys, clock).unwrap();
+        let mailbox = Mailbox::new(Arc::new(store));
+        let orders = control(&mailbox, 1, None).await;
+        mailbox.write_control(&orders).await.unwrap();
+
+        let (tell, news) = mpsc::unbounded_channel();
+        let crowd = Crowd::start(news).unwrap();
+        let (name, job, control_url) = ("a-1-0".to_owned(), "a".to_owned(), Some(orders.control_get.url));
+        let seen = Seen { name, job, control: control_url, made: Instant::now(), ran: None, failed: None, gone: None };
+        tell.send(News::Runs("uid".into(), seen)).unwrap();
+        let booted = report(&mailbox, "the boot", |report| report.phase == AgentPhase::Booted).await;
+        assert!(booted.address.is_some() && booted.control_seen == 1, "{booted:?}");
+
+        let start = Start {
+            version: VERSION,
+            machine: "w1".into(),
+            boot: booted.boot.clone(),
+            run_id: "r1".into(),
+            attempt: 1,
+            command: vec!["as-in-the-pod".into()],
+            env: BTreeMap::new(),
+            sealed_env: None,
+            working_dir: None,
+            stop_grace_s: 20,
+            checkpoint: None,
+            restore: Vec::new(),
+            data_prefix: tradewind_protocol::manifest::data_prefix(1, "w1"),
+        };
+        mailbox.write_start(&start).await.unwrap();
+        mailbox.write_control(&control(&mailbox, 2, Some(&booted.boot)).await).await.unwrap();
+        let running = report(&mailbox, "the program", |report| report.phase == AgentPhase::Running).await;
+        assert_eq!(running.control_seen, 2);
+
+        crowd.beat(Some(Duration::from_millis(100)));
+        report(&mailbox, "heartbeats", |report| report.sequence > running.sequence + 2).await;
+        crowd.beat(None);
+        tell.send(News::Deleted("uid".into())).unwrap();
+        let left = report(&mailbox, "its end", |report| report.phase == AgentPhase::Exited).await;
+        assert!(left.exit.is_some_and(|exit| exit.code == 143 && exit.told_to_stop));
+        assert!(crowd.requests() > 5);
     }
 }
