@@ -81,9 +81,9 @@ demo: prerequisites ## shows the main path with everything on this machine; KEEP
 
 .PHONY: bench
 bench: prerequisites ## measures; prints a table and writes JSON below target/bench
-	$(call part,tools,$(tools))
+	$(call part,tools,$(tools) --bench)
 	@$(MAKE) build agent
 	@mkdir -p $(TARGET)/bench
 	$(call part,worlds,WORLD_RUNS=$(WORLD_RUNS) $(cargo) test --release --test world -- --test-threads=1 --nocapture rough_worlds every_kind \
 		>$(TARGET)/bench/worlds.log 2>&1 || tail -5 $(TARGET)/bench/worlds.log)
-	@TRADEWIND_TOOLS=$$($(tools)) $(TARGET)/release/tradewind-bench $(BENCH)
+	@TRADEWIND_TOOLS=$$($(tools) --bench) $(TARGET)/release/tradewind-bench $(BENCH)

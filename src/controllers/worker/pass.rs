@@ -233,13 +233,8 @@ impl<'a> Common<'a> {
             && ranks.iter().any(|rank| !rank.started)
         {
             match self.begin(workers).await {
-                Ok(candidates) => {
+                Ok(restore) => {
                     let gang = Gang { addresses, ..self.gang.clone() };
-                    let (restore, unusable) = gang::for_all(&candidates, self.count);
-                    for why in unusable {
-                        let about = serving::job_reference(&self.job);
-                        self.ctx.tell(&about, Severity::Warning, Reason::NoUsableCheckpoint, "Restore", why).await;
-                    }
                     turns.begin = Some(Beginning { gang, restore });
                 }
                 Err(trouble) => {
@@ -515,13 +510,13 @@ impl Turns {
 /// What those begin with that have not begun.
 struct Beginning {
     gang: Gang,
-    /// By rank.
-    restore: Vec<Vec<RestoreCandidate>>,
+    restore: Vec<RestoreCandidate>,
 }
 
 impl Beginning {
     fn of(&self, rank: i64) -> (BTreeMap<String, String>, Vec<RestoreCandidate>) {
         let rank = usize::try_from(rank).unwrap_or(0);
-        (self.gang.environment(rank), self.restore.get(rank).cloned().unwrap_or_default())
+        let part = |candidate: &RestoreCandidate| gang::for_rank(candidate, rank).ok();
+        (self.gang.environment(rank), self.restore.iter().filter_map(part).collect())
     }
 }
