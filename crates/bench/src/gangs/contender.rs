@@ -81,7 +81,7 @@ pub struct Restarted {
 impl Contender {
     /// Starts one with nodes for all jobs.
     pub async fn start(kind: Kind, size: &Size) -> Result<Self> {
-        let options = PlaneOptions { audit: true, kwok: true };
+        let options = PlaneOptions { audit: true, kwok: true, ..PlaneOptions::default() };
         let world = match kind {
             Kind::Tradewind => {
                 // An account as on any installation; nothing is rented.
