@@ -18,7 +18,7 @@ pub fn for_job(reason: Reason, job: &str, namespace: &str) -> Option<String> {
             "make room in the cluster, or run with one worker: several need a network between them that rented machines do not have".to_owned()
         }
         Reason::SecretNotFound | Reason::SecretKeyMissing | Reason::SecretsNotReadable | Reason::NoAccess => {
-            format!("this names what is missing and the command that mends it: {doctor}")
+            format!("see what is missing, and the command that mends it: {doctor}")
         }
         Reason::BucketNotFound | Reason::BucketDenied | Reason::StorageUnsuitable => {
             "mend the bucket or the keys in the Secret that checkpoint.secretRef names; the job goes on by itself".to_owned()

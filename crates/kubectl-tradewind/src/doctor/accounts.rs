@@ -9,7 +9,7 @@ use super::report::Check;
 use crate::advice;
 use crate::cli::DoctorArgs;
 use crate::cost;
-use crate::text::dollars;
+use crate::text::{count, dollars};
 
 const AREA: &str = "accounts";
 
@@ -60,7 +60,7 @@ fn account(provider: &Provider, args: &DoctorArgs, now: Timestamp) -> Check {
         return Check::warning(AREA, name, message).mend(edit);
     }
     if status.machines > 0 && status.committed_per_hour >= limits.per_hour {
-        let message = format!("limits.perHour is used up by {} machines: {}/h", status.machines, dollars(limits.per_hour));
+        let message = format!("limits.perHour is used up by {}: {}/h", count(status.machines, "machine"), dollars(limits.per_hour));
         return Check::warning(AREA, name, message).mend(edit);
     }
     if let Some(credit) = status.credit.filter(|credit| *credit < status.committed_per_hour.times(2).max(Money::from_micros(1))) {
@@ -69,8 +69,8 @@ fn account(provider: &Provider, args: &DoctorArgs, now: Timestamp) -> Check {
     }
     let credit = status.credit.map_or(String::new(), |credit| format!(", credit {}", dollars(credit)));
     let message = format!(
-        "ready, {} machines, {}/h of {}/h, {} of {} a day{credit}",
-        status.machines,
+        "ready, {}, {}/h of {}/h, {} of {} a day{credit}",
+        count(status.machines, "machine"),
         dollars(status.committed_per_hour),
         dollars(limits.per_hour),
         dollars(spent),

@@ -108,7 +108,8 @@ pub fn render(report: &Report, ink: Ink) -> String {
                 text.push('\n');
             }
             area = check.area;
-            let _ = writeln!(text, "{}", ink.paint(area, Shade::Strong));
+            let (first, rest) = area.split_at(1);
+            let _ = writeln!(text, "{}", ink.paint(&format!("{}{rest}", first.to_uppercase()), Shade::Strong));
         }
         let (word, shade) = match check.state {
             State::Ok => ("ok     ", Shade::Good),
