@@ -110,7 +110,8 @@ impl Opener {
                 match self.open().await {
                     Ok(open) => return open,
                     Err(error) => {
-                        let reason = error.downcast_ref::<ProbeFailure>().map_or("CannotBeOpened", ProbeFailure::reason);
+                        let reason =
+                            error.downcast_ref::<ProbeFailure>().map_or("CannotBeOpened", ProbeFailure::reason);
                         let error = format!("{error:#}");
                         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = (reason, error.clone());
                         tracing::warn!(error, location = %self.config.location, "Mailbox cannot be used, trying again");

@@ -33,7 +33,8 @@ struct Plugin<'a> {
 impl<'a> Plugin<'a> {
     fn new(world: &'a World, namespace: &str, plugin: &std::path::Path) -> Result<Self> {
         let kubectl = Tools::locate()?.program("kubectl")?;
-        let directories = [kubectl.parent(), plugin.parent()].map(|d| d.map(|d| d.display().to_string()).unwrap_or_default());
+        let directories =
+            [kubectl.parent(), plugin.parent()].map(|d| d.map(|d| d.display().to_string()).unwrap_or_default());
         Ok(Self { world, namespace: namespace.to_owned(), path: directories.join(":") })
     }
 
@@ -52,7 +53,8 @@ impl<'a> Plugin<'a> {
     }
 
     async fn run(&self, arguments: &str) -> Result<Answer> {
-        let output = tokio::time::timeout(SOON * 3, self.command(arguments)?.output()).await.context(arguments.to_owned())??;
+        let output =
+            tokio::time::timeout(SOON * 3, self.command(arguments)?.output()).await.context(arguments.to_owned())??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Answer { out: text(&output.stdout), err: text(&output.stderr), code: output.status.code().unwrap_or(-1) })
     }
@@ -63,7 +65,12 @@ impl<'a> Plugin<'a> {
             let answer = self.run(arguments).await?;
             ensure!(!answer.out.contains('\u{1b}'), "colours without a terminal");
             println!("$ kubectl tradewind {arguments}\n{}{}exit code {}", answer.out, answer.err, answer.code);
-            let text = format!("$ kubectl tradewind {arguments}\n{}{}exit code {}\n", keep(&answer.out), answer.err, answer.code);
+            let text = format!(
+                "$ kubectl tradewind {arguments}\n{}{}exit code {}\n",
+                keep(&answer.out),
+                answer.err,
+                answer.code
+            );
             Ok(plain(&text, &self.namespace))
         })
         .await
@@ -137,16 +144,21 @@ fn a_user_follows_jobs_from_start_to_end() {
     scenario(async |world| {
         let ns = world.namespace("plugin").await?;
         let tradewind = Plugin::new(world, &ns, &plugin)?;
-        tradewind.says("status my-run", 1, &["there is no TrainingJob my-run in namespace", "has no TrainingJob at all"]).await?;
+        tradewind
+            .says("status my-run", 1, &["there is no TrainingJob my-run in namespace", "has no TrainingJob at all"])
+            .await?;
         tradewind.says("cost", 0, &["No TrainingJobs found.", "PROVIDER"]).await?;
 
-        let long = Job::new(&ns, "my-run", 100_000, 100, "0.1").with(json!({ "budget": { "total": "10", "perHour": "1" } }));
+        let long =
+            Job::new(&ns, "my-run", 100_000, 100, "0.1").with(json!({ "budget": { "total": "10", "perHour": "1" } }));
         long.apply(world).await?;
         long.saved(world, 100, SOON * 2).await?;
         tradewind.golden("plugin-status-running", "status my-run", whole).await?;
         tradewind.says("status my-rnu", 1, &["did you mean my-run?"]).await?;
         tradewind.says("status my-run --context nowhere", 2, &["error: the kubeconfig cannot be used"]).await?;
-        tradewind.says("logs my-run --attempt 7", 1, &["attempt 7 has no Pod any more; these still have one: 0"]).await?;
+        tradewind
+            .says("logs my-run --attempt 7", 1, &["attempt 7 has no Pod any more; these still have one: 0"])
+            .await?;
         tradewind.says("logs my-run -o yaml", 2, &["logs are lines"]).await?;
         tradewind.says("frobnicate", 2, &["unrecognized subcommand", "Usage: kubectl tradewind"]).await?;
 
@@ -169,16 +181,25 @@ fn a_user_follows_jobs_from_start_to_end() {
         short.apply(world).await?;
         // It ends by itself with the job, and has shown it on its way.
         let watched = tradewind.says("status short --watch", 0, &["short  Complete"]).await?;
-        ensure!(watched.matches("\nEvents").count() + watched.matches("nowhere now").count() > 1, "one screen only:\n{watched}");
-        world.stack.eventually("one machine", SOON, || async {
-            let paid = world.machines().await.map_err(|e| e.to_string())?.iter().filter(|m| m.paid).count();
-            if paid == 1 { Ok(()) } else { Err(format!("{paid} are paid")) }
-        }).await?;
+        ensure!(
+            watched.matches("\nEvents").count() + watched.matches("nowhere now").count() > 1,
+            "one screen only:\n{watched}"
+        );
+        world
+            .stack
+            .eventually("one machine", SOON, || async {
+                let paid = world.machines().await.map_err(|e| e.to_string())?.iter().filter(|m| m.paid).count();
+                if paid == 1 { Ok(()) } else { Err(format!("{paid} are paid")) }
+            })
+            .await?;
         tradewind.golden("plugin-status-complete", "status short", whole).await?;
         tradewind.golden("plugin-cost", "cost", whole).await?;
         tradewind.says("cost -A", 0, &["NAMESPACE", &ns, "my-run", "short"]).await?;
         let cost = tradewind.json("cost short").await?;
-        ensure!(cost["jobs"].as_array().is_some_and(|jobs| jobs.len() == 1 && jobs[0]["phase"] == "Complete"), "{cost:#}");
+        ensure!(
+            cost["jobs"].as_array().is_some_and(|jobs| jobs.len() == 1 && jobs[0]["phase"] == "Complete"),
+            "{cost:#}"
+        );
         long.delete(world).await?;
         short.delete(world).await
     });
@@ -214,7 +235,11 @@ fn a_doctor_names_what_is_wrong_and_the_command_that_mends_it() {
         for mend in mends.filter_map(|c| c["mend"].as_str()) {
             let mend = mend.replace("VALUE", "hunter3").replace("=KEY", &format!("={key}"));
             let script = mend.replace("kubectl ", &format!("{} ", Tools::locate()?.program("kubectl")?.display()));
-            let ran = Command::new("sh").args(["-c", &script]).env("KUBECONFIG", world.stack.plane.kubeconfig()).output().await?;
+            let ran = Command::new("sh")
+                .args(["-c", &script])
+                .env("KUBECONFIG", world.stack.plane.kubeconfig())
+                .output()
+                .await?;
             ensure!(ran.status.success(), "{mend}: {}", String::from_utf8_lossy(&ran.stderr));
         }
         world.stack.sim.patch_provider(VAST, &json!({ "apiKey": key })).await?;
@@ -239,10 +264,16 @@ fn a_mailbox_that_broke_is_told_and_so_is_its_recovery() {
         world.stack.operator.restart().await?;
         {
             let doctor = Plugin::new(world, &ns, &plugin)?;
-            doctor.golden("plugin-doctor-mailbox", "doctor", |text| {
-                let wanted = ["mailbox", "exit", "problem", "ticket", "agent "];
-                without_agent_image(text).lines().filter(|l| wanted.iter().any(|w| l.contains(w))).map(|l| format!("{l}\n")).collect()
-            }).await?;
+            doctor
+                .golden("plugin-doctor-mailbox", "doctor", |text| {
+                    let wanted = ["mailbox", "exit", "problem", "ticket", "agent "];
+                    without_agent_image(text)
+                        .lines()
+                        .filter(|l| wanted.iter().any(|w| l.contains(w)))
+                        .map(|l| format!("{l}\n"))
+                        .collect()
+                })
+                .await?;
         }
         let back = json!({ "data": { "AWS_SECRET_ACCESS_KEY": right["data"]["AWS_SECRET_ACCESS_KEY"] } }).to_string();
         world.stack.kubectl().run(["patch", "secret", "mailbox", "-n", "tradewind-system", "-p", &back]).await?;
@@ -259,5 +290,10 @@ fn a_mailbox_that_broke_is_told_and_so_is_its_recovery() {
 
 /// Whether this stack has one is not what is tested.
 fn without_agent_image(text: &str) -> String {
-    text.lines().filter(|l| !l.contains("agent image") && !l.contains("--agent-image")).map(|l| format!("{l}\n")).collect::<String>().replace("No problems, 1 warning.", "No problems.").replace(", 1 warning.", ".")
+    text.lines()
+        .filter(|l| !l.contains("agent image") && !l.contains("--agent-image"))
+        .map(|l| format!("{l}\n"))
+        .collect::<String>()
+        .replace("No problems, 1 warning.", "No problems.")
+        .replace(", 1 warning.", ".")
 }

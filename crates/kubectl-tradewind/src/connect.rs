@@ -36,7 +36,8 @@ impl Connection {
         config.read_timeout = (!endless).then_some(ANSWER_LIMIT);
         config.default_retry = false;
         let namespace = common.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| Trouble::Usage(format!("the kubeconfig cannot be used: {error}")))?;
+        let client = Client::try_from(config)
+            .map_err(|error| Trouble::Usage(format!("the kubeconfig cannot be used: {error}")))?;
         Ok(Self { client, namespace })
     }
 
@@ -52,7 +53,8 @@ impl Connection {
             return Err(trouble);
         }
         let there = api.list_metadata(&ListParams::default().limit(NAMES)).await;
-        let names: Vec<String> = there.map(|list| list.items.into_iter().filter_map(|o| o.metadata.name).collect()).unwrap_or_default();
+        let names: Vec<String> =
+            there.map(|list| list.items.into_iter().filter_map(|o| o.metadata.name).collect()).unwrap_or_default();
         Err(Trouble::NotThere(no_such_job(name, &self.namespace, &names)))
     }
 }

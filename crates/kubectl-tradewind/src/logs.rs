@@ -35,7 +35,7 @@ pub struct Source {
 /// One line, for `-o json`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct Printed<'a> {
     pod: &'a str,
     attempt: i64,
     rank: i64,
@@ -45,7 +45,9 @@ struct Line<'a> {
 /// Runs the command.
 pub async fn run(connection: &Connection, args: &LogsArgs, form: Option<Form>, screen: Screen) -> Result<(), Trouble> {
     if form == Some(Form::Yaml) {
-        return Err(Trouble::Usage("logs are lines: -o json prints one object for each, -o yaml is not possible".to_owned()));
+        return Err(Trouble::Usage(
+            "logs are lines: -o json prints one object for each, -o yaml is not possible".to_owned(),
+        ));
     }
     let job = connection.job(&args.job).await?;
     let api: Api<Pod> = Api::namespaced(connection.client.clone(), &connection.namespace);
@@ -151,7 +153,9 @@ async fn stream(
         let line = match lines.try_next().await {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
-            Err(error) => return Err(Trouble::Unreachable(format!("the log of Pod {} broke off: {error}", source.pod))),
+            Err(error) => {
+                return Err(Trouble::Unreachable(format!("the log of Pod {} broke off: {error}", source.pod)));
+            }
         };
         screen.print(&printed(source, &line, form, prefixed))?;
     }
@@ -159,7 +163,7 @@ async fn stream(
 
 fn printed(source: &Source, line: &str, form: Option<Form>, prefixed: bool) -> String {
     if form == Some(Form::Json) {
-        let line = Line { pod: &source.pod, attempt: source.attempt, rank: source.rank, line };
+        let line = Printed { pod: &source.pod, attempt: source.attempt, rank: source.rank, line };
         return serde_json::to_string(&line).unwrap_or_default() + "\n";
     }
     if prefixed { format!("[{}] {line}\n", source.rank) } else { format!("{line}\n") }
@@ -187,7 +191,8 @@ mod tests {
         }
         let name = format!("run-{attempt}-{}", rank.unwrap_or(0));
         let containers = serde_json::json!([{ "name": "train" }, { "name": "beside" }]);
-        let pod = serde_json::json!({ "metadata": { "name": name, "labels": labels }, "spec": { "containers": containers } });
+        let pod =
+            serde_json::json!({ "metadata": { "name": name, "labels": labels }, "spec": { "containers": containers } });
         serde_json::from_value(pod).unwrap()
     }
 
@@ -208,7 +213,10 @@ mod tests {
     #[test]
     fn what_is_not_there_leads_to_what_is() {
         let pods = [pod(1, None), pod(3, None)];
-        assert_eq!(chosen(&pods, "--attempt 2").unwrap_err(), "attempt 2 has no Pod any more; these still have one: 1, 3");
+        assert_eq!(
+            chosen(&pods, "--attempt 2").unwrap_err(),
+            "attempt 2 has no Pod any more; these still have one: 1, 3"
+        );
         assert!(chosen(&pods, "--rank 5").unwrap_err().contains("no Pod of rank 5; it has 0"));
         assert!(chosen(&[], "").unwrap_err().contains("status run"));
     }
@@ -218,7 +226,8 @@ mod tests {
         let source = &sources(&[pod(0, Some(3))])[0];
         assert_eq!(printed(source, "a", None, true), "[3] a\n");
         assert_eq!(printed(source, "a", None, false), "a\n");
-        let json: serde_json::Value = serde_json::from_str(&printed(source, "a \"b\"", Some(Form::Json), true)).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&printed(source, "a \"b\"", Some(Form::Json), true)).unwrap();
         assert_eq!(json, serde_json::json!({ "pod": "run-0-3", "attempt": 0, "rank": 3, "line": "a \"b\"" }));
     }
 }

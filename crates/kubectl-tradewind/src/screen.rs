@@ -101,7 +101,12 @@ impl Screen {
     }
 
     /// Prints plain data in the form that was asked for, or what `text` makes of it.
-    pub fn show<V: Serialize>(&self, form: Option<Form>, view: &V, text: impl FnOnce(Ink) -> String) -> Result<(), Trouble> {
+    pub fn show<V: Serialize>(
+        &self,
+        form: Option<Form>,
+        view: &V,
+        text: impl FnOnce(Ink) -> String,
+    ) -> Result<(), Trouble> {
         self.print(&formed(form, view, || text(self.ink))?)
     }
 }

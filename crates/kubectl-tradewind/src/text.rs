@@ -98,8 +98,17 @@ mod tests {
     #[test]
     fn spans_have_two_units_at_most() {
         let cases = [
-            (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (3_599, "59m"), (10_800, "3h"), (11_100, "3h5m"),
-            (100_000, "27h"), (200_000, "2d7h"), (800_000, "9d"), (-5, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (3_599, "59m"),
+            (10_800, "3h"),
+            (11_100, "3h5m"),
+            (100_000, "27h"),
+            (200_000, "2d7h"),
+            (800_000, "9d"),
+            (-5, "0s"),
         ];
         for (seconds, text) in cases {
             assert_eq!(span(seconds), text, "{seconds}");
@@ -109,7 +118,10 @@ mod tests {
     #[test]
     fn money_and_sizes_are_short() {
         let micros = |m| dollars(Money::from_micros(m));
-        assert_eq!([micros(0), micros(210_000), micros(3_140), micros(12_345_678)], ["$0.00", "$0.21", "$0.0031", "$12.35"]);
+        assert_eq!(
+            [micros(0), micros(210_000), micros(3_140), micros(12_345_678)],
+            ["$0.00", "$0.21", "$0.0031", "$12.35"]
+        );
         assert_eq!([micros(999_990), micros(-20_000)], ["$1.00", "-$0.02"]);
         assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(13_000_000)], ["0 B", "1023 B", "1.5 KiB", "12.3 MiB"]);
         assert_eq!(bytes(700 << 20), "700 MiB");

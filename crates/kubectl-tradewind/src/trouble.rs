@@ -51,13 +51,13 @@ impl Trouble {
                 Self::NotInstalled(what.to_owned())
             }
             kube::Error::Api(status) if status.code == 404 => Self::NotThere(status.message.clone()),
-            kube::Error::Api(status) if status.code == 401 => {
-                Self::Refused("your credentials are not accepted, log in again (kubectl get nodes would say the same)".to_owned())
-            }
+            kube::Error::Api(status) if status.code == 401 => Self::Refused(
+                "your credentials are not accepted, log in again (kubectl get nodes would say the same)".to_owned(),
+            ),
             kube::Error::Api(status) => Self::Refused(status.message.clone()),
-            kube::Error::SerdeError(error) => {
-                Self::Refused(format!("{what} cannot be read, is this plug-in of the same version as the CRDs? {error}"))
-            }
+            kube::Error::SerdeError(error) => Self::Refused(format!(
+                "{what} cannot be read, is this plug-in of the same version as the CRDs? {error}"
+            )),
             error => Self::Unreachable(deepest(error)),
         }
     }

@@ -1,4 +1,5 @@
 //! The real plug-in against an API server that answers as a test wants.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,7 +73,8 @@ fn pod(attempt: i64, rank: i64) -> Value {
 
 /// A job with two workers whose second attempt runs; the first call for a log is refused as long as the container waits.
 fn with_logs() -> (Router, Arc<AtomicUsize>) {
-    let pods = json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod(0, 0), pod(1, 0), pod(1, 1)] });
+    let pods =
+        json!({ "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [pod(0, 0), pod(1, 0), pod(1, 1)] });
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
     let log = get(move |Path(name): Path<String>, Query(query): Query<HashMap<String, String>>| {
@@ -109,7 +111,15 @@ async fn lines_of_all_workers_have_their_rank_before_them() {
     let mut lines: Vec<&str> = answer.out.lines().collect();
     lines.sort_unstable();
     let asked = "asked for container=train";
-    assert_eq!(lines, [format!("[0] {asked}"), "[0] llm-1-0 says hello".into(), format!("[1] {asked}"), "[1] llm-1-1 says hello".into()]);
+    assert_eq!(
+        lines,
+        [
+            format!("[0] {asked}"),
+            "[0] llm-1-0 says hello".into(),
+            format!("[1] {asked}"),
+            "[1] llm-1-1 says hello".into()
+        ]
+    );
     let json = ask(with_logs().0, "logs llm --rank 1 -o json").await;
     let first: Value = serde_json::from_str(json.out.lines().next().unwrap()).unwrap();
     assert_eq!(first, json!({ "pod": "llm-1-1", "attempt": 1, "rank": 1, "line": "llm-1-1 says hello" }));
@@ -120,7 +130,11 @@ async fn a_program_that_has_not_started_is_waited_for_only_by_who_follows() {
     let (router, calls) = with_logs();
     let answer = ask(router, "logs llm --attempt 0").await;
     assert_eq!((answer.code, answer.out.as_str(), calls.load(Ordering::Relaxed)), (1, "", 1));
-    assert!(answer.err.contains("the program has not started") && answer.err.contains("PodInitializing"), "{}", answer.err);
+    assert!(
+        answer.err.contains("the program has not started") && answer.err.contains("PodInitializing"),
+        "{}",
+        answer.err
+    );
     let (router, calls) = with_logs();
     let answer = ask(router, "logs llm --attempt 0 -f").await;
     assert_eq!((answer.code, calls.load(Ordering::Relaxed)), (0, 2));
@@ -136,9 +150,14 @@ async fn what_keeps_it_from_an_answer_is_one_sentence_and_code_2() {
     };
     let answer = ask_at(&dead, "status llm").await;
     assert_eq!((answer.code, answer.out.as_str()), (2, ""));
-    assert!(answer.err.starts_with("error: the API server cannot be reached: ") && answer.err.contains("refused"), "{}", answer.err);
+    assert!(
+        answer.err.starts_with("error: the API server cannot be reached: ") && answer.err.contains("refused"),
+        "{}",
+        answer.err
+    );
 
-    let bare = ask(Router::new().fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") }), "status llm").await;
+    let bare =
+        ask(Router::new().fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") }), "status llm").await;
     assert_eq!(bare.code, 2);
     assert!(bare.err.contains("does not know TrainingJobs: Tradewind is not installed"), "{}", bare.err);
 
@@ -159,5 +178,9 @@ async fn a_user_who_may_read_only_jobs_still_sees_the_job() {
         .fallback(|| async { refusal(403, "Forbidden", "no") });
     let answer = ask(router, "status llm").await;
     assert_eq!(answer.code, 0, "{}", answer.err);
-    assert!(answer.out.starts_with("llm  Pending  (namespace team-a, attempt 1)") && !answer.out.contains("Events"), "{}", answer.out);
+    assert!(
+        answer.out.starts_with("llm  Pending  (namespace team-a, attempt 1)") && !answer.out.contains("Events"),
+        "{}",
+        answer.out
+    );
 }

@@ -1,5 +1,6 @@
 //! What each command shows of given objects, compared with `goldens/<name>`. `TRADEWIND_BLESS=1` writes the files anew; then read them as
 //! the user would who has nothing else.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what cannot be had fails the test")]
 
 mod fixtures;
 
@@ -26,7 +27,8 @@ fn same(name: &str, text: &str) {
         std::fs::write(&path, text).unwrap();
         return;
     }
-    let wanted = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("TRADEWIND_BLESS=1 makes {}", path.display()));
+    let wanted =
+        std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("TRADEWIND_BLESS=1 makes {}", path.display()));
     assert!(text == wanted, "goldens/{name} differs\n--- wanted\n{wanted}\n--- now\n{text}");
 }
 
@@ -51,7 +53,12 @@ fn a_running_job_on_its_second_machine() {
     let mut found = found(running());
     found.machine = Some(serde_json::from_value(machine("Ready")).unwrap());
     found.events = vec![
-        event(740, "Normal", "Rented", "rented machine 31337 on vast for $0.32 an hour; waits for its agent's first report"),
+        event(
+            740,
+            "Normal",
+            "Rented",
+            "rented machine 31337 on vast for $0.32 an hour; waits for its agent's first report",
+        ),
         event(200, "Normal", "Resumed", "attempt 1 goes on from checkpoint 4 (step 400)"),
         event(40, "Normal", "CheckpointCommitted", "the checkpoint of step 1200 counts from now on (attempt 1)"),
     ];
@@ -77,30 +84,39 @@ fn a_job_that_boots_shows_until_when_it_may() {
 #[test]
 fn a_job_that_waits_for_an_offer() {
     let message = "no offer fits: 12 are too dear (budget.perHour 0.20), 3 are in other regions; looked at again as the market changes";
-    let waiting = job("wants-much", json!({ "budget": { "perHour": "0.20" } }), json!({
-        "phase": "Waiting", "message": message, "observedGeneration": 0, "unschedulableSince": "2026-11-21T11:59:00Z",
-        "conditions": [
-            { "type": "Accepted", "status": "True", "reason": "Valid", "message": "the spec passed every check", "lastTransitionTime": "2026-11-21T11:48:00Z" },
-            { "type": "Placed", "status": "False", "reason": "NoOffer", "message": message, "lastTransitionTime": "2026-11-21T11:55:00Z" },
-            { "type": "Ready", "status": "False", "reason": "NoOffer", "message": message, "lastTransitionTime": "2026-11-21T11:48:00Z" },
-            { "type": "Reconciling", "status": "True", "reason": "NoOffer", "message": message, "lastTransitionTime": "2026-11-21T11:48:00Z" },
-            { "type": "Stalled", "status": "False", "reason": "Valid", "message": "nothing stands in the way", "lastTransitionTime": "2026-11-21T11:48:00Z" },
-        ],
-    }));
+    let waiting = job(
+        "wants-much",
+        json!({ "budget": { "perHour": "0.20" } }),
+        json!({
+            "phase": "Waiting", "message": message, "observedGeneration": 0, "unschedulableSince": "2026-11-21T11:59:00Z",
+            "conditions": [
+                { "type": "Accepted", "status": "True", "reason": "Valid", "message": "the spec passed every check", "lastTransitionTime": "2026-11-21T11:48:00Z" },
+                { "type": "Placed", "status": "False", "reason": "NoOffer", "message": message, "lastTransitionTime": "2026-11-21T11:55:00Z" },
+                { "type": "Ready", "status": "False", "reason": "NoOffer", "message": message, "lastTransitionTime": "2026-11-21T11:48:00Z" },
+                { "type": "Reconciling", "status": "True", "reason": "NoOffer", "message": message, "lastTransitionTime": "2026-11-21T11:48:00Z" },
+                { "type": "Stalled", "status": "False", "reason": "Valid", "message": "nothing stands in the way", "lastTransitionTime": "2026-11-21T11:48:00Z" },
+            ],
+        }),
+    );
     same("status-waiting.txt", &status_of(&found(waiting)));
 }
 
 #[test]
 fn a_job_that_has_failed() {
-    let message = "the program failed 4 times, more than failurePolicy.maxRestarts allows; last: exit code 3: loss is NaN";
+    let message =
+        "the program failed 4 times, more than failurePolicy.maxRestarts allows; last: exit code 3: loss is NaN";
     let wrong = |type_: &str, status: &str| json!({ "type": type_, "status": status, "reason": "TooManyRestarts", "message": message, "lastTransitionTime": "2026-11-21T11:50:00Z" });
-    let failed = job("fails", json!({ "ttlAfterFinished": "1h" }), json!({
-        "phase": "Failed", "message": message, "attempt": 3, "restarts": 3, "observedGeneration": 1,
-        "startedAt": "2026-11-21T11:40:00Z", "finishedAt": "2026-11-21T11:50:00Z",
-        "cost": { "total": "0.04", "settled": "0.04", "summary": "$0.04" },
-        "conditions": [wrong("Failed", "True"), wrong("Ready", "False"), wrong("Stalled", "True")],
-        "history": [{ "attempt": 2, "where": "cluster", "ended": "ProgramFailed", "message": "exit code 3: loss is NaN", "fromStep": 0, "lastStep": 7, "at": "2026-11-21T11:49:00Z" }],
-    }));
+    let failed = job(
+        "fails",
+        json!({ "ttlAfterFinished": "1h" }),
+        json!({
+            "phase": "Failed", "message": message, "attempt": 3, "restarts": 3, "observedGeneration": 1,
+            "startedAt": "2026-11-21T11:40:00Z", "finishedAt": "2026-11-21T11:50:00Z",
+            "cost": { "total": "0.04", "settled": "0.04", "summary": "$0.04" },
+            "conditions": [wrong("Failed", "True"), wrong("Ready", "False"), wrong("Stalled", "True")],
+            "history": [{ "attempt": 2, "where": "cluster", "ended": "ProgramFailed", "message": "exit code 3: loss is NaN", "fromStep": 0, "lastStep": 7, "at": "2026-11-21T11:49:00Z" }],
+        }),
+    );
     same("status-failed.txt", &status_of(&found(failed)));
 }
 
@@ -136,13 +152,20 @@ fn a_doctor_who_finds_nothing_and_one_who_finds_a_lot() {
     let crds = tradewind_api::crd::all();
     let (_, ours) = &crds[0];
     let condition = |type_: &str, status: &str, reason: &str, message: &str| json!({ "type": type_, "status": status, "reason": reason, "message": message });
-    let node = |conditions: Value| serde_json::from_value(json!({ "metadata": { "name": "n" }, "status": { "conditions": conditions } })).unwrap();
+    let node = |conditions: Value| {
+        serde_json::from_value(json!({ "metadata": { "name": "n" }, "status": { "conditions": conditions } })).unwrap()
+    };
 
     let mut fine = Report::default();
     fine.extend([doctor::kind("trainingjobs.tradewind.dev", ours, Some(ours))]);
     let well = node(json!([
         condition("Ready", "True", "OperatorRuns", ""),
-        condition("tradewind.dev/Mailbox", "True", "Probed", "s3://mail/ takes conditional writes, lists, signs and deletes"),
+        condition(
+            "tradewind.dev/Mailbox",
+            "True",
+            "Probed",
+            "s3://mail/ takes conditional writes, lists, signs and deletes"
+        ),
         condition("tradewind.dev/TicketLifetime", "True", "LongEnough", "signed addresses live 72 h"),
         condition("tradewind.dev/Agent", "True", "InMailbox", "the agent 0123456789ab is in the mailbox"),
         condition("tradewind.dev/AgentImage", "True", "Given", "Pods take the agent from tradewind-operator:0.1.0"),
@@ -156,12 +179,23 @@ fn a_doctor_who_finds_nothing_and_one_who_finds_a_lot() {
 
     let mut ill = Report::default();
     let mut old = ours.clone();
-    old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"].as_object_mut().unwrap().remove("gangTimeout");
-    ill.extend([doctor::kind("trainingjobs.tradewind.dev", ours, Some(&old)), doctor::kind("trainingjobs.tradewind.dev", &old, Some(ours))]);
+    old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        .as_object_mut()
+        .unwrap()
+        .remove("gangTimeout");
+    ill.extend([
+        doctor::kind("trainingjobs.tradewind.dev", ours, Some(&old)),
+        doctor::kind("trainingjobs.tradewind.dev", &old, Some(ours)),
+    ]);
     ill.extend([doctor::kind("providers.tradewind.dev", ours, None)]);
     let broken = node(json!([
         condition("Ready", "False", "", ""),
-        condition("tradewind.dev/Mailbox", "False", "NoConditionalWrites", "s3://mail/ cannot be used: The store ignores If-None-Match on writes"),
+        condition(
+            "tradewind.dev/Mailbox",
+            "False",
+            "NoConditionalWrites",
+            "s3://mail/ cannot be used: The store ignores If-None-Match on writes"
+        ),
         condition("tradewind.dev/AgentImage", "False", "NotGiven", "no --agent-image was given"),
     ]));
     ill.extend(doctor::node("tradewind-abcd1234", Some(&broken), &args));
@@ -178,10 +212,20 @@ fn a_doctor_who_finds_nothing_and_one_who_finds_a_lot() {
         &args,
         now(),
     ));
-    let refused = job("typo", json!({}), json!({
-        "phase": "Pending", "conditions": [{ "type": "Accepted", "status": "False", "reason": "SecretNotFound", "message": "Secret team-a/s3 does not exist; it goes on by itself once it is there", "lastTransitionTime": "2026-11-21T11:48:00Z" }],
-    }));
-    ill.extend(doctor::stuck(&[serde_json::from_value(refused).unwrap(), serde_json::from_value(job("unseen", json!({}), json!({}))).unwrap()], now()));
+    let refused = job(
+        "typo",
+        json!({}),
+        json!({
+            "phase": "Pending", "conditions": [{ "type": "Accepted", "status": "False", "reason": "SecretNotFound", "message": "Secret team-a/s3 does not exist; it goes on by itself once it is there", "lastTransitionTime": "2026-11-21T11:48:00Z" }],
+        }),
+    );
+    ill.extend(doctor::stuck(
+        &[
+            serde_json::from_value(refused).unwrap(),
+            serde_json::from_value(job("unseen", json!({}), json!({}))).unwrap(),
+        ],
+        now(),
+    ));
     ill.count();
     same("doctor-ill.txt", &doctor::render(&ill, Ink::none()));
     same("doctor-ill.json", &formed(Some(Form::Json), &ill, String::new).unwrap());
@@ -208,12 +252,22 @@ fn what_a_job_needs_is_read_from_its_spec() {
 
     let mut closed = provider("vast", json!({}));
     let labels = |team: &str| [("team".to_owned(), team.to_owned())].into();
-    assert_eq!(doctor::missing_access(&job, std::slice::from_ref(&closed), &labels("b")), None, "without a list everybody may");
-    closed.spec.access = serde_json::from_value(json!([{ "namespaceSelector": { "matchLabels": { "team": "a" } } }])).unwrap();
+    assert_eq!(
+        doctor::missing_access(&job, std::slice::from_ref(&closed), &labels("b")),
+        None,
+        "without a list everybody may"
+    );
+    closed.spec.access =
+        serde_json::from_value(json!([{ "namespaceSelector": { "matchLabels": { "team": "a" } } }])).unwrap();
     assert_eq!(doctor::missing_access(&job, std::slice::from_ref(&closed), &labels("a")), None);
     assert_eq!(doctor::missing_access(&job, &[closed], &labels("b")), Some(vec!["vast".to_owned()]));
 
-    let quota = |used: &str| serde_json::from_value(json!({ "metadata": { "name": "q" }, "status": { "hard": { "pods": "10" }, "used": { "pods": used } } })).unwrap();
+    let quota = |used: &str| {
+        serde_json::from_value(
+            json!({ "metadata": { "name": "q" }, "status": { "hard": { "pods": "10" }, "used": { "pods": used } } }),
+        )
+        .unwrap()
+    };
     assert!(doctor::short_quotas(&job, &[quota("8")]).is_empty());
     assert_eq!(doctor::short_quotas(&job, &[quota("9")]), ["ResourceQuota q has room for 1 of pods, the job needs 2"]);
 }

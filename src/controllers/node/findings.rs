@@ -63,14 +63,21 @@ impl Finding {
                 let start: String = sha256.chars().take(12).collect();
                 Self::new(names::AGENT_CONDITION, true, "InMailbox", format!("the agent {start} is in the mailbox"))
             }
-            None => Self::new(names::AGENT_CONDITION, false, "NotGiven", "no --agent was given, so no machine can be started"),
+            None => Self::new(
+                names::AGENT_CONDITION,
+                false,
+                "NotGiven",
+                "no --agent was given, so no machine can be started",
+            ),
         }
     }
 
     /// Whether Pods on the cluster's own nodes have an agent.
     pub fn agent_image(image: Option<&str>) -> Self {
         match image {
-            Some(image) => Self::new(names::AGENT_IMAGE_CONDITION, true, "Given", format!("Pods take the agent from {image}")),
+            Some(image) => {
+                Self::new(names::AGENT_IMAGE_CONDITION, true, "Given", format!("Pods take the agent from {image}"))
+            }
             None => Self::new(
                 names::AGENT_IMAGE_CONDITION,
                 false,

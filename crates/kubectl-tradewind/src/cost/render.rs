@@ -10,7 +10,8 @@ use crate::text::{NONE, dollars};
 
 /// Jobs, sums, accounts.
 pub fn render(view: &CostView, namespaces: bool, ink: Ink) -> String {
-    let mut text = if view.jobs.is_empty() { "No TrainingJobs found.\n".to_owned() } else { jobs(view, namespaces, ink) };
+    let mut text =
+        if view.jobs.is_empty() { "No TrainingJobs found.\n".to_owned() } else { jobs(view, namespaces, ink) };
     match view.providers.as_deref() {
         Some([]) => text.push_str("\nNo Providers: nothing is rented.\n"),
         Some(accounts) => {

@@ -56,14 +56,21 @@ fn account(provider: &Provider, args: &DoctorArgs, now: Timestamp) -> Check {
     }
     let spent = cost::last_day(provider, now);
     if spent >= limits.per_day {
-        let message = format!("limits.perDay is used up: {} of {} in 24 hours", dollars(spent), dollars(limits.per_day));
+        let message =
+            format!("limits.perDay is used up: {} of {} in 24 hours", dollars(spent), dollars(limits.per_day));
         return Check::warning(AREA, name, message).mend(edit);
     }
     if status.machines > 0 && status.committed_per_hour >= limits.per_hour {
-        let message = format!("limits.perHour is used up by {}: {}/h", count(status.machines, "machine"), dollars(limits.per_hour));
+        let message = format!(
+            "limits.perHour is used up by {}: {}/h",
+            count(status.machines, "machine"),
+            dollars(limits.per_hour)
+        );
         return Check::warning(AREA, name, message).mend(edit);
     }
-    if let Some(credit) = status.credit.filter(|credit| *credit < status.committed_per_hour.times(2).max(Money::from_micros(1))) {
+    if let Some(credit) =
+        status.credit.filter(|credit| *credit < status.committed_per_hour.times(2).max(Money::from_micros(1)))
+    {
         let message = format!("the credit, {}, lasts less than two hours", dollars(credit));
         return Check::warning(AREA, name, message).mend("add credit to the account, on the provider's own site");
     }

@@ -116,7 +116,8 @@ pub(super) async fn operator(
             if alive {
                 Check::ok(AREA, "operator", format!("{holder} leads"))
             } else if holder.is_empty() {
-                Check::problem(AREA, "operator", "it has stopped and given the lead free: nobody leads").mend(logs.clone())
+                Check::problem(AREA, "operator", "it has stopped and given the lead free: nobody leads")
+                    .mend(logs.clone())
             } else {
                 let message = format!("nobody leads: {holder} has not renewed its Lease for {since}");
                 Check::problem(AREA, "operator", message).mend(logs.clone())
@@ -152,7 +153,9 @@ pub(super) async fn node_of(connection: &Connection, args: &DoctorArgs) -> Resul
     let namespaces: Api<Namespace> = Api::all(connection.client.clone());
     let uid = match namespaces.get("kube-system").await {
         Ok(namespace) => namespace.metadata.uid.unwrap_or_default(),
-        Err(error) if is_forbidden(&error) => return Ok(unknown("read namespace kube-system, by which the Node is named")),
+        Err(error) if is_forbidden(&error) => {
+            return Ok(unknown("read namespace kube-system, by which the Node is named"));
+        }
         Err(error) => return Err(Trouble::of("Namespaces", &error)),
     };
     let name = format!("tradewind-{}", InstallId::derive(&uid, &args.release));
@@ -183,12 +186,24 @@ pub fn node(name: &str, node: Option<&Node>, args: &DoctorArgs) -> Vec<Check> {
         (false, false) => Check::problem(AREA, "node", format!("{name} is not ready: the operator does not renew it"))
             .mend(logs.replace("| grep -i mailbox", "--tail 50")),
     }];
-    let mailbox = format!("set TRADEWIND_MAILBOX and TRADEWIND_MAILBOX_SECRET of the operator to a bucket with conditional writes; {logs}");
+    let mailbox = format!(
+        "set TRADEWIND_MAILBOX and TRADEWIND_MAILBOX_SECRET of the operator to a bucket with conditional writes; {logs}"
+    );
     let told = [
         (names::MAILBOX_CONDITION, "mailbox", mailbox.as_str(), true),
-        (names::TICKET_LIFETIME_CONDITION, "ticket lifetime", "keys without AWS_SESSION_TOKEN in the mailbox's Secret", false),
+        (
+            names::TICKET_LIFETIME_CONDITION,
+            "ticket lifetime",
+            "keys without AWS_SESSION_TOKEN in the mailbox's Secret",
+            false,
+        ),
         (names::AGENT_CONDITION, "agent", "start the operator with --agent (TRADEWIND_AGENT)", true),
-        (names::AGENT_IMAGE_CONDITION, "agent image", "start the operator with --agent-image (TRADEWIND_AGENT_IMAGE)", false),
+        (
+            names::AGENT_IMAGE_CONDITION,
+            "agent image",
+            "start the operator with --agent-image (TRADEWIND_AGENT_IMAGE)",
+            false,
+        ),
     ];
     let works = find(names::MAILBOX_CONDITION).is_none_or(|c| c.status == "True");
     for (type_, name, mend, grave) in told {

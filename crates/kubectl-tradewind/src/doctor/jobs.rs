@@ -30,7 +30,8 @@ pub fn stuck(jobs: &[TrainingJob], now: Timestamp) -> Vec<Check> {
             continue;
         }
         live += 1;
-        let (name, namespace) = (job.metadata.name.clone().unwrap_or_default(), job.metadata.namespace.clone().unwrap_or_default());
+        let (name, namespace) =
+            (job.metadata.name.clone().unwrap_or_default(), job.metadata.namespace.clone().unwrap_or_default());
         let title = format!("{namespace}/{name}");
         let is = |type_: &str, value: &str| condition(&status.conditions, type_).filter(|c| c.status == value);
         let long = |at: Timestamp| now.duration_since(at).as_secs() > WAITS_LONG_S;
@@ -83,7 +84,9 @@ pub fn wanted_secrets(job: &TrainingJob) -> BTreeMap<String, Wanted> {
         }
     }
     let spec = &job.spec.template["spec"];
-    for container in ["initContainers", "containers"].iter().flat_map(|list| spec[list].as_array().into_iter().flatten()) {
+    for container in
+        ["initContainers", "containers"].iter().flat_map(|list| spec[list].as_array().into_iter().flatten())
+    {
         for env in container["env"].as_array().into_iter().flatten() {
             let secret = &env["valueFrom"]["secretKeyRef"];
             want(secret, secret["key"].as_str(), format!("env {}", env["name"].as_str().unwrap_or_default()));
@@ -96,7 +99,8 @@ pub fn wanted_secrets(job: &TrainingJob) -> BTreeMap<String, Wanted> {
         want(secret, None, "imagePullSecrets".to_owned());
     }
     for volume in spec["volumes"].as_array().into_iter().flatten() {
-        let named = serde_json::json!({ "name": volume["secret"]["secretName"], "optional": volume["secret"]["optional"] });
+        let named =
+            serde_json::json!({ "name": volume["secret"]["secretName"], "optional": volume["secret"]["optional"] });
         want(&named, None, format!("volume {}", volume["name"].as_str().unwrap_or_default()));
     }
     wanted
@@ -109,7 +113,11 @@ pub fn missing_keys(wanted: &Wanted, there: &BTreeSet<String>) -> Vec<String> {
 
 /// Providers that a job may use by its spec, but whose `access` selects no namespace with these labels; `None` if one does, or none is
 /// needed.
-pub fn missing_access(job: &TrainingJob, providers: &[Provider], labels: &BTreeMap<String, String>) -> Option<Vec<String>> {
+pub fn missing_access(
+    job: &TrainingJob,
+    providers: &[Provider],
+    labels: &BTreeMap<String, String>,
+) -> Option<Vec<String>> {
     let placement = &job.spec.placement;
     if placement.in_cluster == InCluster::Only {
         return None;

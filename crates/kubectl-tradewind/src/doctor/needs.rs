@@ -37,9 +37,12 @@ async fn secret(connection: &Connection, name: &str, wanted: &Wanted) -> Result<
     let title = format!("Secret {name}");
     let users = wanted.used_by.iter().cloned().collect::<Vec<_>>().join(", ");
     let mend = || {
-        let keys = wanted.keys.iter().map(|key| format!(" --from-literal {key}=VALUE")).collect::<String>();
+        let keys: Vec<String> = wanted.keys.iter().map(|key| format!(" --from-literal {key}=VALUE")).collect();
+        let keys = keys.concat();
         let namespace = &connection.namespace;
-        format!("kubectl create secret generic {name} -n {namespace}{keys} --dry-run=client -o yaml | kubectl apply -f -")
+        format!(
+            "kubectl create secret generic {name} -n {namespace}{keys} --dry-run=client -o yaml | kubectl apply -f -"
+        )
     };
     Ok(match api.get_opt(name).await {
         Err(error) if is_forbidden(&error) => Check::unknown(AREA, title, "you may not read Secrets; the operator may"),
@@ -51,7 +54,8 @@ async fn secret(connection: &Connection, name: &str, wanted: &Wanted) -> Result<
             if missing.is_empty() {
                 Check::ok(AREA, title, format!("has what {users} needs"))
             } else {
-                Check::problem(AREA, title, format!("has no key {}; needed by {users}", missing.join(", "))).mend(mend())
+                Check::problem(AREA, title, format!("has no key {}; needed by {users}", missing.join(", ")))
+                    .mend(mend())
             }
         }
     })
@@ -68,7 +72,11 @@ async fn access(
     let labels = match api.get(&connection.namespace).await {
         Ok(namespace) => namespace.metadata.labels.unwrap_or_default(),
         Err(error) if is_forbidden(&error) => {
-            return Ok(Some(Check::unknown(AREA, "access", "you may not read the namespace, by whose labels accounts select")));
+            return Ok(Some(Check::unknown(
+                AREA,
+                "access",
+                "you may not read the namespace, by whose labels accounts select",
+            )));
         }
         Err(error) => return Err(Trouble::of("Namespaces", &error)),
     };
@@ -101,8 +109,10 @@ async fn quota(connection: &Connection, job: &TrainingJob) -> Result<Check, Trou
             Ok(if short.is_empty() {
                 Check::ok(AREA, "quota", "there is room for its Pods, or no quota")
             } else {
-                Check::problem(AREA, "quota", short.join("; "))
-                    .mend(format!("kubectl describe quota -n {}   # and make room, or ask for more", connection.namespace))
+                Check::problem(AREA, "quota", short.join("; ")).mend(format!(
+                    "kubectl describe quota -n {}   # and make room, or ask for more",
+                    connection.namespace
+                ))
             })
         }
     }

@@ -59,7 +59,8 @@ impl Right {
 
 /// What the operator needs, by the file that gives it: rules of roles that are bound there.
 pub fn operator_rights(operator_namespace: &str) -> Vec<Right> {
-    let objects: Vec<Value> = serde_saphyr::from_multiple(RBAC).expect("the project's own file is YAML, as a test shows");
+    let objects: Vec<Value> =
+        serde_saphyr::from_multiple(RBAC).expect("the project's own file is YAML, as a test shows");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let named = |object: &&Value, kind: &str, name: &str, namespace: &Value| {
         object["kind"] == kind && object["metadata"]["name"] == name && object["metadata"]["namespace"] == *namespace
@@ -76,7 +77,12 @@ pub fn operator_rights(operator_namespace: &str) -> Vec<Right> {
             for group in words("apiGroups") {
                 for resource in words("resources") {
                     for verb in words("verbs") {
-                        rights.insert(Right { namespace: place.clone(), group: group.clone(), resource: resource.clone(), verb });
+                        rights.insert(Right {
+                            namespace: place.clone(),
+                            group: group.clone(),
+                            resource: resource.clone(),
+                            verb,
+                        });
                     }
                 }
             }
@@ -98,7 +104,11 @@ pub(super) async fn of_operator(
         return Ok(vec![Check::unknown(AREA, "operator", message)]);
     };
     let mut checks = vec![if denied.is_empty() {
-        Check::ok(AREA, "operator", format!("{} may do all {} things that it needs", args.service_account, needed.len()))
+        Check::ok(
+            AREA,
+            "operator",
+            format!("{} may do all {} things that it needs", args.service_account, needed.len()),
+        )
     } else {
         Check::problem(AREA, "operator", format!("{account} may not {}", told(&denied)))
             .mend("kubectl apply -f deploy/operator/rbac.yaml")
@@ -146,8 +156,11 @@ async fn denied(connection: &Connection, user: &str, rights: &[Right]) -> Result
     let api = &api;
     // A ServiceAccount's groups count too: roles may be bound to them.
     let namespace = user.split(':').nth(2).unwrap_or_default();
-    let groups =
-        vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}"), "system:authenticated".to_owned()];
+    let groups = vec![
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".to_owned(),
+    ];
     let groups = &groups;
     let ask = |right: Right| async move {
         let spec = SubjectAccessReviewSpec {

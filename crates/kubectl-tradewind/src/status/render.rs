@@ -67,7 +67,9 @@ fn head(view: &StatusView, now: Timestamp, ink: Ink) -> String {
         let _ = writeln!(text, "{}", view.message);
     }
     if view.outdated {
-        text.push_str("The operator has not looked at the newest spec yet (kubectl tradewind doctor says whether it runs).\n");
+        text.push_str(
+            "The operator has not looked at the newest spec yet (kubectl tradewind doctor says whether it runs).\n",
+        );
     }
     text.push('\n');
     text
@@ -95,7 +97,13 @@ fn workers(workers: &Workers, phase: JobPhase) -> Vec<String> {
         let mut pods: Vec<_> = workers.pods.iter().collect();
         pods.sort_by_key(|pod| (pod.state == "Running", pod.rank));
         for pod in pods.iter().take(PODS) {
-            lines.push(format!("rank {}: {} {} on {}", pod.rank, pod.name, pod.state, pod.node.as_deref().unwrap_or(NONE)));
+            lines.push(format!(
+                "rank {}: {} {} on {}",
+                pod.rank,
+                pod.name,
+                pod.state,
+                pod.node.as_deref().unwrap_or(NONE)
+            ));
         }
         if pods.len() > PODS {
             lines.push(format!("and {} more", pods.len() - PODS));
@@ -227,6 +235,7 @@ fn events(text: &mut String, view: &StatusView, now: Timestamp, ink: Ink) {
         ]);
     }
     let more = view.events.len().saturating_sub(EVENTS);
-    let title = if more > 0 { format!("Events (newest {EVENTS} of {})", view.events.len()) } else { "Events".to_owned() };
+    let title =
+        if more > 0 { format!("Events (newest {EVENTS} of {})", view.events.len()) } else { "Events".to_owned() };
     let _ = write!(text, "\n{}\n{}", ink.paint(&title, Shade::Strong), table.text(ink));
 }

@@ -234,7 +234,11 @@ impl StatusView {
             attempt: status.attempt,
             started_at: status.started_at.as_ref().map(|t| t.0),
             finished_at: status.finished_at.as_ref().map(|t| t.0),
-            workers: Workers { ready: told.ready, total: told.total.max(i64::from(spec.workers)), pods: pods(&found.pods) },
+            workers: Workers {
+                ready: told.ready,
+                total: told.total.max(i64::from(spec.workers)),
+                pods: pods(&found.pods),
+            },
             progress: status.progress.as_ref().map(|p| progress(p, began(&status, machine), status.phase)),
             checkpoint: spec.checkpoint.as_ref().map(|c| checkpoint(c, &status)),
             money: money(job, &status),
@@ -289,7 +293,7 @@ fn progress(told: &ProgressStatus, began: Option<(Timestamp, i64)>, phase: JobPh
     let rate = began.zip(at).and_then(|((since, from), at)| {
         let millis = i64::try_from(at.duration_since(since).as_millis()).ok().filter(|ms| *ms > 0)?;
         let steps = told.step - from;
-        (steps > 0).then(|| (steps, millis))
+        (steps > 0).then_some((steps, millis))
     });
     let left = told.total.map(|total| (total - told.step).max(0));
     let runs = phase == JobPhase::Running;
@@ -299,7 +303,10 @@ fn progress(told: &ProgressStatus, began: Option<(Timestamp, i64)>, phase: JobPh
         loss: told.loss.clone(),
         at,
         steps_per_hour: rate.map(|(steps, millis)| steps.saturating_mul(3_600_000) / millis),
-        seconds_left: rate.zip(left).filter(|_| runs).map(|((steps, millis), left)| left.saturating_mul(millis) / steps / 1000),
+        seconds_left: rate
+            .zip(left)
+            .filter(|_| runs)
+            .map(|((steps, millis), left)| left.saturating_mul(millis) / steps / 1000),
     }
 }
 
@@ -358,7 +365,8 @@ fn deadlines(
         let seen = machine.status.clone().unwrap_or_default();
         let limit = seen.rented_order().and_then(|order| order.of(&machine.spec.offers)?.start_deadline_s);
         if seen.phase == MachinePhase::Booting {
-            let until = seen.rented_at.as_ref().and_then(|t| after(t.0, limit.unwrap_or(machine.spec.start_deadline_s)));
+            let until =
+                seen.rented_at.as_ref().and_then(|t| after(t.0, limit.unwrap_or(machine.spec.start_deadline_s)));
             add("the machine is given up if it has not reported", until);
         }
         if seen.phase == MachinePhase::Draining {
@@ -381,10 +389,10 @@ fn deadlines(
 fn troubles(status: &TrainingJobStatus) -> Vec<Trouble> {
     let over = status.phase.is_terminal();
     let wrong = |c: &&Condition| match c.type_.as_str() {
-        ACCEPTED => c.status != "True",
         PLACED | READY => c.status != "True" && !over,
         RECONCILING | STALLED | SUSPENDED | FAILED => c.status == "True",
         COMPLETE => false,
+        // Accepted, and what later versions may add.
         _ => c.status != "True",
     };
     let mut troubles: Vec<Trouble> = Vec::new();
@@ -435,7 +443,7 @@ fn events(events: &[Event]) -> Vec<EventView> {
         message: text(&event.note),
     };
     let mut views: Vec<EventView> = events.iter().map(view).collect();
-    views.sort_by(|a, b| b.at.cmp(&a.at));
+    views.sort_by_key(|event| std::cmp::Reverse(event.at));
     views.truncate(EVENTS);
     views
 }
