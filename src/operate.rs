@@ -258,16 +258,13 @@ async fn open_mailbox(opener: Option<Opener>, health: &Health) -> (Option<Open>,
 fn findings(config: &Config, settings: &Settings, open: Option<&Open>, late: Option<&Opener>) -> Vec<node::Finding> {
     use node::Finding;
     let mut findings = vec![Finding::agent_image(settings.agent_image.as_deref())];
-    match (open, &config.mailbox) {
-        (Some(open), Some(mailbox)) => {
-            findings.push(Finding::mailbox_works(&mailbox.location.to_string()));
-            findings.push(Finding::tickets(open.tickets_live, settings.ticket_lifetime));
-            findings.push(Finding::agent(open.agent.as_ref().map(|agent| agent.sha256.as_str())));
-        }
-        _ => {
-            let nothing = || Finding::no_mailbox("NotGiven", "no --mailbox was given, so nothing can be rented");
-            findings.push(late.map_or_else(nothing, Opener::finding));
-        }
+    if let (Some(open), Some(mailbox)) = (open, &config.mailbox) {
+        findings.push(Finding::mailbox_works(&mailbox.location.to_string()));
+        findings.push(Finding::tickets(open.tickets_live, settings.ticket_lifetime));
+        findings.push(Finding::agent(open.agent.as_ref().map(|agent| agent.sha256.as_str())));
+    } else {
+        let nothing = || Finding::no_mailbox("NotGiven", "no --mailbox was given, so nothing can be rented");
+        findings.push(late.map_or_else(nothing, Opener::finding));
     }
     findings
 }
