@@ -267,11 +267,7 @@ fn a_mailbox_that_broke_is_told_and_so_is_its_recovery() {
             doctor
                 .golden("plugin-doctor-mailbox", "doctor", |text| {
                     let wanted = ["mailbox", "exit", "problem", "ticket", "agent "];
-                    without_agent_image(text)
-                        .lines()
-                        .filter(|l| wanted.iter().any(|w| l.contains(w)))
-                        .map(|l| format!("{l}\n"))
-                        .collect()
+                    lines(&without_agent_image(text), |line| wanted.iter().any(|w| line.contains(w)))
                 })
                 .await?;
         }
@@ -290,10 +286,11 @@ fn a_mailbox_that_broke_is_told_and_so_is_its_recovery() {
 
 /// Whether this stack has one is not what is tested.
 fn without_agent_image(text: &str) -> String {
-    text.lines()
-        .filter(|l| !l.contains("agent image") && !l.contains("--agent-image"))
-        .map(|l| format!("{l}\n"))
-        .collect::<String>()
+    lines(text, |line| !line.contains("agent image") && !line.contains("--agent-image"))
         .replace("No problems, 1 warning.", "No problems.")
         .replace(", 1 warning.", ".")
+}
+
+fn lines(text: &str, keep: impl Fn(&str) -> bool) -> String {
+    text.lines().filter(|line| keep(line)).flat_map(|line| [line, "\n"]).collect()
 }
