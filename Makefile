@@ -42,7 +42,7 @@ tools: prerequisites ## builds control plane, S3 server and Python environments,
 	$(call part,tools,$(tools) --test)
 
 .PHONY: build
-build: prerequisites ## builds operator, simulator and demo (release) into target/release
+build: prerequisites ## builds operator, kubectl plug-in, simulator and demo (release) into target/release
 	$(call part,build,$(cargo) build --release --bins --workspace --exclude tradewind-agent)
 
 .PHONY: agent
