@@ -17,6 +17,7 @@ use tradewind::context::{Caches, Context};
 use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job};
 use tradewind::events::Told;
 use tradewind::images::{ImageSizes, Images};
+use tradewind::kubelet::{self, LogKeeper};
 use tradewind::market::{Market, MarketKeeper, MarketReader, keeper};
 use tradewind::runtime::adapters::{Buckets, ImageRegistries, Markets};
 use tradewind::runtime::election::Election;
@@ -53,7 +54,7 @@ pub async fn operate(config: Config) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("listening on {} for probes and metrics", config.metrics_listen))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "Serving probes and metrics");
-    let start = prepare(&config, &health);
+    let start = prepare(&config, &health, &stop);
     let prepared = tokio::select! {
         prepared = start => prepared?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
@@ -71,7 +72,7 @@ struct Prepared {
     late_mailbox: Option<Opener>,
 }
 
-async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepared> {
+async fn prepare(config: &Config, health: &Arc<Health>, stop: &CancellationToken) -> anyhow::Result<Prepared> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let kube_config = kube_config(config).await?;
     let in_cluster = config.kubeconfig.is_none().then(|| kube_config.default_namespace.clone());
@@ -91,6 +92,9 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         tracing::warn!("No --agent was given, so no machine can be started");
     }
 
+    let kubelet = listen_for_logs(config).await;
+    let mut settings = config.settings(install, &namespace);
+    settings.kubelet = kubelet.as_ref().map(|kubelet| kubelet.at);
     let ctx = Arc::new(Context {
         cluster,
         clock: Arc::clone(&clock),
@@ -107,7 +111,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         catalogues: OpenCatalogues::default(),
         namespaces: tradewind::accounts::access::Namespaces::default(),
         agent,
-        settings: config.settings(install, &namespace),
+        settings,
         told: Mutex::new(Told::default()),
         machines: rented_machine::Memory::default(),
         workers: tradewind::controllers::worker::Workers::default(),
@@ -117,6 +121,11 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
     let watches = watches::start(&client, &ctx, &inbox);
     wait_for_caches(&ctx.caches, health).await;
     health.show(Arc::clone(&ctx));
+    if let Some(kubelet) = kubelet {
+        // A connection of its own, as for the election: streams of logs keep no controller waiting.
+        let client = kube_client::client(kube_config.clone()).context("building the client of the logs endpoint")?;
+        kubelet::serve(kubelet, Arc::clone(&ctx), client, config.kubelet_anonymous, stop.clone());
+    }
 
     // A connection of its own, so that no other request keeps a renewal waiting.
     let lease_client = kube_client::client(kube_config).context("building the client of the election")?;
@@ -153,7 +162,7 @@ async fn work(
     // What came in while another replica led is in the caches.
     inbox.clear();
     inbox.ask(watches::everything(&ctx.caches));
-    inbox.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key())]);
+    inbox.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key()), (LogKeeper::NAME, LogKeeper::key())]);
 
     let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx), config.concurrency);
     let restart = CancellationToken::new();
@@ -193,6 +202,22 @@ async fn work(
     Ok(if restart.is_cancelled() { ExitCode::from(AGAIN) } else { ExitCode::SUCCESS })
 }
 
+/// Nothing else hangs on logs: an endpoint that cannot be opened is said and done without.
+async fn listen_for_logs(config: &Config) -> Option<kubelet::Listening> {
+    let Some(address) = config.kubelet_address else {
+        tracing::info!("No --kubelet-address and no POD_IP was given, so kubectl logs does not work for rented Pods");
+        return None;
+    };
+    match kubelet::listen(config.kubelet_listen, address).await {
+        Ok(listening) => Some(listening),
+        Err(error) => {
+            let listen = config.kubelet_listen;
+            tracing::error!(%error, %listen, "Logs cannot be served, so kubectl logs does not work for rented Pods");
+            None
+        }
+    }
+}
+
 /// Who is asked how large images are, if anybody may be.
 fn image_sizes(config: &Config) -> Option<Arc<dyn ImageSizes>> {
     if !config.image_registries {
@@ -214,6 +239,7 @@ fn reconcilers(ctx: &Arc<Context>) -> Vec<Arc<dyn Reconciler>> {
         Arc::new(provider::Providers::new(Arc::clone(ctx))),
         Arc::new(node::Nodes::new(Arc::clone(ctx))),
         Arc::new(sweeper::Sweeper::new(Arc::clone(ctx))),
+        Arc::new(LogKeeper::new(Arc::clone(ctx))),
         Arc::new(MarketReader::new(Arc::clone(ctx))),
         Arc::new(MarketKeeper::new(Arc::clone(ctx))),
     ]
