@@ -162,7 +162,11 @@ async fn work(
     // What came in while another replica led is in the caches.
     inbox.clear();
     inbox.ask(watches::everything(&ctx.caches));
-    inbox.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key()), (LogKeeper::NAME, LogKeeper::key())]);
+    inbox.ask([
+        (node::NAME, Key::cluster(node::SINGLE)),
+        (MarketKeeper::NAME, MarketKeeper::key()),
+        (LogKeeper::NAME, LogKeeper::key()),
+    ]);
 
     let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx), config.concurrency);
     let restart = CancellationToken::new();

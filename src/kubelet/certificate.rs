@@ -120,8 +120,9 @@ async fn approve(api: &Api<CertificateSigningRequest>, name: &str) -> kube::Resu
 }
 
 fn taken(pem: &[u8], key: &KeyPair) -> Result<Certificate, String> {
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| format!("what was signed is no certificate: {e}"))?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("what was signed is no certificate: {e}"))?;
     let first = chain.first().ok_or("what was signed is empty")?;
     let (_, read) = X509Certificate::from_der(first).map_err(|e| format!("what was signed cannot be read: {e}"))?;
     let until = Timestamp::from_second(read.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX);

@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn output_goes_when_its_pod_has_been_gone_for_two_looks_or_it_is_very_old() {
         let now = jiff::Timestamp::from_second(10_000_000).unwrap();
-        let kept = |machine: &str, hours: i64| KeptLogs { machine: machine.to_owned(), since: now - SignedDuration::from_hours(hours) };
+        let kept = |machine: &str, hours: i64| KeptLogs {
+            machine: machine.to_owned(),
+            since: now - SignedDuration::from_hours(hours),
+        };
         let set = |machines: &[&str]| machines.iter().map(|m| (*m).to_owned()).collect::<BTreeSet<_>>();
         let all = [kept("shown", 1), kept("lonely", 1), kept("new", 1), kept("ancient", 169)];
         let (remove, lonely) = sort(&all, &set(&["shown", "ancient"]), &set(&["lonely", "shown"]), now);

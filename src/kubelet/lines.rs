@@ -137,14 +137,9 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_counted_as_lines() {
-        for (lines, want) in [
-            (0, ""),
-            (1, "thr"),
-            (2, "\nthr"),
-            (3, "two\n\nthr"),
-            (4, "one\ntwo\n\nthr"),
-            (99, "one\ntwo\n\nthr"),
-        ] {
+        for (lines, want) in
+            [(0, ""), (1, "thr"), (2, "\nthr"), (3, "two\n\nthr"), (4, "one\ntwo\n\nthr"), (99, "one\ntwo\n\nthr")]
+        {
             let mut all = pieces(TEXT);
             assert!(all.ended);
             all.keep_last(lines);

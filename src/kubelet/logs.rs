@@ -190,7 +190,8 @@ impl Following {
             match looked {
                 Ok(()) => failing_since = None,
                 Err(error) if failing_since.get_or_insert_with(now).elapsed() > PATIENCE => {
-                    return last(to, &mut printer, &format!("the output cannot be read any more: {error}; ask again")).await;
+                    return last(to, &mut printer, &format!("the output cannot be read any more: {error}; ask again"))
+                        .await;
                 }
                 Err(_) => continue,
             }

@@ -167,7 +167,8 @@ async fn admit(
         return next.run(request).await;
     }
     let Some(caller) = caller else {
-        let sentence = "show a client certificate of the cluster's authority (the API server: --kubelet-client-certificate)";
+        let sentence =
+            "show a client certificate of the cluster's authority (the API server: --kubelet-client-certificate)";
         return (StatusCode::UNAUTHORIZED, sentence).into_response();
     };
     match server.rights.allow(&server.ctx, &caller).await {

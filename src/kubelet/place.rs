@@ -54,9 +54,9 @@ pub fn check(pod: &Pod, key: &Key, container: &str, node: &str) -> Result<(), St
     let names: Vec<&str> = spec.iter().flat_map(|s| &s.containers).map(|c| c.name.as_str()).collect();
     match names.first() {
         Some(first) if *first == container => Ok(()),
-        Some(first) if names.contains(&container) => {
-            Err(format!("container {container} does not run: on a rented machine only the first container, {first}, does"))
-        }
+        Some(first) if names.contains(&container) => Err(format!(
+            "container {container} does not run: on a rented machine only the first container, {first}, does"
+        )),
         Some(first) => {
             Err(format!("container {container} does not run on a rented machine; the program's container is {first}"))
         }
@@ -89,7 +89,10 @@ pub fn why_none(pod: &Pod, place: &Place) -> Option<String> {
             Some(format!("the program has never run: {}", message.unwrap_or("no machine was rented")))
         }
         _ if place.machine_lives => None,
-        _ => Some("there is no output: the program said nothing, or it ended so long ago that its output is removed".to_owned()),
+        _ => Some(
+            "there is no output: the program said nothing, or it ended so long ago that its output is removed"
+                .to_owned(),
+        ),
     }
 }
 
@@ -124,9 +127,16 @@ mod tests {
 
     #[test]
     fn a_pod_without_output_says_why() {
-        let place = |machine: Option<&str>, machine_lives| Place { machine: machine.map(str::to_owned), machine_lives, attempt: 0 };
+        let place = |machine: Option<&str>, machine_lives| Place {
+            machine: machine.map(str::to_owned),
+            machine_lives,
+            attempt: 0,
+        };
         let why = |status, place| why_none(&pod(json!({"/status": status})), &place).unwrap_or_default();
-        assert!(why(json!({"phase": "Pending", "message": "vast (no GPU): waits"}), place(None, false)).ends_with("rented: vast (no GPU): waits"));
+        assert!(
+            why(json!({"phase": "Pending", "message": "vast (no GPU): waits"}), place(None, false))
+                .ends_with("rented: vast (no GPU): waits")
+        );
         assert_eq!(why(json!({"phase": "Running"}), place(Some("m"), true)), "");
         assert!(why(json!({"phase": "Failed"}), place(None, false)).contains("never run"));
         assert_eq!(why(json!({"phase": "Failed"}), place(Some("m"), true)), "");

@@ -37,11 +37,14 @@ impl LogQuery {
                 "limitBytes" => read.limit_bytes = Some(number("limitBytes", &value, 1)?),
                 "sinceSeconds" => seconds = Some(number("sinceSeconds", &value, 1)?),
                 "sinceTime" => {
-                    let at = value.parse().map_err(|_| format!("sinceTime is {value:?}, but must be as in RFC 3339"))?;
+                    let at =
+                        value.parse().map_err(|_| format!("sinceTime is {value:?}, but must be as in RFC 3339"))?;
                     time = Some(at);
                 }
                 "stream" if value != "All" => {
-                    return Err("stdout and stderr of rented machines come as one: ask for both (stream=All)".to_owned());
+                    return Err(
+                        "stdout and stderr of rented machines come as one: ask for both (stream=All)".to_owned()
+                    );
                 }
                 _ => {}
             }

@@ -139,7 +139,10 @@ pub async fn keep_certificate(ctx: Arc<Context>, client: kube::Client, address: 
                 renew_in(until, ctx.clock.now())
             }
             Err(error) => {
-                tracing::info!(error, "The logs endpoint shows a certificate of its own; most API servers do not look at it");
+                tracing::info!(
+                    error,
+                    "The logs endpoint shows a certificate of its own; most API servers do not look at it"
+                );
                 SIGN_AGAIN
             }
         };

@@ -307,8 +307,9 @@ impl Mailbox {
         Ok(match fetched {
             Fetched::Absent => SegmentRead::Absent,
             Fetched::Unchanged => SegmentRead::Unchanged,
-            Fetched::Changed { bytes, etag } => LogSegment::decode(&bytes)
-                .map_or(SegmentRead::Absent, |segment| SegmentRead::Changed { segment, etag }),
+            Fetched::Changed { bytes, etag } => {
+                LogSegment::decode(&bytes).map_or(SegmentRead::Absent, |segment| SegmentRead::Changed { segment, etag })
+            }
         })
     }
 

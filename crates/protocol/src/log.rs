@@ -70,7 +70,8 @@ impl LogSegment {
         let (numbered, head) = split(head, b' ')?;
         let (attempt, begins) = split(head, b' ')?;
         let begins = Timestamp::from_millisecond(number(begins)?).ok()?;
-        let records = rest.split_inclusive(|b| *b == b'\n').filter_map(|line| LogRecord::decode(line, begins)).collect();
+        let records =
+            rest.split_inclusive(|b| *b == b'\n').filter_map(|line| LogRecord::decode(line, begins)).collect();
         Some(Self { number: number(numbered)?, attempt: Some(number(attempt)?), records })
     }
 
@@ -195,7 +196,8 @@ mod tests {
             assert_eq!(LogSegment::decode(bad), None, "{bad:?}");
         }
         assert_eq!(LogSegment::decode(&vec![b'x'; LogSegment::MAX_BYTES + 1]), None);
-        let strange = LogSegment::decode(b"tradewind-log2 1 2 3\nX1 a\nF9223372036854775807 a\nF1 good\nE1 no\nF1 cut").unwrap();
+        let strange =
+            LogSegment::decode(b"tradewind-log2 1 2 3\nX1 a\nF9223372036854775807 a\nF1 good\nE1 no\nF1 cut").unwrap();
         assert_eq!(strange.text(), b"good\n");
     }
 }

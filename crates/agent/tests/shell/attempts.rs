@@ -68,7 +68,11 @@ fn a_failed_program_is_begun_again_in_place_from_its_checkpoint() {
     assert_eq!(exit.log_tail, "second *** and *** from 10: weights 10\nstep 20/20\n");
     let log = |slot: u32| LogSegment::decode(&world.store.get(&format!("mail/logs/{slot}")).unwrap()).unwrap();
     let (first, second) = (log(0), log(1));
-    assert_eq!((first.attempt, second.attempt), (Some(1), Some(2)), "the ring goes on, each attempt in segments of its own");
+    assert_eq!(
+        (first.attempt, second.attempt),
+        (Some(1), Some(2)),
+        "the ring goes on, each attempt in segments of its own"
+    );
     assert!(first.text().starts_with(b"first ***\n") && second.text().starts_with(b"second ***"));
     assert!(!world.read("stdout").contains("s3cr3t"));
 }

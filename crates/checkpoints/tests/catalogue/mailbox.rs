@@ -12,8 +12,8 @@ use tradewind_checkpoints::{
     Fetched, Mailbox, MailboxError, ObjectInfo, ProbeFailure, PutOutcome, ReportRead, SegmentRead, Store, StoreError,
     probe,
 };
-use tradewind_protocol::manifest::data_prefix;
 use tradewind_core::InstallId;
+use tradewind_protocol::manifest::data_prefix;
 use tradewind_protocol::{AgentPhase, Control, Desired, Report, SlotBatch, Start, Ticket, VERSION};
 
 use crate::stage::{BUCKET, Stage, now};
