@@ -52,6 +52,6 @@ pub fn offer(id: &str) -> Offer {
 /// An empty place in a store in memory.
 pub fn store() -> MemoryPlace {
     let server = MemoryStore::new(Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH, 1)));
-    server.create_bucket("b");
-    server.at(&"s3://b/p/".parse().expect("a location"))
+    server.create_bucket("bucket");
+    server.at(&"s3://bucket/p/".parse().expect("a location"))
 }

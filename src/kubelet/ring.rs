@@ -128,7 +128,6 @@ mod tests {
     use std::sync::Arc;
 
     use futures::FutureExt as _;
-    use tradewind_checkpoints::Store as _;
 
     use super::*;
     use crate::test_machine::store;
