@@ -120,15 +120,20 @@ pub struct MailboxArgs {
 #[command(next_help_heading = "Logs (kubectl logs of rented Pods)")]
 pub struct KubeletArgs {
     /// Where the API server's requests for logs are served, with TLS; port 0 takes any.
-    #[arg(long, env = "TRADEWIND_KUBELET_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:10250")]
-    pub kubelet_listen: SocketAddr,
+    #[arg(
+        long = "kubelet-listen",
+        env = "TRADEWIND_KUBELET_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:10250"
+    )]
+    pub listen: SocketAddr,
     /// Address at which the API server reaches this very process [default: POD_IP of the environment]. Without one no logs are served.
-    #[arg(long, env = "TRADEWIND_KUBELET_ADDRESS", value_name = "IP")]
-    pub kubelet_address: Option<IpAddr>,
+    #[arg(long = "kubelet-address", env = "TRADEWIND_KUBELET_ADDRESS", value_name = "IP")]
+    pub address: Option<IpAddr>,
     /// A RISK: logs are served to whoever can connect, without a client certificate. Only for clusters whose API server shows none, and
     /// only behind a NetworkPolicy.
-    #[arg(long, env = "TRADEWIND_KUBELET_ANONYMOUS")]
-    pub kubelet_anonymous: bool,
+    #[arg(long = "kubelet-anonymous", env = "TRADEWIND_KUBELET_ANONYMOUS")]
+    pub anonymous: bool,
 }
 
 /// All intervals and limits.

@@ -99,7 +99,7 @@ impl Config {
     fn with_environment(args: RunArgs, environment: impl Fn(&str) -> Option<Vec<u8>>) -> anyhow::Result<Self> {
         let pod_ip = environment("POD_IP").filter(|ip| !ip.is_empty());
         let pod_ip = pod_ip.map(|ip| String::from_utf8_lossy(&ip).trim().parse().context("POD_IP is no IP address"));
-        let kubelet_address = match args.kubelet.kubelet_address {
+        let kubelet_address = match args.kubelet.address {
             Some(address) => Some(address),
             None => pod_ip.transpose()?,
         };
@@ -145,9 +145,9 @@ impl Config {
             image_registries: args.image_registries == Switch::On,
             concurrency: args.concurrency.into(),
             metrics_listen: args.metrics_listen,
-            kubelet_listen: args.kubelet.kubelet_listen,
+            kubelet_listen: args.kubelet.listen,
             kubelet_address,
-            kubelet_anonymous: args.kubelet.kubelet_anonymous,
+            kubelet_anonymous: args.kubelet.anonymous,
             terms,
             drain_limit: args.times.drain_limit,
             rent_limit: args.times.rent_limit,

@@ -132,17 +132,17 @@ mod tests {
     use super::*;
     use crate::test_machine::store;
 
-    async fn write(store: &dyn tradewind_checkpoints::Store, number: u64, attempt: u32, lines: std::ops::Range<u32>) {
-        let lines: String = lines.map(|line| format!("F0 {line}\n")).collect();
-        let object = format!("tradewind-log2 {number} {attempt} 1000\n{lines}");
+    async fn write(store: &dyn tradewind_checkpoints::Store, number: u64, attempt: u32, lines: std::ops::Range<u64>) {
+        let lines: Vec<String> = lines.map(|line| format!("F0 {line}\n")).collect();
+        let object = format!("tradewind-log2 {number} {attempt} 1000\n{}", lines.concat());
         store.put(&format!("logs/m/{}", number % 8), object.into()).await.unwrap();
     }
 
-    fn numbers(pieces: &Pieces) -> Vec<u32> {
+    fn numbers(pieces: &Pieces) -> Vec<u64> {
         pieces.pieces.iter().map(|p| String::from_utf8_lossy(&p.text).parse().unwrap()).collect()
     }
 
-    async fn news(ring: &mut Ring) -> (Vec<u32>, bool) {
+    async fn news(ring: &mut Ring) -> (Vec<u64>, bool) {
         let mut news = News::default();
         ring.next(0, &mut news).await.unwrap();
         (numbers(&news.pieces), news.lost)
@@ -163,8 +163,8 @@ mod tests {
             write(&store, 2, 0, 9..10).await;
             assert_eq!(news(&mut ring).await, ((2..10).collect(), false));
             for number in 3..30 {
-                write(&store, number, 0, number as u32 * 10..number as u32 * 10 + 1).await;
-                assert_eq!(news(&mut ring).await, (vec![number as u32 * 10], false));
+                write(&store, number, 0, number * 10..number * 10 + 1).await;
+                assert_eq!(news(&mut ring).await, (vec![number * 10], false));
             }
         };
         all.now_or_never().expect("a store in memory answers at once");
@@ -178,7 +178,7 @@ mod tests {
             write(&store, 0, 0, 0..1).await;
             assert_eq!(news(&mut ring).await.0, [0]);
             for number in 1..12 {
-                write(&store, number, 0, number as u32..number as u32 + 1).await;
+                write(&store, number, 0, number..number + 1).await;
             }
             assert_eq!(news(&mut ring).await, ((4..12).collect(), true));
             assert_eq!(news(&mut ring).await, (vec![], false));
