@@ -19,6 +19,7 @@ mod frozen;
 mod hostile;
 mod hosts;
 mod limits;
+mod logs;
 mod lost;
 mod neighbours;
 mod placement;
