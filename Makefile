@@ -65,6 +65,7 @@ docs: prerequisites ## builds the code's documentation; a warning is an error
 .PHONY: generate
 generate: prerequisites ## writes the files that are generated from the code
 	$(cargo) run --quiet --bin tradewind-operator -- crds crds
+	$(cargo) run --quiet --bin tradewind-operator -- reference docs/reference
 
 .PHONY: test
 test: tools lint build agent docs ## runs every check and every test that needs no root
