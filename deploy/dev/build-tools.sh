@@ -20,7 +20,7 @@ crates=()
 packages=()
 case "${1:-}" in
   '') ;;
-  --test) environments+=(test) crates+=("s3s-fs $s3s_fs_version binary 1 min") packages+=(runpod) ;;
+  --test) environments+=(test samples) crates+=("s3s-fs $s3s_fs_version binary 1 min") packages+=(runpod) ;;
   *) echo "usage: build-tools.sh [--test]" >&2; exit 2 ;;
 esac
 
@@ -148,7 +148,7 @@ build_crate() {
 build_environment() {
   local name=$1 directory=${links[python-$1]} log="$cache/log/python-$1.log" start=$SECONDS
   [ -e "$directory/.complete" ] && return
-  say "installing the Python environment '$name' (once, about 20 s) ..."
+  say "installing the Python environment '$name' (once, about 30 s) ..."
   # Environments cannot be renamed (their scripts hold the path), hence the mark at the end.
   rm -rf "$directory"
   { python3 -m venv "$directory" &&
