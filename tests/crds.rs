@@ -365,3 +365,21 @@ async fn what_deploy_ships_is_accepted() {
     assert!(!may("list", "secrets", "tradewind-system").await && !may("delete", "nodes", "default").await);
     assert!(!may("update", "trainingjobs", &namespace).await && !may("create", "deployments.apps", &namespace).await);
 }
+
+#[tokio::test]
+async fn every_sample_is_valid_as_it_stands() {
+    let Some((plane, _)) = plane("samples").await else { return };
+    let directory = project_root().join("deploy/samples");
+    let mut looked_at = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "yaml") {
+            looked_at += 1;
+            // Strict: a field that the API server would drop is an error, and a placeholder that is no valid name as well.
+            let file = path.to_str().unwrap();
+            let said = plane.kubectl().run(["apply", "--dry-run=server", "--validate=strict", "-f", file]).await;
+            assert!(said.is_ok(), "{file}: {said:?}");
+        }
+    }
+    assert!(looked_at >= 8, "only {looked_at} samples were found");
+}

@@ -27,6 +27,7 @@ mod providers;
 mod refusals;
 mod restarts;
 mod restore;
+mod samples;
 mod secrets;
 mod stopping;
 mod user;
