@@ -53,6 +53,8 @@ pub struct Context {
     pub machines: crate::controllers::rented_machine::Memory,
     /// What the agents in the cluster say.
     pub workers: crate::controllers::worker::Workers,
+    /// Whose turn it is among jobs with several workers.
+    pub turns: crate::controllers::training_job::turns::Turns,
     /// Keys that controllers ask to be looked at; drained by the runtime.
     pub asked: Mutex<Vec<Work>>,
 }
@@ -193,14 +195,14 @@ impl Context {
 
 /// Which keys of which controllers a changed object concerns.
 pub fn routes(object: &dyn Object) -> Vec<Work> {
-    use crate::controllers::{node, provider, rented_machine, training_job};
+    use crate::controllers::{node, provider, rented_machine, training_job, worker};
     let meta = object.meta();
     let key = Key::of(object);
     let label = |name: &str| meta.labels.as_ref().and_then(|l| l.get(name)).cloned();
     let any = object.any_ref();
     if any.is::<TrainingJob>() {
         // Machines of the job look at it for their release and for the settlement.
-        return vec![(training_job::NAME, key)];
+        return vec![(training_job::NAME, key.clone()), (worker::NAME, key)];
     }
     if let Some(machine) = any.downcast_ref::<RentedMachine>() {
         let job = &machine.spec.job;
@@ -216,7 +218,8 @@ pub fn routes(object: &dyn Object) -> Vec<Work> {
     if let Some(pod) = any.downcast_ref::<Pod>() {
         let mut work = Vec::new();
         if let Some(job) = label(names::JOB_NAME) {
-            work.push((training_job::NAME, Key::namespaced(key.namespace.clone(), job)));
+            let job = Key::namespaced(key.namespace.clone(), job);
+            work.extend([(training_job::NAME, job.clone()), (worker::NAME, job)]);
         }
         if let Some(machine) = pod.metadata.annotations.as_ref().and_then(|a| a.get(names::MACHINE)) {
             work.push((rented_machine::NAME, Key::cluster(machine.as_str())));

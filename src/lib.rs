@@ -10,6 +10,7 @@ pub mod events;
 pub mod images;
 pub mod market;
 pub mod runtime;
+pub mod serving;
 pub mod settings;
 pub mod storage;
 pub mod telemetry;

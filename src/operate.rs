@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tradewind::accounts::Accounts;
 use tradewind::context::{Caches, Context};
-use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job};
+use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job, worker};
 use tradewind::events::Told;
 use tradewind::images::{ImageSizes, Images};
 use tradewind::market::{Market, MarketKeeper, MarketReader, keeper};
@@ -110,7 +110,8 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         settings: config.settings(install, &namespace),
         told: Mutex::new(Told::default()),
         machines: rented_machine::Memory::default(),
-        workers: tradewind::controllers::worker::Workers::default(),
+        workers: worker::Workers::default(),
+        turns: tradewind::controllers::training_job::turns::Turns::default(),
         asked: Mutex::new(Vec::new()),
     });
     let inbox = Arc::new(Inbox::new(Arc::clone(&clock)));
@@ -210,6 +211,7 @@ fn image_sizes(config: &Config) -> Option<Arc<dyn ImageSizes>> {
 fn reconcilers(ctx: &Arc<Context>) -> Vec<Arc<dyn Reconciler>> {
     vec![
         Arc::new(training_job::TrainingJobs::new(Arc::clone(ctx))),
+        Arc::new(worker::WorkerAgents::new(Arc::clone(ctx))),
         Arc::new(rented_machine::RentedMachines::new(Arc::clone(ctx))),
         Arc::new(provider::Providers::new(Arc::clone(ctx))),
         Arc::new(node::Nodes::new(Arc::clone(ctx))),

@@ -71,7 +71,8 @@ impl Replica {
 async fn replicas_start_hand_over_and_stay_silent() {
     let Some(tools) = or_skip(Tools::locate()) else { return };
     let run = RunDir::new("runtime").unwrap();
-    let plane = Plane::start(&tools, run.path(), PlaneOptions { audit: true, kwok: false }).await.unwrap();
+    let plane =
+        Plane::start(&tools, run.path(), PlaneOptions { audit: true, ..PlaneOptions::default() }).await.unwrap();
     let kubectl = plane.kubectl();
     let file = |name: &str| project_root().join(name).display().to_string();
     kubectl.run(["apply", "-f", &file("deploy/operator/rbac.yaml")]).await.unwrap();

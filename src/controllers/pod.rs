@@ -47,6 +47,45 @@ pub fn unschedulable(pod: &Pod) -> Option<Timestamp> {
     refused.then(|| scheduled.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0))
 }
 
+/// Why a Pod is about to be disrupted or was, in a sentence: eviction, preemption, a lost node.
+pub fn disruption(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let target = conditions.iter().find(|c| c.type_ == "DisruptionTarget" && c.status == "True")?;
+    let told = target
+        .message
+        .as_deref()
+        .map(str::trim)
+        .filter(|m| !m.is_empty())
+        .map(|m| format!(" ({m})"))
+        .unwrap_or_default();
+    let what = match target.reason.as_deref() {
+        Some("PreemptionByScheduler") => "it made room for a Pod of higher priority",
+        Some("DeletionByTaintManager") => "its node does not answer, or must not be used any more",
+        Some("EvictionByEvictionAPI") => "it was evicted, as by kubectl drain",
+        Some("DeletionByPodGC") => "its node is gone",
+        Some("TerminationByKubelet") => "its node shuts down or is short of something",
+        _ => "it is disrupted",
+    };
+    Some(format!("{what}{told}"))
+}
+
+/// The scheduling gate that holds a Pod, if one does.
+pub fn gate(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.scheduling_gates.as_ref()?.first().map(|gate| gate.name.as_str())
+}
+
+/// When the kubelet took a Pod up.
+pub fn started(pod: &Pod) -> Option<Timestamp> {
+    pod.status.as_ref()?.start_time.as_ref().map(|t| t.0)
+}
+
+/// Whether the kernel ended the program for want of memory.
+pub fn is_out_of_memory(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+    let state = statuses.and_then(|s| s.first()).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
+    state.is_some_and(|t| t.reason.as_deref() == Some("OOMKilled"))
+}
+
 /// A label of a Pod.
 pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
     pod.metadata.labels.as_ref()?.get(name)

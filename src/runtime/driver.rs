@@ -250,6 +250,7 @@ mod tests {
             told: Mutex::default(),
             machines: crate::controllers::rented_machine::Memory::default(),
             workers: crate::controllers::worker::Workers::default(),
+            turns: crate::controllers::training_job::turns::Turns::default(),
             asked: Mutex::default(),
         });
         let inbox = Arc::new(Inbox::new(clock));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,18 +11,27 @@ use jiff::Timestamp;
 use tradewind_core::{ExposeSecret, SecretString};
 use tradewind_protocol::{HostFacts, Ticket};
 
-use crate::logic::Settings;
+use crate::logic::{InCluster, Settings};
 
 const CONTROL_URL: &str = "TRADEWIND_CONTROL_URL";
 const POLL_MS: &str = "TRADEWIND_POLL_MS";
 const REPORT_MS: &str = "TRADEWIND_REPORT_MS";
 const GPU_MS: &str = "TRADEWIND_GPU_MS";
+const LEAVE_MS: &str = "TRADEWIND_LEAVE_MS";
+const POD_IP: &str = "TRADEWIND_POD_IP";
+const TERMINATION_LOG: &str = "TRADEWIND_TERMINATION_LOG";
 const CGROUP_DIR: &str = "TRADEWIND_CGROUP_DIR";
 const HOST_FACTS: &str = "TRADEWIND_HOST_FACTS";
 /// Which GPUs the container was promised; images for CUDA say it, and so do some markets.
 const VISIBLE_GPUS: &str = "NVIDIA_VISIBLE_DEVICES";
 /// Variables that are the agent's own begin like this.
 const OWN_PREFIX: &[u8] = b"TRADEWIND_";
+
+/// Where the kubelet looks for a container's last words, unless its Pod says otherwise.
+#[expect(clippy::disallowed_methods, reason = "this module is the one that reads the environment")]
+pub fn termination_log() -> PathBuf {
+    std::env::var_os(TERMINATION_LOG).unwrap_or_else(|| "/dev/termination-log".into()).into()
+}
 
 /// The environment cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -50,6 +60,10 @@ pub struct Config {
     pub host: Option<HostFacts>,
     /// Which GPUs the container was promised.
     pub visible_gpus: Option<String>,
+    /// The program and what else is different in a Pod of the cluster; see [`Config::with_program`].
+    pub in_cluster: Option<InCluster>,
+    /// Where small files of the agent's own go; `None` = the working directory.
+    pub scratch: Option<PathBuf>,
 }
 
 /// The environment of this process. Values do not print: the provider puts a key among them.
@@ -100,12 +114,29 @@ impl Config {
         };
         settings.poll = milliseconds(POLL_MS, settings.poll)?;
         settings.report = milliseconds(REPORT_MS, settings.report)?;
+        settings.leave_limit = milliseconds(LEAVE_MS, settings.leave_limit)?;
         settings.log = settings.log.min(settings.report);
         let gpu_every = milliseconds(GPU_MS, Duration::from_mins(1))?;
         let cgroup = environment.text(CGROUP_DIR).unwrap_or("/sys/fs/cgroup").into();
         let host = environment.text(HOST_FACTS).and_then(|facts| serde_json::from_str(facts).ok());
         let visible_gpus = environment.text(VISIBLE_GPUS).map(str::to_owned);
-        Ok(Self { control_url, settings, environment, cgroup, gpu_every, host, visible_gpus })
+        let (in_cluster, scratch) = (None, None);
+        Ok(Self { control_url, settings, environment, cgroup, gpu_every, host, visible_gpus, in_cluster, scratch })
+    }
+
+    /// The same for a Pod of the cluster, whose container runs this program. Without any it stays the configuration of a rented machine.
+    #[must_use]
+    pub fn with_program(mut self, program: Vec<String>) -> Self {
+        let (address, warnings) = match self.environment.text(POD_IP).map(str::parse::<IpAddr>) {
+            None => (None, Vec::new()),
+            Some(Ok(address)) => (Some(address), Vec::new()),
+            // The text is not repeated: whatever it is, it was not meant for people.
+            Some(Err(_)) => {
+                (None, vec![format!("{POD_IP} is no IP address: other workers cannot be told where this one is")])
+            }
+        };
+        self.in_cluster = (!program.is_empty()).then_some(InCluster { program, address, warnings });
+        self
     }
 
     /// The ticket for the control document. When it expires is not known.
@@ -143,6 +174,22 @@ mod tests {
         assert!(config.environment.secret("OTHER").is_none());
         assert_eq!((config.cgroup.to_str(), config.gpu_every), (Some("/sys/fs/cgroup"), Duration::from_mins(1)));
         assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_program_makes_it_a_pod_and_a_bad_address_is_told() {
+        let program = || vec!["train".to_owned()];
+        let with = |ip: &str| read(&[(CONTROL_URL, "http://x"), (POD_IP, ip)]).unwrap().with_program(program());
+        for ip in ["10.1.2.3", "fd00::7"] {
+            let pod = with(ip).in_cluster.unwrap();
+            assert_eq!((pod.address, pod.warnings.len()), (Some(ip.parse().unwrap()), 0));
+        }
+        let pod = with("10.1.2.3.4").in_cluster.unwrap();
+        assert_eq!(pod.address, None);
+        assert!(pod.warnings[0].starts_with("TRADEWIND_POD_IP is no IP address"), "{:?}", pod.warnings);
+        let pod = with("").in_cluster.unwrap();
+        assert_eq!((pod.address, pod.warnings.len()), (None, 0), "nobody has said where");
+        assert_eq!(read(&[(CONTROL_URL, "http://x")]).unwrap().with_program(vec![]).in_cluster, None);
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Operator {
                 resume_args: vec![],
                 interval_s: 5,
                 quiet_ms: 2000,
+                restore_only: false,
             }),
             restore,
             data_prefix: data_prefix(attempt, uid),

@@ -193,6 +193,10 @@ reasons! {
     NoUsableCheckpoint,
     /// The job goes on from a checkpoint.
     Resumed,
+    /// A checkpoint was restored, but the program counts from an earlier step.
+    NotResumed,
+    /// The program has run for long and nothing that it saves was found.
+    NothingSaved,
     /// An offered checkpoint was refused.
     CheckpointRefused,
     /// A machine that nobody claims was ended.

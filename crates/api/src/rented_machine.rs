@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tradewind_core::Money;
 
-use crate::training_job::{LocalSecret, ProgressStatus};
+use crate::training_job::{CheckpointSpec, LocalSecret, ProgressStatus};
 
 /// Everything that is needed to rent, run and end one machine, even when Pod and job are gone.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -201,6 +201,20 @@ pub struct MachineCheckpoint {
     pub interval_s: i64,
     /// How many are kept.
     pub keep: i64,
+}
+
+impl From<&CheckpointSpec> for MachineCheckpoint {
+    fn from(spec: &CheckpointSpec) -> Self {
+        Self {
+            path: spec.path.clone(),
+            pattern: spec.pattern.clone(),
+            to: spec.to.clone(),
+            secret_ref: spec.secret_ref.clone(),
+            resume_args: spec.resume_args.clone(),
+            interval_s: i64::try_from(spec.interval.seconds()).unwrap_or(i64::MAX),
+            keep: i64::from(spec.keep),
+        }
+    }
 }
 
 /// Where a machine is.

@@ -441,6 +441,9 @@ pub struct TrainingJobStatus {
     /// machine is rented for this attempt while it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts_on: Option<String>,
+    /// Why the present attempt ends, while its workers in the cluster stop and their last reports are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<EndingStatus>,
     /// Hash of what decides the result, as of the present attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_hash: Option<String>,
@@ -528,6 +531,28 @@ pub struct PlacementStatus {
     #[serde(default)]
     #[schemars(length(max = 10))]
     pub rejected: Vec<String>,
+}
+
+/// Why an attempt in the cluster ends.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EndingStatus {
+    /// The attempt.
+    pub attempt: i64,
+    /// A condition's reason.
+    pub reason: String,
+    /// Sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Exit code of the program that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// The last lines that it wrote.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub log: String,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
 }
 
 /// Workers.

@@ -1,9 +1,9 @@
 //! Commit of an offered checkpoint: verify, then append. No entry, no checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, stream};
-use tradewind_protocol::manifest::{DataKey, data_prefix};
+use tradewind_protocol::manifest::{DataKey, data_folder};
 use tradewind_protocol::{Chunk, Document, LogEntry, Manifest};
 
 use crate::catalogue::{Appended, Catalogue, CommitOutcome, MAX_ROUNDS, PARALLEL, Refusal};
@@ -16,13 +16,24 @@ impl Catalogue {
     ///
     /// Safe to repeat: the same manifest offered again has the same sequence. `Err` means that nothing is known; offer it again.
     pub async fn commit(&self, machine: &str, attempt: u32, manifest: &Manifest) -> Result<CommitOutcome, StoreError> {
+        self.commit_gang(&[machine], attempt, manifest).await
+    }
+
+    /// Commits a checkpoint that these workers, by rank, have written together in `attempt`: what [`crate::gang::merge`] made of their
+    /// offers. As [`Catalogue::commit`], but new chunks may be of any of them.
+    pub async fn commit_gang(
+        &self,
+        machines: &[impl AsRef<str> + Sync],
+        attempt: u32,
+        manifest: &Manifest,
+    ) -> Result<CommitOutcome, StoreError> {
         let refused = |refusal| Ok(CommitOutcome::Refused(refusal));
         let entry = LogEntry::Checkpoint { manifest: manifest.clone(), at: self.clock.now() };
         // Encoding checks the manifest and that the entry will be readable.
         if let Err(invalid) = entry.encode() {
             return refused(Refusal::Invalid(invalid));
         }
-        if manifest.machine != machine {
+        if !machines.iter().map(AsRef::as_ref).eq(writers(manifest)) {
             return refused(Refusal::Foreign { what: "machine" });
         }
         if manifest.attempt != attempt {
@@ -89,14 +100,21 @@ fn check_fence(log: &Log, manifest: &Manifest) -> Result<(), Refusal> {
     if log.marks().closed { Err(Refusal::Ended) } else { Ok(()) }
 }
 
-/// The chunks that only the store can vouch for: those in the machine's own slots that no checkpoint has named yet.
+/// The machines that wrote it, by rank.
+fn writers(manifest: &Manifest) -> impl Iterator<Item = &str> {
+    let one = manifest.writers.is_empty().then_some(manifest.machine.as_str());
+    one.into_iter().chain(manifest.writers.iter().map(|writer| writer.machine.as_str()))
+}
+
+/// The chunks that only the store can vouch for: those in the writers' own slots that no checkpoint has named yet.
 fn new_chunks<'m>(log: &Log, manifest: &'m Manifest) -> Result<Vec<&'m Chunk>, Refusal> {
     let live: BTreeMap<&str, &Chunk> = log.live_chunks();
     let marks = log.marks();
-    let prefix = data_prefix(manifest.attempt, &manifest.machine);
-    let folder = prefix.trim_start_matches("data/").trim_end_matches('/');
+    let folders: BTreeSet<String> = writers(manifest).map(|machine| data_folder(manifest.attempt, machine)).collect();
     let is_new = |key: &str| {
-        key.starts_with(&prefix) && DataKey::parse(key).is_some_and(|place| marks.admit(folder, place.slot))
+        let Some(place) = DataKey::parse(key) else { return false };
+        let folder = place.folder();
+        folders.contains(&folder) && marks.admit(&folder, place.slot)
     };
     let mut new = Vec::new();
     for (key, chunk) in manifest.distinct_chunks() {

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jiff::SignedDuration;
-use tradewind_protocol::manifest::{DataKey, parse_data_folder};
+use tradewind_protocol::manifest::{DataKey, data_folder, parse_data_folder};
 use tradewind_protocol::{LogEntry, VERSION};
 
 use crate::catalogue::{Appended, Catalogue, MAX_FOLDERS, MAX_ROUNDS};
@@ -170,15 +170,24 @@ impl Catalogue {
     }
 }
 
-/// The marks after `dropped` are gone: above every slot of the running attempt that one of them names. Machines take slots in order, so data
-/// for checkpoints to come lies above.
+/// The marks after `dropped` are gone: above every slot of the running attempt that one of them names or that its writers had sent by then.
+/// Machines take slots in order, so data for checkpoints to come lies above.
 fn raised(marks: &Marks, log: &Log, attempt: u32, dropped: &[u64]) -> BTreeMap<String, u64> {
     let mut below = marks.below.clone();
+    let mut raise = |folder: String, to: u64| {
+        let mark = below.entry(folder).or_default();
+        *mark = (*mark).max(to);
+    };
     for checkpoint in dropped.iter().filter_map(|seq| log.checkpoint(*seq)) {
-        let places = checkpoint.manifest.chunks().filter_map(|chunk| DataKey::parse(&chunk.key));
+        let manifest = checkpoint.manifest;
+        let places = manifest.chunks().filter_map(|chunk| DataKey::parse(&chunk.key));
         for place in places.filter(|place| place.attempt == attempt) {
-            let mark = below.entry(format!("{}-{}", place.attempt, place.machine)).or_default();
-            *mark = (*mark).max(place.slot + 1);
+            raise(place.folder(), place.slot + 1);
+        }
+        if manifest.attempt == attempt {
+            for writer in manifest.writers.iter().filter(|writer| writer.slots_below > 0) {
+                raise(data_folder(attempt, &writer.machine), writer.slots_below);
+            }
         }
     }
     below

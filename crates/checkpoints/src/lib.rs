@@ -8,6 +8,7 @@
 pub mod catalogue;
 mod commit;
 pub mod credentials;
+pub mod gang;
 mod gated;
 mod gc;
 pub mod identity;
@@ -22,6 +23,7 @@ pub mod store;
 
 pub use catalogue::{Begun, Catalogue, CommitOutcome, FenceRefused, Refusal};
 pub use credentials::{CredentialsError, StoreCredentials};
+pub use gang::{MergeError, RestoreError};
 pub use gated::Gated;
 pub use gc::{Collected, Keep};
 pub use location::{Location, LocationError};

@@ -287,10 +287,11 @@ async fn save(store: &S3Store, machine: &str, attempt: u32, step: u64) -> Manife
         step,
         name: format!("step-{step}"),
         kind: EntryKind::File,
-        files: vec![ManifestFile { path: String::new(), size_bytes: 7, mode: 0o644, chunks: vec![chunk] }],
+        files: vec![ManifestFile { path: String::new(), size_bytes: 7, mode: 0o644, chunks: vec![chunk], rank: None }],
         saved_at: Timestamp::UNIX_EPOCH,
         save_began_at: Timestamp::UNIX_EPOCH,
         parent: None,
+        writers: vec![],
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod error;
 mod http_json;
+pub mod kubelet;
 pub mod leaks;
 mod locate;
 pub mod plane;
@@ -19,6 +20,7 @@ pub mod stack;
 mod wait;
 
 pub use error::Error;
+pub use kubelet::{FakeNode, FakeNodeOptions, Images};
 pub use locate::{Binaries, Tools, or_skip, project_root, shared_material};
 pub use plane::{Plane, PlaneOptions};
 pub use process::{Launch, Process};

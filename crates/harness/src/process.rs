@@ -284,7 +284,7 @@ pub(crate) async fn despite_taken_ports<T>(mut start: impl AsyncFnMut() -> Resul
 type Job = (Command, mpsc::Sender<io::Result<Child>>);
 
 /// Starts a process from the one thread that lives as long as this program.
-fn spawn(command: Command) -> io::Result<Child> {
+pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (sender, jobs) = mpsc::channel::<Job>();

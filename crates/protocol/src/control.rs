@@ -273,6 +273,10 @@ impl CheckpointSettings {
 impl RestoreCandidate {
     fn validate(&self, check: Check, run_id: &str) -> Result<(), Invalid> {
         self.manifest.validate()?;
+        // Versions of others have no place on the disk of one.
+        check.that(self.manifest.writers.is_empty(), "restore.manifest.writers", || {
+            "must be empty: a worker restores its own part".to_owned()
+        })?;
         check.that(self.manifest.run_id == run_id, "restore.manifest.runId", || "is another run".to_owned())?;
         let named = self.manifest.distinct_chunks();
         let complete = named.len() == self.chunks.len() && named.keys().all(|key| self.chunks.contains_key(*key));
@@ -296,6 +300,9 @@ pub struct CheckpointSettings {
     pub interval_s: u64,
     /// A directory counts as complete when nothing in it changed for so many milliseconds.
     pub quiet_ms: u64,
+    /// Others save: what this program writes to `path` is not uploaded, and nothing waits for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restore_only: bool,
 }
 
 /// A checkpoint that may be restored.

@@ -20,7 +20,7 @@ pub use control::{CheckpointSettings, Control, Desired, RestoreCandidate, SelfEn
 pub use document::Document;
 pub use expand::expand;
 pub use log::LogSegment;
-pub use manifest::{Chunk, EntryKind, LogEntry, Manifest, ManifestFile};
+pub use manifest::{Chunk, EntryKind, LogEntry, Manifest, ManifestFile, Writer};
 pub use report::{AgentPhase, CheckpointOffer, Exit, HostFacts, Progress, Report, RestoreOutcome};
 pub use ticket::Ticket;
 

@@ -18,6 +18,8 @@ pub const MIN_CHUNK_BYTES: u64 = 8 << 20;
 pub const MAX_CHUNK_BYTES: u64 = 1 << 30;
 /// Slots of a machine are numbered below this: eight digits.
 pub const MAX_SLOTS: u64 = 100_000_000;
+/// The most workers that write one checkpoint together: as many as a job may have.
+pub const MAX_RANKS: usize = 512;
 
 /// One checkpoint: its files and their chunks. It counts only once it stands in the log as [`LogEntry::Checkpoint`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +31,7 @@ pub struct Manifest {
     pub run_id: String,
     /// The attempt that saved it.
     pub attempt: u32,
-    /// Uid of the RentedMachine that saved it.
+    /// Uid of the RentedMachine that saved it, or id of the worker in the cluster; of several writers that of the first.
     pub machine: String,
     /// The program's step.
     pub step: u64,
@@ -37,7 +39,7 @@ pub struct Manifest {
     pub name: String,
     /// File or directory.
     pub kind: EntryKind,
-    /// All files, sorted by path. For a single file one entry with an empty path.
+    /// All files, sorted by path and rank. For a single file one entry with an empty path; where the writers' contents differ, one for each.
     pub files: Vec<ManifestFile>,
     /// When the save was complete on the machine's disk (the machine's clock).
     pub saved_at: Timestamp,
@@ -45,6 +47,23 @@ pub struct Manifest {
     pub save_began_at: Timestamp,
     /// The log sequence of the checkpoint whose chunks may be referenced.
     pub parent: Option<u64>,
+    /// The workers that wrote it together, by rank. Empty if one machine wrote all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writers: Vec<Writer>,
+}
+
+/// One of several workers that wrote a checkpoint together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Writer {
+    /// Its id.
+    pub machine: String,
+    /// Its data for this checkpoint and for earlier ones is in slots below this. It need not be named: what all have alike is kept once,
+    /// however many have sent it.
+    pub slots_below: u64,
+    /// Its own name for the checkpoint, where that is not the manifest's: only files can have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// What a checkpoint looks like on disk.
@@ -68,6 +87,9 @@ pub struct ManifestFile {
     pub mode: u32,
     /// Its chunks in order; their sizes add up to `size_bytes`.
     pub chunks: Vec<Chunk>,
+    /// The writer whose version of the file this is, where the versions differ; `None` = for every worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
 }
 
 /// One piece of a file, stored as one object.
@@ -218,6 +240,7 @@ impl Manifest {
         check.that(is_segment(&self.name), "name", || {
             "must be one path segment of 1 to 255 bytes without control characters".to_owned()
         })?;
+        self.validate_writers()?;
         check.count("files", self.files.len(), MAX_FILES)?;
         check.count("chunks", self.files.iter().map(|file| file.chunks.len()).sum(), MAX_CHUNKS)?;
         self.validate_paths()?;
@@ -232,19 +255,48 @@ impl Manifest {
         Ok(())
     }
 
+    fn validate_writers(&self) -> Result<(), Invalid> {
+        let check = Self::CHECK;
+        check.count("writers", self.writers.len(), MAX_RANKS)?;
+        let first = self.writers.first().is_none_or(|writer| writer.machine == self.machine);
+        check.that(first, "writers", || "must begin with the machine".to_owned())?;
+        let mut seen = HashSet::with_capacity(self.writers.len());
+        for writer in &self.writers {
+            check.id("writers.machine", &writer.machine)?;
+            check.that(seen.insert(writer.machine.as_str()), "writers", || "name a machine twice".to_owned())?;
+            check.that(writer.slots_below <= MAX_SLOTS, "writers.slotsBelow", || {
+                format!("must be at most {MAX_SLOTS}")
+            })?;
+            let name = writer.name.as_deref();
+            let fits = name.is_none_or(|name| self.kind == EntryKind::File && is_segment(name));
+            check.that(fits, "writers.name", || "must be one path segment, and only a file may have it".to_owned())?;
+        }
+        let known = |rank: u32| usize::try_from(rank).is_ok_and(|rank| rank < self.writers.len());
+        let all = self.files.iter().filter_map(|file| file.rank).all(known);
+        check.that(all, "files.rank", || "must be that of a writer".to_owned())
+    }
+
     fn validate_paths(&self) -> Result<(), Invalid> {
         let check = Self::CHECK;
         if self.kind == EntryKind::File {
-            let one = self.files.len() == 1 && self.files[0].path.is_empty();
-            return check.that(one, "files", || "must be one file with an empty path".to_owned());
+            let one = !self.files.is_empty() && self.files.iter().all(|file| file.path.is_empty());
+            check.that(one, "files", || "must be one file with an empty path".to_owned())?;
         }
         let mut paths: HashSet<&str> = HashSet::with_capacity(self.files.len());
         for (index, file) in self.files.iter().enumerate() {
-            check.that(is_relative_path(&file.path), "files.path", || {
+            let fits = self.kind == EntryKind::File || is_relative_path(&file.path);
+            check.that(fits, "files.path", || {
                 format!("of file {index} must be relative, of at most 1024 bytes and 64 segments, without '.', '..' or control characters")
             })?;
-            let sorted = index == 0 || self.files[index - 1].path < file.path;
-            check.that(sorted, "files", || format!("are not sorted or name a path twice at file {index}"))?;
+            let before = index.checked_sub(1).map(|before| &self.files[before]);
+            // What is for every worker has no other version.
+            let follows = |before: &ManifestFile| {
+                before.path < file.path
+                    || (before.path == file.path && before.rank.is_some() && before.rank < file.rank)
+            };
+            check.that(before.is_none_or(follows), "files", || {
+                format!("are not sorted or name a path twice at file {index}")
+            })?;
             paths.insert(&file.path);
         }
         for (index, file) in self.files.iter().enumerate() {
@@ -300,6 +352,11 @@ impl<'a> DataKey<'a> {
         let digits = slot.len() == 8 && slot.bytes().all(|b| b.is_ascii_digit());
         Some(Self { attempt, machine, slot: if digits { slot.parse().ok()? } else { return None } })
     }
+
+    /// The folder below `data/` that it is in.
+    pub fn folder(&self) -> String {
+        format!("{}-{}", self.attempt, self.machine)
+    }
 }
 
 /// Reads `<attempt>-<6 letters or digits>`, the folder of one machine's data; `None` for anything else.
@@ -318,10 +375,15 @@ pub fn slot_key(data_prefix: &str, slot: u64) -> String {
 
 /// Prefix of a machine's data keys: `data/<attempt>-<first six characters of the uid's hash>/`.
 pub fn data_prefix(attempt: u32, machine_uid: &str) -> String {
+    format!("data/{}/", data_folder(attempt, machine_uid))
+}
+
+/// The folder of a machine's data below `data/`; see [`data_prefix`].
+pub fn data_folder(attempt: u32, machine_uid: &str) -> String {
     // The hash that order keys use: uids of one cluster may begin alike.
     let mut machine = tradewind_core::OrderKey::machine_part(machine_uid);
     machine.truncate(6);
-    format!("data/{attempt}-{machine}/")
+    format!("{attempt}-{machine}")
 }
 
 /// The size of the chunks that a file of this size is cut into, in bytes: a power of two between [`MIN_CHUNK_BYTES`] and

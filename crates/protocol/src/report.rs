@@ -129,6 +129,9 @@ impl Document for Report {
             check.that(offer.manifest.machine == self.machine, "offer.manifest.machine", || {
                 "is another machine".to_owned()
             })?;
+            check.that(offer.manifest.writers.is_empty(), "offer.manifest.writers", || {
+                "must be empty: a worker offers its own part".to_owned()
+            })?;
             offer.manifest.validate()?;
         }
         check.count("warnings", self.warnings.len(), 8)?;

@@ -12,7 +12,7 @@ use tradewind_protocol::manifest::{
 use tradewind_protocol::{
     AgentPhase, CheckpointOffer, CheckpointSettings, Chunk, Control, Desired, Document, EntryKind, Exit, HostFacts,
     LogEntry, Manifest, ManifestFile, Progress, Report, RestoreCandidate, SelfEnd, SlotBatch, Start, Ticket, VERSION,
-    clean_text,
+    Writer, clean_text,
 };
 
 const MACHINE: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";
@@ -30,7 +30,7 @@ fn chunk(slot: u64, size_bytes: u64) -> Chunk {
 
 fn file(path: &str, chunks: Vec<Chunk>) -> ManifestFile {
     let size_bytes = chunks.iter().map(|chunk| chunk.size_bytes).sum();
-    ManifestFile { path: path.to_owned(), size_bytes, mode: 0o644, chunks }
+    ManifestFile { path: path.to_owned(), size_bytes, mode: 0o644, chunks, rank: None }
 }
 
 fn manifest() -> Manifest {
@@ -50,6 +50,7 @@ fn manifest() -> Manifest {
         saved_at: Timestamp::UNIX_EPOCH,
         save_began_at: Timestamp::UNIX_EPOCH,
         parent: Some(4),
+        writers: vec![],
     }
 }
 
@@ -132,6 +133,7 @@ fn start() -> Start {
             resume_args: vec!["--resume".to_owned()],
             interval_s: 900,
             quiet_ms: 2000,
+            restore_only: false,
         }),
         restore: vec![RestoreCandidate {
             seq: 7,
@@ -161,7 +163,7 @@ fn plain<T: serde::Serialize>(read: Result<T, tradewind_protocol::Invalid>) -> R
     read.map(|document| json!(document)).map_err(|invalid| invalid.to_string())
 }
 
-fn documents() -> [Sample; 5] {
+fn documents() -> [Sample; 6] {
     let sample = |name, value, decode| Sample { name, value, decode };
     [
         sample("report", json!(report()), |b| plain(Report::decode(b, MACHINE))),
@@ -169,6 +171,11 @@ fn documents() -> [Sample; 5] {
         sample("start", json!(start()), |b| plain(Start::decode(b, MACHINE, "boot-1"))),
         sample("slots", json!(slots()), |b| plain(SlotBatch::decode(b, MACHINE))),
         sample("log entry", json!(entry()), |b| plain(LogEntry::decode(b))),
+        sample(
+            "log entry of a gang",
+            json!(LogEntry::Checkpoint { manifest: merged(), at: Timestamp::UNIX_EPOCH }),
+            |b| plain(LogEntry::decode(b)),
+        ),
     ]
 }
 
@@ -326,6 +333,77 @@ fn manifests_that_break_a_rule_are_refused() {
     assert_eq!(many.validate().unwrap_err().field, "files");
     many.files = vec![file("x", (0..100_001).map(|slot| chunk(slot, 1)).collect())];
     assert_eq!(many.validate().unwrap_err().field, "chunks");
+}
+
+/// Two workers that wrote together, each with its own version of the weights.
+fn merged() -> Manifest {
+    let mut merged = manifest();
+    let own = |rank| ManifestFile { rank: Some(rank), ..file("a/weights.bin", vec![chunk(u64::from(rank), 5)]) };
+    merged.files.splice(0..1, [own(0), own(1)]);
+    let writer = |machine: &str| Writer { machine: machine.to_owned(), slots_below: 3, name: None };
+    merged.writers = vec![writer(MACHINE), writer("worker-1")];
+    merged
+}
+
+#[test]
+fn manifests_of_several_writers_are_checked_too() {
+    type Change = fn(&mut Manifest);
+    let table: [(&str, &str, Change); 12] = [
+        ("rank of nobody", "files.rank", |m| m.files[1].rank = Some(2)),
+        ("rank without writers", "files.rank", |m| m.writers.clear()),
+        ("same rank twice", "files", |m| m.files[0].rank = Some(1)),
+        ("ranks not sorted", "files", |m| m.files.swap(0, 1)),
+        ("for all and for one", "files", |m| m.files[0].rank = None),
+        ("file in a version of a file", "files.path", |m| m.files[2].path = "a/weights.bin/x".to_owned()),
+        ("another first writer", "writers", |m| m.writers.swap(0, 1)),
+        ("one writer twice", "writers", |m| m.writers[1].machine = MACHINE.to_owned()),
+        ("writer with a path", "writers.machine", |m| m.writers[1].machine = "../x".to_owned()),
+        ("slots without end", "writers.slotsBelow", |m| m.writers[1].slots_below = u64::MAX),
+        ("directory with two names", "writers.name", |m| m.writers[1].name = Some("x".to_owned())),
+        ("file with a path for a name", "writers.name", |m| {
+            m.kind = EntryKind::File;
+            m.files = vec![file("", vec![])];
+            m.writers[1].name = Some("../x".to_owned());
+        }),
+    ];
+    for (what, field, change) in table {
+        let mut manifest = merged();
+        manifest.validate().unwrap();
+        change(&mut manifest);
+        let invalid = manifest.validate().expect_err(what);
+        assert_eq!(invalid.field, field, "{what}: {invalid}");
+    }
+    let mut files = merged();
+    files.kind = EntryKind::File;
+    files.files = (0..2).map(|rank| ManifestFile { rank: Some(rank), ..file("", vec![]) }).collect();
+    files.writers[1].name = Some("rank-1".to_owned());
+    files.validate().unwrap();
+    let mut many = merged();
+    let writer = |n| Writer { machine: format!("worker-{n}"), slots_below: 0, name: None };
+    many.writers.extend((2..513).map(writer));
+    assert_eq!(many.validate().unwrap_err().field, "writers");
+    many.writers.pop();
+    many.validate().unwrap();
+}
+
+#[test]
+fn one_worker_neither_offers_nor_restores_what_is_of_several() {
+    let mut report = report();
+    report.offer.as_mut().unwrap().manifest = merged();
+    assert_eq!(report.encode().unwrap_err().field, "offer.manifest.writers");
+    let mut start = start();
+    let manifest = merged();
+    start.restore[0].chunks = manifest.distinct_chunks().into_keys().map(|key| (key.to_owned(), ticket())).collect();
+    start.restore[0].manifest = manifest;
+    assert_eq!(start.encode().unwrap_err().field, "restore.manifest.writers");
+}
+
+#[test]
+fn manifests_of_one_machine_look_as_they_always_did() {
+    let value = json!(manifest());
+    assert!(value.get("writers").is_none() && value["files"][0].get("rank").is_none(), "{value}");
+    let old = LogEntry::decode(&serde_json::to_vec(&json!(entry())).unwrap()).unwrap();
+    assert_eq!(old, entry());
 }
 
 #[test]

@@ -16,8 +16,7 @@ use tradewind_providers::{Refusal, RentOutcome, RentRequest, SecretEnv};
 use super::decide::{BOOTING, Observed, Step, became_ours};
 use super::memory::MachineMemory;
 use super::observe::CALL_WITHIN;
-use super::serve::Serving;
-use super::{cost, lagging, project};
+use super::{cost, lagging, project, serve};
 use crate::accounts::{Account, books, ledger};
 use crate::context::Context;
 use crate::controllers::deletion::{Deletion, deletion};
@@ -95,10 +94,9 @@ impl Acting<'_> {
     }
 
     async fn prepare(&self, memory: &mut MachineMemory) -> Result<Done, Failure> {
-        let Some(mailbox) = &self.ctx.mailbox else { return Ok(Done::default()) };
-        let attempt = u32::try_from(self.machine.spec.attempt).unwrap_or(0);
-        let serving = Serving { ctx: self.ctx, mailbox, machine: self.machine, uid: &self.observed.uid, attempt };
-        serving.prepare(memory).await.map_err(|message| Failure::new("MailboxUnavailable", message))?;
+        let Some(serving) = serve::serving(self.ctx, self.machine) else { return Ok(Done::default()) };
+        let prepared = serving.prepare(&mut memory.agent).await;
+        prepared.map_err(|message| Failure::new("MailboxUnavailable", message))?;
         Ok(Done::again())
     }
 
@@ -508,7 +506,7 @@ impl Acting<'_> {
         let Some(settings) = self.machine.spec.checkpoint.as_ref().filter(|_| finished) else { return };
         let namespace = &self.machine.spec.job.namespace;
         match self.ctx.catalogue(namespace, &settings.to, &settings.secret_ref.name).await {
-            Ok(catalogue) => super::serve::tidy(&catalogue, settings, std::collections::BTreeSet::new(), true).await,
+            Ok(catalogue) => crate::serving::tidy(&catalogue, settings, std::collections::BTreeSet::new(), true).await,
             Err(unusable) => tracing::info!(error = unusable.message, "Leaving unnamed data of a finished run"),
         }
     }

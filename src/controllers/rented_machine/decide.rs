@@ -10,9 +10,9 @@ use tradewind_core::{Capacity, Offer, OrderKey};
 use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::cost;
-use super::serve::Served;
 use super::verdict;
 use crate::runtime::Wake;
+use crate::serving::Served;
 
 /// Everything that was read.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use tradewind_protocol::{Exit, HostFacts};
 use tradewind_providers::{Machine, MachineState, Refusal};
 
 use super::decide::{AccountView, Decision, JobView, Limits, Observed, PodView, Step, decide};
-use super::serve::{AgentView, Served};
+use crate::serving::{AgentView, Served};
 use crate::test_machine;
 
 const UID: &str = "0b5f4b1e-8c1c-4b52-8f52-5f0d8a6c9a11";

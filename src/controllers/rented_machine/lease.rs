@@ -1,7 +1,4 @@
 //! The money line: how long a machine may go on while it hears nothing of its operator.
-//!
-//! The agent counts from the moment it first hears of a control document, by its own monotonic clock. Every renewal is a new document, so
-//! they are rare: a machine whose operator vanishes ends between nine tenths of its line and the whole of it.
 
 use std::time::Duration;
 
@@ -10,15 +7,9 @@ use tradewind_api::values::Span;
 use tradewind_api::{Provider, RentedMachine, TrainingJob};
 use tradewind_cluster::Key;
 use tradewind_core::Money;
-use tradewind_protocol::Control;
 
-use super::memory::MachineMemory;
-use super::serve::Serving;
 use super::{cost, reserve};
 use crate::context::Context;
-
-/// The longest time between two renewals.
-const RARELY: Duration = Duration::from_hours(1);
 
 /// Seconds from now to the line, `shortest` at least, since shorter gaps are everyday: the operator's longest absence, or the end of the budget at this price, whichever comes first.
 pub fn seconds(tolerance: Duration, shortest: Duration, budget_left: Option<Money>, price_per_hour: Money) -> u64 {
@@ -29,11 +20,6 @@ pub fn seconds(tolerance: Duration, shortest: Duration, budget_left: Option<Mone
     });
     let line = affordable.map_or(tolerance, |affordable| affordable.max(shortest).min(tolerance));
     line.as_secs().max(1)
-}
-
-/// Time after which a line of so many seconds is drawn anew.
-fn renew_after(line_s: u64) -> Duration {
-    (Duration::from_secs(line_s) / 10).min(RARELY)
 }
 
 /// What is left of a job's budget, but for the reserve of the last save, with this machine's cost so far counted from the clock; `None` = the
@@ -66,21 +52,6 @@ pub fn line(ctx: &Context, machine: &RentedMachine) -> u64 {
     seconds(Duration::from_secs(tolerance), ctx.settings.shortest_line, left, price)
 }
 
-impl Serving<'_> {
-    /// Draws the line anew when it is time; the document is then written again even if it says nothing else.
-    pub(super) fn renew_lease(&self, control: &mut Control, memory: &mut MachineMemory) {
-        let now = self.ctx.clock.monotonic();
-        let line = line(self.ctx, self.machine);
-        let old = memory.lease_drawn.is_none_or(|at| now.saturating_sub(at) >= renew_after(control.lease_s));
-        // A budget that was cut, or a shorter absence allowed: that cannot wait.
-        if old || line < control.lease_s / 2 {
-            control.lease_s = line;
-            memory.lease_drawn = Some(now);
-            memory.control_unwritten = true;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,7 +75,5 @@ mod tests {
             "the tolerance is never passed"
         );
         assert_eq!(seconds(Duration::ZERO, shortest, None, dollar), 120, "no gap is too short");
-        assert_eq!(renew_after(86_400), Duration::from_hours(1));
-        assert_eq!(renew_after(20), Duration::from_secs(2));
     }
 }

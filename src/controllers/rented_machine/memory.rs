@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use tradewind_api::rented_machine::Traffic;
-use tradewind_api::training_job::CheckpointStatus;
-use tradewind_protocol::{Control, Report};
+
+use crate::serving;
 
 /// Memory of all machines, by uid.
 #[derive(Default)]
@@ -19,38 +18,10 @@ pub struct Memory {
 /// Memory of one machine.
 #[derive(Debug, Default, Clone)]
 pub struct MachineMemory {
-    /// The control document as last written, or read back after a restart.
-    pub control: Option<Control>,
-    /// The mailbox may still hold an older one.
-    pub control_unwritten: bool,
-    /// When the agent's money line was drawn last (monotonic).
-    pub lease_drawn: Option<Duration>,
-    /// The mailbox was looked into for it.
-    pub control_looked_up: bool,
-    /// Version of the report as last read.
-    pub report_etag: Option<String>,
-    /// The report as last read.
-    pub report: Option<Report>,
-    /// When it last changed; counted from this process's first look, so that our own outage is never the agent's silence.
-    pub heard_at: Option<Timestamp>,
-    /// The mailbox answered in the last pass.
-    pub looked: bool,
-    /// The report was answered in the last pass.
-    pub answered: bool,
-    /// The attempt that was served last.
-    pub attempt: Option<u32>,
+    /// What its agent says and was told.
+    pub agent: serving::Memory,
     /// When this process first saw the object (monotonic).
     pub first_seen: Option<Duration>,
-    /// Number of the newest batch of upload slots that was handed out.
-    pub slots_batch: Option<u64>,
-    /// Chunks of the largest save that it has offered.
-    pub most_chunks: u64,
-    /// A malformed report was told of.
-    pub told_malformed: bool,
-    /// The newest checkpoint this machine brought in.
-    pub checkpoint: Option<CheckpointStatus>,
-    /// What the machine has sent and fetched, counted on from its status.
-    pub traffic: Option<Traffic>,
     /// Looks in a row at which the provider knew nothing of the machine, after its end was asked for.
     pub gone_looks: u32,
     /// Looks whether it is gone so far.
@@ -77,25 +48,8 @@ pub struct MachineMemory {
     pub proven: bool,
     /// The provider's last log lines of a machine that never ran anything, once they were asked for.
     pub last_words: Option<Vec<String>>,
-    /// The last report was read after the end.
-    pub last_report_read: bool,
-    /// What stands in the way of serving the agent, told in the status.
-    pub trouble: Option<String>,
     /// Until when the ledger is not asked again (monotonic): it has no room.
     pub full_until: Option<Duration>,
-    /// A later attempt has fenced this machine off.
-    pub fenced: bool,
-}
-
-impl MachineMemory {
-    /// The machine serves this attempt; what was remembered of one before it does not count any more.
-    pub fn serves(&mut self, attempt: u32) {
-        if self.attempt.replace(attempt).is_some_and(|before| before != attempt) {
-            self.slots_batch = None;
-            self.fenced = false;
-            self.last_report_read = false;
-        }
-    }
 }
 
 impl Memory {

@@ -19,7 +19,6 @@ mod observe;
 pub mod project;
 pub mod reserve;
 pub mod serve;
-mod start;
 mod verdict;
 
 use std::sync::Arc;
@@ -34,6 +33,7 @@ use tradewind_cluster::{ClusterError, Key};
 use crate::context::Context;
 use crate::events::Severity;
 use crate::runtime::{Failure, Reconciler, Wake};
+use crate::serving;
 use decide::{Decision, Step};
 pub use memory::{MachineMemory, Memory};
 
@@ -47,15 +47,7 @@ pub struct RentedMachines {
 
 /// The job that a machine works for, as the object of an Event.
 pub fn job_reference(machine: &RentedMachine) -> ObjectReference {
-    let job = &machine.spec.job;
-    ObjectReference {
-        api_version: Some(format!("{}/{}", tradewind_api::GROUP, tradewind_api::VERSION)),
-        kind: Some("TrainingJob".to_owned()),
-        namespace: Some(job.namespace.clone()),
-        name: Some(job.name.clone()),
-        uid: Some(job.uid.clone()),
-        ..ObjectReference::default()
-    }
+    serving::job_reference(&machine.spec.job)
 }
 
 impl RentedMachines {

@@ -17,6 +17,7 @@ use crate::accounts::{Account, books};
 use crate::context::Context;
 use crate::controllers::pod;
 use crate::runtime::Failure;
+use crate::serving::Served;
 
 /// From the order's write to the rent call at most: promise 1.
 pub const CALL_WITHIN: Duration = Duration::from_secs(5);
@@ -102,15 +103,15 @@ pub async fn observe(
 }
 
 /// The work must go on even if the mailbox cannot be read: after a while the job resumes from what is committed.
-fn give_up_last_report(ctx: &Context, memory: &mut MachineMemory, served: Option<&mut serve::Served>) {
+fn give_up_last_report(ctx: &Context, memory: &mut MachineMemory, served: Option<&mut Served>) {
     let since = memory.end_written.map(|since| ctx.clock.monotonic().saturating_sub(since));
-    if since.is_some_and(|s| s > LAST_REPORT_LIMIT) && !memory.last_report_read {
+    if since.is_some_and(|s| s > LAST_REPORT_LIMIT) && !memory.agent.last_report_read {
         tracing::warn!(
             reason = "LastReportUnread",
-            error = memory.trouble.as_deref(),
+            error = memory.agent.trouble.as_deref(),
             "Going on without the last report"
         );
-        memory.last_report_read = true;
+        memory.agent.last_report_read = true;
         if let Some(served) = served {
             served.last_report_read = true;
         }

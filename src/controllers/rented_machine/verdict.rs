@@ -12,8 +12,8 @@ use tradewind_providers::{Machine, MachineState};
 use super::cost;
 use super::decide::{JobView, Observed};
 use super::fit;
-use super::serve::AgentView;
 use crate::images::ASSUMED_BYTES;
+use crate::serving::AgentView;
 
 /// Why the machine must be ended now, if it must.
 pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Reason, String)> {

@@ -1,16 +1,22 @@
 //! Carrying out one step: at most one external change, safe to repeat.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use tradewind_api::rented_machine::{Claim, StopRequest};
+use tradewind_api::training_job::InCluster;
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
 
+use super::JobMemory;
 use super::decide::{Observed, POD_AGAIN, Step};
 use super::placement::{self, Rent};
-use super::{JobMemory, template};
+use super::template::{self, AgentPod, Goes, Seat};
 use crate::context::Context;
+use crate::controllers::worker;
 use crate::events::{Severity, reference};
 use crate::runtime::Failure;
 
@@ -24,14 +30,15 @@ pub(super) async fn carry_out(
 ) -> Result<bool, Failure> {
     match step {
         Step::Rest => Ok(false),
-        Step::CreatePod { attempt, on_node } => {
-            let why = on_node.then_some((Reason::PodLost, "was lost and is made again on the same machine"));
-            create_pod(ctx, job, *attempt, why, memory).await
+        Step::CreatePods { attempt, ranks } => create_pods(ctx, observed, job, *attempt, ranks, memory).await,
+        Step::RemakePod { attempt } => {
+            let why = "was lost and is made again on the same machine";
+            create_on_node(ctx, job, *attempt, Reason::PodLost, why, memory).await
         }
         Step::RestartPod { attempt } => {
             let why = job.status.as_ref().map(|s| s.message.as_str()).unwrap_or_default();
             let why = format!("takes over the machine on which the program failed: {why}");
-            create_pod(ctx, job, *attempt, Some((Reason::Restarted, &why)), memory).await
+            create_on_node(ctx, job, *attempt, Reason::Restarted, &why, memory).await
         }
         Step::Claim { rent, attempt, claim } => write_claim(ctx, observed, job, rent, *attempt, claim).await,
         Step::Reclaim { machine, claim } => reclaim(ctx, machine, claim).await,
@@ -39,48 +46,128 @@ pub(super) async fn carry_out(
         Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
         Step::RemovePod(name) => remove_pod(ctx, job, name).await,
+        Step::RemovePods(names) => {
+            let all: Vec<BoxFuture<'_, _>> = names.iter().map(|name| remove_pod(ctx, job, name).boxed()).collect();
+            let done: Vec<_> = stream::iter(all).buffered(PODS_AT_ONCE).collect().await;
+            done.into_iter().try_fold(false, |any, one| Ok(any | one?))
+        }
         Step::Stop { machine, reason, message } => stop_machine(ctx, job, machine, *reason, message).await,
         Step::DropMachine(name) => drop_machine(ctx, name).await,
     }
 }
 
-/// Makes the Pod of an attempt; `on_node` says why it goes past the scheduler onto our Node, if it does.
-async fn create_pod(
+/// Pods of one job that are made or deleted at once.
+const PODS_AT_ONCE: usize = 8;
+
+/// Makes Pods of an attempt. Each that is refused tells why; the others stand.
+async fn create_pods(
+    ctx: &Context,
+    observed: &Observed,
+    job: &TrainingJob,
+    attempt: i64,
+    ranks: &[i64],
+    memory: &mut JobMemory,
+) -> Result<bool, Failure> {
+    let make = |rank: &i64| create_scheduled(ctx, observed, job, Seat { attempt, rank: *rank }).boxed();
+    let all: Vec<BoxFuture<'_, _>> = ranks.iter().map(make).collect();
+    let outcomes: Vec<_> = stream::iter(all).buffered(PODS_AT_ONCE).collect().await;
+    memory.pod_refused = None;
+    let mut failed = None;
+    for (rank, outcome) in ranks.iter().zip(outcomes) {
+        let seat = Seat { attempt, rank: *rank };
+        if let Err(failure) = created(ctx, job, seat, outcome, memory).await {
+            failed = Some(failure);
+        }
+    }
+    failed.map_or(Ok(true), Err)
+}
+
+/// Makes one Pod for the scheduler, or one that the scheduler does not see.
+async fn create_scheduled(
+    ctx: &Context,
+    observed: &Observed,
+    job: &TrainingJob,
+    seat: Seat,
+) -> Result<Arc<Pod>, NotMade> {
+    let rents = observed.valid.in_cluster == InCluster::Never;
+    let agent = if observed.valid.needs_agent && !rents { Some(agent_pod(ctx, job, seat).await?) } else { None };
+    let goes = if rents { Goes::ToBeRented } else { Goes::Scheduled };
+    let value = template::build(job, seat, goes, agent.as_ref());
+    let pod: Pod =
+        serde_json::from_value(value).map_err(|e| NotMade::Other(Failure::new("PodUnreadable", e.to_string())))?;
+    ctx.cluster.add(pod).await.map_err(NotMade::Refused)
+}
+
+/// Why a Pod was not made.
+enum NotMade {
+    /// The API server says why.
+    Refused(ClusterError),
+    /// Something else.
+    Other(Failure),
+}
+
+/// What a worker's Pod needs so that its agent finds its control document.
+async fn agent_pod(ctx: &Context, job: &TrainingJob, seat: Seat) -> Result<AgentPod, NotMade> {
+    let missing =
+        || NotMade::Other(Failure::new("NoMailbox", "there is no mailbox for the agents of workers in the cluster"));
+    let (Some(mailbox), Some(image)) = (&ctx.mailbox, &ctx.settings.agent_image) else { return Err(missing()) };
+    let id = worker::id(job.metadata.uid.as_deref().unwrap_or_default(), seat.attempt, seat.rank);
+    let ticket = mailbox.control_ticket(&id, ctx.settings.ticket_lifetime).await;
+    let ticket = ticket.map_err(|e| NotMade::Other(Failure::new("MailboxUnavailable", e.to_string())))?;
+    Ok(AgentPod { image: image.clone(), control: ticket.url, poll: ctx.settings.agent_poll })
+}
+
+/// Makes the Pod of an attempt past the scheduler, on our Node, because a machine lives for it.
+async fn create_on_node(
     ctx: &Context,
     job: &TrainingJob,
     attempt: i64,
-    on_node: Option<(Reason, &str)>,
+    reason: Reason,
+    words: &str,
     memory: &mut JobMemory,
 ) -> Result<bool, Failure> {
-    let node = on_node.map(|_| ctx.settings.node_name.as_str());
-    let value = template::build(job, attempt, node);
+    let seat = Seat { attempt, rank: 0 };
+    let value = template::build(job, seat, Goes::On(&ctx.settings.node_name), None);
     let mut pod: Pod = serde_json::from_value(value).map_err(|e| Failure::new("PodUnreadable", e.to_string()))?;
-    if on_node.is_some() {
-        pod.metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
-        unlimited(&mut pod);
+    pod.metadata.finalizers = Some(vec![names::POD_FINALIZER.to_owned()]);
+    unlimited(&mut pod);
+    let outcome = ctx.cluster.add(pod).await.map_err(NotMade::Refused);
+    memory.pod_refused = None;
+    let made = outcome.is_ok();
+    created(ctx, job, seat, outcome, memory).await?;
+    if made {
+        let note = format!("Pod {} {words}", template::name(job, seat));
+        ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, reason, "CreatePod", note).await;
     }
-    match ctx.cluster.add(pod).await {
+    Ok(true)
+}
+
+/// What became of a Pod that was to be made.
+async fn created(
+    ctx: &Context,
+    job: &TrainingJob,
+    seat: Seat,
+    outcome: Result<Arc<Pod>, NotMade>,
+    memory: &mut JobMemory,
+) -> Result<(), Failure> {
+    match outcome {
         Ok(created) => {
-            memory.pod_refused = None;
             ctx.caches.pods.own(&created);
-            if let Some((reason, words)) = on_node {
-                let note = format!("Pod {} {words}", template::name(job, attempt));
-                ctx.tell(&reference(TrainingJob::KIND, job), Severity::Normal, reason, "CreatePod", note).await;
-            }
-            Ok(true)
+            Ok(())
         }
         // Either it is ours and the watch lags, or an older one of this name is still going.
-        Err(ClusterError::AlreadyExists) => {
+        Err(NotMade::Refused(ClusterError::AlreadyExists)) => {
             Err(Failure::benign("PodExists", "a Pod of this name is still there; it is tried again"))
         }
-        Err(error @ ClusterError::Refused { .. }) => {
+        Err(NotMade::Refused(error @ ClusterError::Refused { .. })) => {
             let reason = if error.is_quota() { Reason::QuotaExceeded } else { Reason::PodRefused };
-            let note = format!("Pod {} cannot be made now: {error}; it is tried again", template::name(job, attempt));
+            let note = format!("Pod {} cannot be made now: {error}; it is tried again", template::name(job, seat));
             ctx.tell(&reference(TrainingJob::KIND, job), Severity::Warning, reason, "CreatePod", note.clone()).await;
             memory.pod_refused = Some((ctx.clock.monotonic() + POD_AGAIN, reason, note));
-            Ok(true)
+            Ok(())
         }
-        Err(error) => Err(error.into()),
+        Err(NotMade::Refused(error)) => Err(error.into()),
+        Err(NotMade::Other(failure)) => Err(failure),
     }
 }
 

@@ -10,15 +10,18 @@ use tradewind_api::training_job::{AttemptRecord, InCluster, JobPhase};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, names};
 use tradewind_checkpoints::identity::EndRecord;
 
-use super::ended::ended_machine;
-use super::place::{in_cluster, place};
+use super::ended::{ended_machine, next_pods};
+use super::place::place;
 use super::placement::{Choice, Rent};
 use super::restart;
 use super::status::Report;
 use super::stop;
+use super::turns::Turn;
 use super::valid::{Refused, Valid};
+use super::{crew, ending};
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::controllers::pod;
+use crate::controllers::worker::WorkerView;
 use crate::runtime::Wake;
 
 /// Everything that was read.
@@ -53,6 +56,46 @@ pub struct Observed {
     pub overrun: Option<String>,
     /// Id for a new run.
     pub fresh_run_id: String,
+    /// What the agents of the attempt's workers in the cluster say, by rank.
+    pub views: Vec<Option<WorkerView>>,
+    /// What a job with several workers may do that has not all its nodes.
+    pub turn: Turn,
+    /// Other jobs with several workers wait for the same nodes.
+    pub others_wait: bool,
+    /// Time that a worker's agent has from the start of its Pod to its first report.
+    pub start_deadline: Duration,
+    /// Image with the agent.
+    pub agent_image: Option<String>,
+}
+
+#[cfg(test)]
+impl Observed {
+    /// A job of which nothing is there.
+    pub fn bare(job: TrainingJob) -> Self {
+        let job = Arc::new(job);
+        Self {
+            now: Timestamp::UNIX_EPOCH,
+            valid: super::valid::values(&job),
+            job,
+            refused: None,
+            admission: Admission::Fine { newest_attempt: None, run_id: None },
+            pods: Vec::new(),
+            machines: Vec::new(),
+            choice: None,
+            node: "tradewind".to_owned(),
+            newest_attempt: None,
+            over: None,
+            cordoned: false,
+            pod_refused: None,
+            overrun: None,
+            fresh_run_id: String::new(),
+            views: Vec::new(),
+            turn: Turn::Go,
+            others_wait: false,
+            start_deadline: Duration::from_mins(15),
+            agent_image: Some("agent:1".to_owned()),
+        }
+    }
 }
 
 /// What the API server and the storage say about the job.
@@ -83,12 +126,17 @@ pub enum Admission {
 pub enum Step {
     /// Nothing.
     Rest,
-    /// Make the Pod of this attempt; on our Node if a machine lives for it.
-    CreatePod {
+    /// Make Pods of this attempt, for the scheduler or to be rented for.
+    CreatePods {
         /// Attempt.
         attempt: i64,
-        /// Past the scheduler.
-        on_node: bool,
+        /// Numbers of the workers.
+        ranks: Vec<i64>,
+    },
+    /// Make the Pod of this attempt on our Node: a machine lives for it.
+    RemakePod {
+        /// Attempt.
+        attempt: i64,
     },
     /// Write a RentedMachine that claims the Pod.
     Claim {
@@ -133,6 +181,8 @@ pub enum Step {
     },
     /// Delete a Pod that others have failed while its machine lives, or that should not run now.
     RemovePod(String),
+    /// Delete the Pods of an attempt that ends.
+    RemovePods(Vec<String>),
     /// Ask the machine for a checkpoint and its end.
     Stop {
         /// Name of the RentedMachine.
@@ -206,6 +256,9 @@ pub fn decide(o: &Observed) -> Decision {
     if let Some(decision) = ended(o, &mut r, attempt, wanted.is_some()) {
         return decision;
     }
+    if let Some(decision) = ending::proceed(o, &mut r, attempt, wanted.is_some()) {
+        return decision;
+    }
     let attempt = r.status.attempt.unwrap_or(attempt);
     if let Some(wanted) = wanted {
         restart::let_go(o, &mut r, attempt);
@@ -221,11 +274,17 @@ fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     if let Some(decision) = ended(o, &mut r, attempt, true) {
         return decision;
     }
+    if let Some(decision) = ending::proceed(o, &mut r, attempt, true) {
+        return decision;
+    }
     restart::let_go(o, &mut r, attempt);
     if let Some(wanted) = stop::wanted(o, &r.status, valid) {
         return stop::stopping(o, r, valid, attempt, &wanted);
     }
-    let Some(machine) = machine_of(o, attempt).filter(|m| lives(m)) else { return r.rest(Wake::OnChange) };
+    let Some(machine) = machine_of(o, attempt).filter(|m| lives(m)) else {
+        let there = o.pods.iter().any(|pod| pod::is_of(pod, attempt) && !pod::node(pod).is_empty());
+        return if there && crew::is_theirs(o, attempt) { crew::look(o, r, attempt) } else { r.rest(Wake::OnChange) };
+    };
     r.follow(machine);
     let soon = stop::look_again(&r.status, valid, machine).unwrap_or(Duration::from_mins(1));
     r.rest(Wake::After(soon, "cost is looked at"))
@@ -236,7 +295,7 @@ fn ended(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option<Decis
     let machine = machine_of(o, attempt)?;
     let exited = restart::program_exited(o, r, attempt, machine, held);
     let mut decision = exited.or_else(|| ended_machine(o, r, &o.valid, attempt, machine))?;
-    if held && matches!(decision.step, Step::CreatePod { .. }) {
+    if held && matches!(decision.step, Step::CreatePods { .. }) {
         (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
     }
     Some(decision)
@@ -297,7 +356,7 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     r.carries(valid);
     r.phase(JobPhase::Waiting, "its Pod is being made");
     r.workers(0);
-    r.decide(Step::CreatePod { attempt, on_node: false }, Wake::OnChange)
+    next_pods(&r, valid, attempt)
 }
 
 fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision {
@@ -322,12 +381,8 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
     if let Some(pod) = left_pod(o, Some(attempt)) {
         return r.decide(Step::RemovePod(pod), Wake::OnChange);
     }
-    if machine.is_none()
-        && let Some(pod) = o.pods.iter().find(|pod| goes_in_the_cluster(o, pod, attempt))
-    {
-        let name = pod.metadata.name.clone().unwrap_or_default();
-        r.resuming(&format!("attempt {attempt} follows once Pod {name} in the cluster is gone"));
-        return r.rest(Wake::OnChange);
+    if machine.is_none() && (crew::is_theirs(o, attempt) || r.is_in_cluster()) {
+        return crew::look(o, r, attempt);
     }
     let pod = o.pods.iter().find(|p| pod::is_of(p, attempt));
     if let Some(machine) = machine {
@@ -360,7 +415,8 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             // A claim for a Pod that is gone: rented_machine gives it up by itself.
             r.phase(JobPhase::Waiting, "its Pod is gone; it is made again");
         }
-        return r.decide(Step::CreatePod { attempt, on_node }, Wake::OnChange);
+        let step = if on_node { Step::RemakePod { attempt } } else { Step::CreatePods { attempt, ranks: vec![0] } };
+        return r.decide(step, Wake::OnChange);
     };
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let bound = pod::node(pod);
@@ -370,15 +426,6 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         (machine.filter(|m| rented(m)), on_ours, deletion(pod))
     {
         return pod_deleted(r, machine, how);
-    }
-    if !bound.is_empty() && !on_ours && pod.metadata.deletion_timestamp.is_some() {
-        // It may have begun to run: its number is spent.
-        r.moves_on(
-            valid,
-            attempt + 1,
-            &format!("its Pod in the cluster was deleted; attempt {} follows once it is gone", attempt + 1),
-        );
-        return r.decide(Step::Rest, Wake::After(Duration::ZERO, "the next attempt"));
     }
     let lost = pod::phase(pod) == "Failed" && on_ours && machine.is_some();
     if lost || pod.metadata.deletion_timestamp.is_some() {
@@ -391,10 +438,11 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         let step = if pod.metadata.deletion_timestamp.is_some() { Step::Rest } else { Step::RemovePod(claim.pod_name) };
         return r.decide(step, Wake::OnChange);
     }
-    if !bound.is_empty() && bound != o.node {
-        return in_cluster(r, valid, attempt, pod, machine);
-    }
     if let Some(machine) = machine {
+        if !bound.is_empty() && !on_ours {
+            // The scheduler was faster than our bind: nothing was spent, the claim goes.
+            return r.decide(Step::DropMachine(machine.metadata.name.clone().unwrap_or_default()), Wake::OnChange);
+        }
         let name = machine.metadata.name.clone().unwrap_or_default();
         if machine.spec.claim.pod_uid != uid {
             return if rented(machine) {
@@ -428,15 +476,6 @@ fn unwell(o: &Observed, valid: &Valid, machine: &RentedMachine) -> Option<(Reaso
     let limit = o.overrun.as_ref().filter(|_| rented(machine))?;
     let message = format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");
     Some((Reason::LimitReached, message))
-}
-
-/// A Pod of an earlier attempt that still runs on one of the cluster's own nodes while it is being deleted: two programs of one run must
-/// not run at once.
-fn goes_in_the_cluster(o: &Observed, pod: &Pod, attempt: i64) -> bool {
-    let bound = pod::node(pod);
-    let other = !pod::is_of(pod, attempt);
-    let over = pod::is_over(pod);
-    other && !over && pod.metadata.deletion_timestamp.is_some() && !bound.is_empty() && bound != o.node
 }
 
 fn has_open_order(machine: &RentedMachine) -> bool {

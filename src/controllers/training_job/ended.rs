@@ -42,12 +42,8 @@ pub fn ended_machine(
     }
     let message = status.ended_message.clone().unwrap_or_default();
     remember(o, r, attempt, status, ended, &message);
-    let in_a_row = r.status.history.iter().rev().take_while(|record| never_started(&record.ended)).count();
-    if in_a_row >= HOSTS_TRIED {
-        let image = &machine.spec.workload.image;
-        let message = format!("{in_a_row} machines in a row never ran image {image}; the last one: {message}");
-        r.failed(Reason::NotStartable, &message);
-        return Some(r.clone().rest(Wake::OnChange));
+    if let Some(decision) = too_many_never_started(r, &machine.spec.workload.image, &message) {
+        return Some(decision);
     }
     match status.exit_code {
         Some(0) => {
@@ -65,16 +61,8 @@ pub fn ended_machine(
     let asked = machine.spec.stop.is_some()
         || [Reason::Deleted, Reason::OperatorSilent].iter().any(|reason| reason.as_str() == ended);
     if ended == Reason::ProgramStalled.as_str() {
-        r.status.stalls += 1;
-        // It hangs at the same place again: the record of this attempt is the last of them.
-        let at_this_place = |record: &&AttemptRecord| record.ended == ended && record.from_step == status.restored_step;
-        let in_a_row = r.status.history.iter().rev().take_while(at_this_place).count();
-        if i64::try_from(in_a_row).unwrap_or(i64::MAX) > valid.max_restarts {
-            let limit = valid.max_restarts;
-            let message =
-                format!("{message}, {in_a_row} times in a row from the same checkpoint; maxRestarts is {limit}");
-            r.failed(Reason::ProgramStalled, &message);
-            return Some(r.clone().rest(Wake::OnChange));
+        if let Some(decision) = program_stalled(r, valid, status.restored_step, &message) {
+            return Some(decision);
         }
     }
     let unfit = ended == Reason::HostUnfit.as_str();
@@ -84,7 +72,41 @@ pub fn ended_machine(
     r.lost_work(status);
     let next = attempt + 1;
     r.moves_on(valid, next, &format!("{message}; attempt {next} goes on from the last checkpoint"));
-    Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
+    Some(next_pods(r, valid, next))
+}
+
+/// The Pods of the next attempt are made: of one worker at once, of several when it is their turn.
+pub fn next_pods(r: &Report, valid: &Valid, attempt: i64) -> Decision {
+    if valid.workers > 1 {
+        return r.clone().rest(Wake::After(Duration::ZERO, "the next attempt"));
+    }
+    r.clone().decide(Step::CreatePods { attempt, ranks: vec![0] }, Wake::OnChange)
+}
+
+/// Image, not hosts, is to blame: too many attempts in a row never started it. The record of the last one is written already.
+pub fn too_many_never_started(r: &mut Report, image: &str, last: &str) -> Option<Decision> {
+    let in_a_row = r.status.history.iter().rev().take_while(|record| never_started(&record.ended)).count();
+    if in_a_row < HOSTS_TRIED {
+        return None;
+    }
+    let message = format!("{in_a_row} machines in a row never ran image {image}; the last one: {last}");
+    r.failed(Reason::NotStartable, &message);
+    Some(r.clone().rest(Wake::OnChange))
+}
+
+/// The program hung; too often at the same place, and the job fails. The record of this attempt is the last of them.
+pub fn program_stalled(r: &mut Report, valid: &Valid, from: Option<i64>, message: &str) -> Option<Decision> {
+    r.status.stalls += 1;
+    let at_this_place =
+        |record: &&AttemptRecord| record.ended == Reason::ProgramStalled.as_str() && record.from_step == from;
+    let in_a_row = r.status.history.iter().rev().take_while(at_this_place).count();
+    if i64::try_from(in_a_row).unwrap_or(i64::MAX) <= valid.max_restarts {
+        return None;
+    }
+    let limit = valid.max_restarts;
+    let message = format!("{message}, {in_a_row} times in a row from the same checkpoint; maxRestarts is {limit}");
+    r.failed(Reason::ProgramStalled, &message);
+    Some(r.clone().rest(Wake::OnChange))
 }
 
 /// Writes the end of an attempt into the job's history.
@@ -144,5 +166,5 @@ pub fn program_failed(r: &mut Report, valid: &Valid, attempt: i64, code: i64, lo
         format!("{how}{said}; restart {} of {}", r.status.restarts, valid.max_restarts)
     };
     r.moves_on(valid, attempt + 1, &why);
-    r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
+    next_pods(r, valid, attempt + 1)
 }

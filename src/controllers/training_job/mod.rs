@@ -4,8 +4,13 @@
 //! this controller claims (writes a RentedMachine) and binds; `rented_machine` rents.
 
 mod act;
+pub mod crew;
+#[cfg(test)]
+mod crew_tests;
 pub mod decide;
 mod ended;
+pub mod ending;
+pub mod gang;
 pub mod identity;
 mod observe;
 mod place;
@@ -16,6 +21,7 @@ mod room;
 pub mod status;
 pub mod stop;
 pub mod template;
+pub mod turns;
 pub mod valid;
 
 use std::collections::BTreeMap;
@@ -77,6 +83,7 @@ impl TrainingJobs {
         if job.metadata.deletion_timestamp.is_some() {
             // Pods go with their owner; machines see for themselves that the job is gone.
             self.memory().remove(&uid);
+            observe::leave(&self.ctx, &uid);
             return Ok(Wake::OnChange);
         }
         let mut memory = self.memory().get(&uid).cloned().unwrap_or_default();

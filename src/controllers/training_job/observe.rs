@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use tradewind_api::training_job::InCluster;
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
-use tradewind_cluster::{ClusterError, Selector, Typed};
+use tradewind_cluster::{ClusterError, Key, Selector, Typed};
 use tradewind_core::Money;
 
 use super::decide::{Admission, Observed, machine_of, wants_plan};
@@ -14,10 +15,12 @@ use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::settles;
+use super::template::{self, AgentPod, Goes, Seat};
+use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
-use super::{JobMemory, place, placement, template};
+use super::{JobMemory, crew, gang, place, placement};
 use crate::context::Context;
-use crate::controllers::pod;
+use crate::controllers::{pod, worker};
 use crate::runtime::Failure;
 use crate::storage::Unusable;
 
@@ -28,8 +31,9 @@ pub(super) async fn observe(
     memory: &mut JobMemory,
 ) -> Result<Observed, Failure> {
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
-    let valid = valid::values(job);
-    let refused = valid::refusal(job, &valid);
+    let mut valid = valid::values(job);
+    let agents = ctx.mailbox.is_some() && ctx.settings.agent_image.is_some();
+    let refused = valid::refusal(job, &valid).or_else(|| valid.without_agents(agents));
     let fresh = job.status.as_ref().is_none_or(|s| s.attempt.is_none());
     let admission = match &refused {
         None => admission(ctx, job, &valid, memory, fresh).await?,
@@ -57,8 +61,18 @@ pub(super) async fn observe(
             .map(|(_, reason, message)| (*reason, message.clone())),
         overrun: None,
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
+        views: Vec::new(),
+        turn: Turn::Go,
+        others_wait: false,
+        start_deadline: ctx.settings.start_deadline,
+        agent_image: ctx.settings.agent_image.clone(),
     };
     let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
+        let view = |rank| ctx.workers.get(&worker::id(uid, attempt, rank));
+        observed.views = (0..observed.valid.workers).map(view).collect();
+        take_turn(ctx, &mut observed, attempt);
+    }
     if let Some(machine) = attempt.and_then(|attempt| machine_of(&observed, attempt)) {
         let account = ctx.accounts.get(&machine.spec.provider);
         let overrun = account.and_then(|account| account.overrun(machine.metadata.uid.as_deref()?));
@@ -66,12 +80,55 @@ pub(super) async fn observe(
         memory.stored = None;
         observed.overrun = overrun;
     }
-    if wants_plan(&observed) {
-        ctx.want_offers();
+    let begins = attempt.is_some_and(|attempt| is_about_to_begin(&observed, attempt));
+    if attempt.is_some_and(|attempt| crew::is_theirs(&observed, attempt)) && !begins {
+        memory.stored = None;
+    }
+    let plans = wants_plan(&observed);
+    if plans || begins {
         (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
+    }
+    if plans {
+        ctx.want_offers();
         observed.choice = Some(choice(ctx, &observed).await);
     }
     Ok(observed)
+}
+
+/// Pods of an attempt with our agent are about to be made for the cluster: its number must be a new one there too.
+fn is_about_to_begin(o: &Observed, attempt: i64) -> bool {
+    let open =
+        o.job.status.as_ref().is_some_and(|s| !s.phase.is_terminal() && s.ending.is_none() && s.restarts_on.is_none());
+    let machine = o.machines.iter().any(|m| m.spec.attempt == attempt);
+    let in_cluster = o.valid.needs_agent && o.valid.in_cluster != InCluster::Never;
+    open && in_cluster && !machine && o.turn == Turn::Go && !o.pods.iter().any(|pod| pod::is_of(pod, attempt))
+}
+
+/// Where a job with several workers stands among the others, and what it may do.
+fn take_turn(ctx: &Context, o: &mut Observed, attempt: i64) {
+    let uid = o.job.metadata.uid.as_deref().unwrap_or_default();
+    let queued = template::is_queued(&o.job);
+    let next = match gang::standing(o, attempt).filter(|_| !queued) {
+        None => ctx.turns.leave(uid),
+        Some(standing) => {
+            let created = o.job.metadata.creation_timestamp.as_ref().map_or(o.now, |t| t.0);
+            let entry = Entry { created, key: Key::of(&*o.job), kind: o.valid.kind.clone(), standing };
+            let (turn, next) = ctx.turns.stand(uid, entry);
+            o.turn = turn;
+            next
+        }
+    };
+    o.others_wait = ctx.turns.others(uid) > 0;
+    for key in next {
+        ctx.ask(super::NAME, key);
+    }
+}
+
+/// A job is gone: whoever waited for it may go on.
+pub(super) fn leave(ctx: &Context, uid: &str) {
+    for key in ctx.turns.leave(uid) {
+        ctx.ask(super::NAME, key);
+    }
 }
 
 /// The plan for a job that wants one.
@@ -204,7 +261,12 @@ async fn admission(
 
 async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, Failure> {
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-    let value = template::build(job, 0, None);
+    let agent = template::needs_agent(job).then(|| AgentPod {
+        image: ctx.settings.agent_image.clone().unwrap_or_else(|| "tradewind-agent".to_owned()),
+        control: "https://mailbox.invalid/".to_owned(),
+        poll: None,
+    });
+    let value = template::build(job, Seat { attempt: 0, rank: 0 }, Goes::Scheduled, agent.as_ref());
     match ctx.cluster.create_dry_run_strict(Pod::KIND, namespace, &value).await {
         Ok(()) | Err(ClusterError::AlreadyExists) => Ok(None),
         Err(error) if error.is_quota() => Ok(None),

@@ -1,17 +1,15 @@
 //! Where the present attempt's Pod goes: it waits for the cluster, runs there, or a machine is claimed for it. Pure.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tradewind_api::Reason;
 use tradewind_api::rented_machine::Claim;
-use tradewind_api::training_job::{InCluster, JobPhase, PlacementStatus, WorkersStatus};
-use tradewind_api::{Reason, RentedMachine};
+use tradewind_api::training_job::InCluster;
 
 use super::decide::{Decision, Observed, Step};
-use super::ended::program_failed;
 use super::placement::Choice;
 use super::status::Report;
 use super::valid::Valid;
@@ -86,6 +84,11 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
         r.waiting(Reason::WaitingForCluster, "placement.inCluster is Only; waits for room in the cluster");
         return Some(r.clone().rest(Wake::OnChange));
     }
+    if let Some(gate) = pod::gate(pod) {
+        let message = format!("the scheduling gate {gate} holds its Pod; whoever set it decides when it may run");
+        r.waiting(Reason::Gated, &message);
+        return Some(r.clone().rest(Wake::OnChange));
+    }
     if refused.is_none() {
         r.waiting(Reason::WaitingForCluster, "the scheduler looks for room in the cluster");
         return Some(r.clone().rest(Wake::OnChange));
@@ -100,57 +103,4 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
         return Some(r.clone().rest(Wake::After(left + Duration::from_millis(50), "burstAfter is over")));
     }
     None
-}
-
-/// The Pod is bound to one of the cluster's own nodes.
-pub fn in_cluster(
-    mut r: Report,
-    valid: &Valid,
-    attempt: i64,
-    pod: &Pod,
-    machine: Option<&Arc<RentedMachine>>,
-) -> Decision {
-    let node = pod::node(pod).to_owned();
-    r.status.placement = Some(PlacementStatus {
-        summary: "cluster".to_owned(),
-        why: Some(format!("runs on node {node}")),
-        ..PlacementStatus::default()
-    });
-    if let Some(machine) = machine {
-        // The scheduler was faster than our bind: nothing was spent, the claim goes.
-        let name = machine.metadata.name.clone().unwrap_or_default();
-        return r.decide(Step::DropMachine(name), Wake::OnChange);
-    }
-    let disrupted = pod
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|c| c.iter().any(|c| c.type_ == "DisruptionTarget" && c.status == "True"));
-    match pod::phase(pod) {
-        "Succeeded" if !disrupted => {
-            r.complete(&format!("the program ended with exit code 0 on node {node}"));
-            r.rest(Wake::OnChange)
-        }
-        "Failed" | "Succeeded" if disrupted => {
-            r.status.preemptions += 1;
-            r.status.attempt = Some(attempt + 1);
-            r.resuming(&format!("the Pod was disrupted on node {node}; attempt {} follows", attempt + 1));
-            r.decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange)
-        }
-        "Failed" => {
-            let code = pod::exit_code(pod).unwrap_or(1);
-            let how = format!("the program ended with exit code {code} on node {node}");
-            program_failed(&mut r, valid, attempt, code, "", &how)
-        }
-        "Running" => {
-            r.runs(Reason::InCluster, &format!("runs on node {node} of the cluster, without our agent: checkpoints stay where the program puts them"));
-            r.rest(Wake::OnChange)
-        }
-        _ => {
-            r.placed(Reason::InCluster, &format!("placed on node {node} of the cluster"));
-            r.phase(JobPhase::Starting, &format!("starts on node {node}"));
-            r.status.workers = Some(WorkersStatus { ready: 0, total: 1, summary: "0/1".to_owned() });
-            r.rest(Wake::OnChange)
-        }
-    }
 }

@@ -26,19 +26,16 @@ pub fn elsewhere(r: &mut Report, valid: &Valid, attempt: i64, code: i64, log: &s
         "{how}{said} within minutes, on a host where no program of ours has worked before: tried once on another host, not counted as a restart"
     );
     r.moves_on(valid, attempt + 1, &why);
-    Some(r.clone().decide(Step::CreatePod { attempt: attempt + 1, on_node: false }, Wake::OnChange))
+    Some(r.clone().decide(Step::CreatePods { attempt: attempt + 1, ranks: vec![0] }, Wake::OnChange))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
     use tradewind_api::training_job::{AttemptRecord, JobPhase};
     use tradewind_api::{TrainingJob, TrainingJobStatus};
 
-    use super::super::decide::{Admission, Observed};
-    use super::super::valid;
+    use super::super::decide::Observed;
     use super::*;
 
     /// What becomes of a job whose attempts ended so, and whose newest one failed with this code.
@@ -60,24 +57,7 @@ mod tests {
         }))
         .unwrap();
         job.status = Some(TrainingJobStatus { attempt: Some(attempt), history, ..TrainingJobStatus::default() });
-        let job = Arc::new(job);
-        let o = Observed {
-            now: jiff::Timestamp::UNIX_EPOCH,
-            valid: valid::values(&job),
-            job,
-            refused: None,
-            admission: Admission::Fine { newest_attempt: None, run_id: None },
-            pods: Vec::new(),
-            machines: Vec::new(),
-            choice: None,
-            node: "node".to_owned(),
-            newest_attempt: None,
-            over: None,
-            cordoned: false,
-            pod_refused: None,
-            overrun: None,
-            fresh_run_id: String::new(),
-        };
+        let o = Observed::bare(job);
         let mut report = Report::new(&o);
         let decision =
             elsewhere(&mut report, &o.valid, attempt, code, "loading\nCUDA error\n\n", "it ended with exit code 1");
@@ -109,7 +89,7 @@ mod tests {
             assert_eq!(decision.is_some(), free, "{why}");
             let Some(decision) = decision else { continue };
             let next = i64::try_from(history.len()).unwrap();
-            assert_eq!(decision.step, Step::CreatePod { attempt: next, on_node: false }, "never on the same machine");
+            assert_eq!(decision.step, Step::CreatePods { attempt: next, ranks: vec![0] }, "never on the same machine");
             assert_eq!((decision.status.restarts, decision.status.attempt), (0, Some(next)), "{why}");
             assert_eq!(decision.status.phase, JobPhase::Resuming);
             let said = "it ended with exit code 1 (\"CUDA error\") within minutes, on a host where no program of ours has worked before: tried once on another host, not counted as a restart";

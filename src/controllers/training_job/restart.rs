@@ -38,7 +38,7 @@ pub fn program_exited(
     let decision = program_failed(r, &o.valid, attempt, code, log, &exited.message);
     let rents = o.valid.rental.is_ok() && o.valid.in_cluster != InCluster::Only;
     let stays = same && rents && !held && machine.spec.stop.is_none();
-    if !stays || !matches!(decision.step, Step::CreatePod { .. }) {
+    if !stays || !matches!(decision.step, Step::CreatePods { .. }) {
         return Some(decision);
     }
     r.restarts_on(machine);

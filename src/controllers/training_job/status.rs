@@ -27,6 +27,7 @@ pub struct Report {
     pub status: TrainingJobStatus,
     now: Timestamp,
     generation: i64,
+    workers: i64,
 }
 
 impl Report {
@@ -35,7 +36,7 @@ impl Report {
         let mut status = o.job.status.clone().unwrap_or_default();
         let generation = o.job.metadata.generation.unwrap_or(0);
         status.observed_generation = generation;
-        Self { status, now: o.now, generation }
+        Self { status, now: o.now, generation, workers: o.valid.workers }
     }
 
     fn set(&mut self, type_: &str, status: Option<bool>, reason: Reason, message: &str) {
@@ -60,7 +61,14 @@ impl Report {
 
     /// Workers whose program runs.
     pub fn workers(&mut self, ready: i64) {
-        self.status.workers = Some(WorkersStatus { ready, total: 1, summary: format!("{ready}/1") });
+        let total = self.workers;
+        self.status.workers = Some(WorkersStatus { ready, total, summary: format!("{ready}/{total}") });
+    }
+
+    /// All workers of the present attempt have, or had, a node of the cluster.
+    pub fn is_in_cluster(&self) -> bool {
+        let placed = condition(&self.status.conditions, PLACED);
+        placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
     }
 
     /// The spec can be carried out.
@@ -188,7 +196,7 @@ impl Report {
         self.placed(reason, message);
         self.set(READY, Some(true), Reason::Running, message);
         self.set(RECONCILING, Some(false), Reason::Running, message);
-        self.workers(1);
+        self.workers(self.workers);
         self.status.started_at.get_or_insert(Time(self.now));
         self.phase(JobPhase::Running, message);
     }
@@ -230,6 +238,7 @@ impl Report {
     pub fn moves_on(&mut self, valid: &Valid, attempt: i64, message: &str) {
         self.status.attempt = Some(attempt);
         self.status.restarts_on = None;
+        self.status.ending = None;
         self.carries(valid);
         self.resuming(message);
     }

@@ -2,10 +2,13 @@
 
 use jiff::Timestamp;
 use tradewind_api::rented_machine::OrderOutcome;
+use tradewind_api::training_job::JobPhase;
 use tradewind_api::{Reason, RentedMachine, TrainingJobStatus};
 use tradewind_core::Money;
 
+use super::crew::Crew;
 use super::decide::{Decision, Observed, Step, lives, machine_of};
+use super::ending;
 use super::status::Report;
 use super::valid::Valid;
 use crate::controllers::pod;
@@ -95,14 +98,19 @@ pub fn stopping(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, wanted
         r.suspending(wanted);
         return r.rest(Wake::OnChange);
     }
+    if o.pods.iter().any(|pod| pod::is_of(pod, attempt) && !pod::node(pod).is_empty() && pod::node(pod) != o.node) {
+        // They may have begun to run: they are told to stop, and the attempt's number is spent.
+        let cause = ending::Cause::new(wanted.reason, wanted.message.clone());
+        let mut decision = ending::begin(o, r, &Crew::of(o, attempt), attempt, cause);
+        if decision.status.ending.is_some() {
+            decision.status.phase = JobPhase::Suspending;
+        }
+        return decision;
+    }
     if let Some(pod) = o.pods.iter().find(|pod| !pod::is_over(pod)) {
         r.suspending(wanted);
         if pod.metadata.deletion_timestamp.is_some() {
             return r.rest(Wake::OnChange);
-        }
-        if !pod::node(pod).is_empty() && pod::is_of(pod, attempt) {
-            // It may have begun to run: its number is spent.
-            r.status.attempt = Some(attempt + 1);
         }
         return r.decide(Step::RemovePod(pod.metadata.name.clone().unwrap_or_default()), Wake::OnChange);
     }

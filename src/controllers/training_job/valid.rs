@@ -5,11 +5,13 @@ use std::time::Duration;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tradewind_api::rented_machine::{EnvEntry, MachineCheckpoint, Workload};
-use tradewind_api::training_job::{CapacityChoice, FailureRule, InCluster, OnExisting};
+use tradewind_api::training_job::{CapacityChoice, FailureRule, InCluster, OnExisting, Writers};
 use tradewind_api::values::{quantity_bytes, quantity_millis};
 use tradewind_api::{Reason, TrainingJob};
 use tradewind_core::{GpuModel, Money, Trust, hex};
 use tradewind_planner as planner;
+
+use super::template;
 
 /// What a job asks for, checked.
 #[derive(Debug, Clone)]
@@ -26,6 +28,16 @@ pub struct Valid {
     pub stall_timeout: Duration,
     /// What to do with a run that is there already.
     pub on_existing: OnExisting,
+    /// Number of workers.
+    pub workers: i64,
+    /// For how long some workers may wait while others hold nodes.
+    pub gang_timeout: Duration,
+    /// Each worker writes its part of a checkpoint.
+    pub all_ranks: bool,
+    /// The job runs with our agent in the cluster too.
+    pub needs_agent: bool,
+    /// Hash of what its Pods ask the scheduler for.
+    pub kind: String,
     /// Hash of what decides the result: template, workers, GPUs, and how it saves.
     pub spec_hash: String,
     /// Hash of the template.
@@ -76,6 +88,13 @@ pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
             ),
         });
     }
+    let command = job.spec.template.pointer("/spec/containers/0/command").and_then(Value::as_array);
+    if values.needs_agent && command.is_none_or(Vec::is_empty) {
+        return Some(Refused {
+            reason: Reason::CommandRequired,
+            message: "containers[0].command is empty: a job with checkpoints or several workers must name its program there, since the image's own entrypoint is not read".to_owned(),
+        });
+    }
     let (InCluster::Never, Err(obstacle)) = (values.in_cluster, &values.rental) else { return None };
     Some(Refused {
         reason: obstacle.reason,
@@ -86,10 +105,28 @@ pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
     })
 }
 
+impl Valid {
+    /// What follows where agents cannot run in the cluster (no mailbox, or no image with the agent): a job that needs one is rented for, or
+    /// refused.
+    pub fn without_agents(&mut self, there: bool) -> Option<Refused> {
+        if there || !self.needs_agent || self.in_cluster == InCluster::Never {
+            return None;
+        }
+        if self.in_cluster == InCluster::Prefer && self.rental.is_ok() {
+            self.in_cluster = InCluster::Never;
+            return None;
+        }
+        Some(Refused {
+            reason: Reason::NoMailbox,
+            message: "a job with checkpoints or several workers runs in the cluster with our agent: the operator needs --mailbox and --agent-image for that".to_owned(),
+        })
+    }
+}
+
 /// A job's spec as values. Total: a spec that cannot be accepted has them too, since what was started before goes by them.
 pub fn values(job: &TrainingJob) -> Valid {
     let spec = &job.spec;
-    let rental = workload(&spec.template);
+    let rental = if spec.workers > 1 { Err(no_private_network(spec.workers)) } else { workload(&spec.template) };
     let checkpoint = spec.checkpoint.as_ref().map(|c| MachineCheckpoint {
         path: c.path.clone(),
         pattern: c.pattern.clone(),
@@ -112,6 +149,11 @@ pub fn values(job: &TrainingJob) -> Valid {
         rules: spec.failure_policy.rules.clone(),
         stall_timeout: Duration::from_secs(spec.stall_timeout.seconds()),
         on_existing: spec.checkpoint.as_ref().map(|c| c.on_existing).unwrap_or_default(),
+        workers: i64::from(spec.workers.max(1)),
+        gang_timeout: Duration::from_secs(spec.gang_timeout.seconds()),
+        all_ranks: spec.checkpoint.as_ref().is_some_and(|c| c.writers == Writers::AllRanks),
+        needs_agent: template::needs_agent(job),
+        kind: kind(job),
         spec_hash: spec_hash(job),
         template_hash: hash(&spec.template),
         needs: needs(job, &rental, receives_secrets),
@@ -157,6 +199,24 @@ fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_sec
         max_price_per_hour: spec.budget.as_ref().and_then(|b| b.per_hour),
         budget_left: None,
     }
+}
+
+/// Hash of what decides where the scheduler may put a job's Pods, and before whom.
+fn kind(job: &TrainingJob) -> String {
+    let spec = job.spec.template.get("spec").unwrap_or(&Value::Null);
+    let part = |field: &str| spec.get(field).unwrap_or(&Value::Null);
+    let resources = spec.pointer("/containers/0/resources").unwrap_or(&Value::Null);
+    let named =
+        |part: &str| resources.get(part).and_then(Value::as_object).map(|r| r.keys().cloned().collect::<Vec<_>>());
+    hash(&serde_json::json!([
+        job.spec.gpu.is_some(),
+        part("nodeSelector"),
+        part("affinity"),
+        part("priorityClassName"),
+        part("schedulerName"),
+        named("requests"),
+        named("limits"),
+    ]))
 }
 
 /// Hash of a template: SHA-256 of its JSON (keys are sorted), 16 hex digits.
@@ -212,6 +272,15 @@ const KNOWN_CONTAINER_FIELDS: &[&str] = &[
     "terminationMessagePolicy",
     "ports",
 ];
+
+fn no_private_network(workers: i32) -> NotRentable {
+    NotRentable {
+        reason: Reason::NoPrivateNetwork,
+        message: format!(
+            "its {workers} workers need a private network between them, which rented machines do not have"
+        ),
+    }
+}
 
 fn not_rentable(message: impl Into<String>) -> NotRentable {
     NotRentable { reason: Reason::NotRentable, message: message.into() }

@@ -3,15 +3,30 @@
 //! Nothing of it is written into objects: what agents say is found again in the mailbox after a restart. `training_job` decides from
 //! [`Workers`] and from the Pods.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+mod gang;
+mod memory;
+mod pass;
+pub mod rendezvous;
+mod whom;
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use tradewind_api::training_job::CheckpointStatus;
+use tradewind_api::TrainingJob;
+use tradewind_api::training_job::{CheckpointStatus, JobPhase};
+use tradewind_cluster::Key;
 use tradewind_core::hex;
 
-use crate::controllers::rented_machine::serve::AgentView;
+use crate::context::Context;
+use crate::runtime::{Failure, Reconciler, Wake};
+use crate::serving::AgentView;
+use memory::{JobMemory, WorkerMemory};
+use pass::Common;
+use whom::{PodState, Seat};
 
 /// Its name in queue, logs and metrics. Its keys are those of jobs.
 pub const NAME: &str = "worker";
@@ -65,5 +80,164 @@ impl Workers {
     /// Forgets a worker.
     pub fn forget(&self, id: &str) {
         self.lock().remove(id);
+    }
+}
+
+/// A view without what changes all the time while the program runs.
+fn news(view: &WorkerView) -> WorkerView {
+    let quiet = |agent: &AgentView| AgentView { progress: None, quiet_s: 0, ..agent.clone() };
+    WorkerView { agent: view.agent.as_ref().map(quiet), heard_at: None, checkpoint: None, ..view.clone() }
+}
+
+/// The controller. Keyed by TrainingJob.
+pub struct WorkerAgents {
+    ctx: Arc<Context>,
+    memory: Mutex<BTreeMap<Key, JobMemory>>,
+}
+
+/// Folders that are removed at once.
+const AT_ONCE: usize = 16;
+
+impl WorkerAgents {
+    /// The controller over this context.
+    pub fn new(ctx: Arc<Context>) -> Self {
+        Self { ctx, memory: Mutex::default() }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, JobMemory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(&self, key: &Key) -> Result<Wake, Failure> {
+        // One reconcile at a time works on a key.
+        let mut memory = self.memory().remove(key).unwrap_or_default();
+        let wake = self.look(key, &mut memory).await;
+        if !memory.workers.is_empty() || !memory.removed.is_empty() || memory.sought.is_some() {
+            self.memory().insert(key.clone(), memory);
+        }
+        wake
+    }
+
+    async fn look(&self, key: &Key, memory: &mut JobMemory) -> Result<Wake, Failure> {
+        let job = self.ctx.caches.jobs.get(key).filter(|job| job.metadata.deletion_timestamp.is_none());
+        let uid = job.as_ref().and_then(|job| job.metadata.uid.clone());
+        if !memory.uid.is_empty() && uid.as_deref() != Some(memory.uid.as_str()) {
+            // The job is gone, its Pods follow; what they still write is removed with the last of them.
+            self.see(memory, None);
+            self.remove_decided(memory, |_| true).await;
+            let goes_on = uid.is_some() || !memory.workers.is_empty();
+            if uid.is_some() {
+                // Those of the new object are served from the next look on.
+                memory.workers.clear();
+            }
+            if memory.workers.is_empty() {
+                *memory = JobMemory::default();
+            }
+            if !goes_on || uid.is_none() {
+                return Ok(Wake::OnChange);
+            }
+        }
+        let Some(job) = job else { return Ok(Wake::OnChange) };
+        memory.uid = uid.unwrap_or_default();
+        let Some(common) = Common::new(&self.ctx, key, &job) else { return Ok(Wake::OnChange) };
+        self.see(memory, Some(&job));
+        let terminal = job.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+        let present = common.attempt();
+        self.remove_decided(memory, |attempt| terminal || attempt < present).await;
+        if terminal {
+            return Ok(Wake::OnChange);
+        }
+        Ok(common.pass(memory).await)
+    }
+
+    /// Takes in what the Pods show.
+    fn see(&self, memory: &mut JobMemory, job: Option<&TrainingJob>) {
+        let seats = whom::seats(&self.ctx.caches.pods.of_job(&memory.uid), &self.ctx.settings.node_name);
+        let status = job.and_then(|job| job.status.as_ref());
+        let present = status.and_then(|status| status.attempt);
+        for Seat { attempt, rank, pod } in &seats {
+            let at = (*attempt, *rank);
+            // One of a later attempt is news of a job that the watch has not told yet.
+            if memory.removed.contains(&at) || present.is_some_and(|present| *attempt > present) {
+                continue;
+            }
+            let new = || WorkerMemory::new(id(&memory.uid, *attempt, *rank), *pod);
+            let worker = memory.workers.entry(at).or_insert_with(new);
+            if std::mem::discriminant(&worker.pod) != std::mem::discriminant(pod) {
+                worker.due = Some(std::time::Duration::ZERO);
+            }
+            worker.pod = *pod;
+        }
+        let has_pod = |at: &(i64, i64)| seats.iter().any(|seat| (seat.attempt, seat.rank) == *at);
+        for (at, worker) in &mut memory.workers {
+            if !has_pod(at) && worker.pod != PodState::Over {
+                worker.pod = PodState::Over;
+                worker.due = Some(std::time::Duration::ZERO);
+            }
+        }
+        if let (Some(job), Some(present)) = (job, present) {
+            self.seek_lost(memory, job, present, &seats);
+        }
+    }
+
+    /// Workers of the present attempt that have lost their Pods while no operator looked: their last reports may be in the mailbox.
+    fn seek_lost(&self, memory: &mut JobMemory, job: &TrainingJob, present: i64, seats: &[Seat]) {
+        let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
+        let ran =
+            [JobPhase::Starting, JobPhase::Running, JobPhase::Checkpointing, JobPhase::Suspending].contains(&phase);
+        let agent = job.spec.checkpoint.is_some() || job.spec.workers > 1;
+        let rented = || self.ctx.caches.rented.of_job(&memory.uid).iter().any(|m| m.spec.attempt == present);
+        if !ran || !agent || memory.sought == Some(present) || rented() {
+            return;
+        }
+        memory.sought = Some(present);
+        for rank in 0..i64::from(job.spec.workers) {
+            let bare = !memory.workers.contains_key(&(present, rank)) && !memory.removed.contains(&(present, rank));
+            let unbound = self.ctx.caches.pods.of_job(&memory.uid);
+            let has_pod = unbound.iter().any(|pod| {
+                crate::controllers::pod::is_of(pod, present)
+                    && crate::controllers::pod::label(pod, tradewind_api::names::RANK)
+                        .map_or(rank == 0, |text| *text == rank.to_string())
+            });
+            if bare && !has_pod && !seats.iter().any(|seat| (seat.attempt, seat.rank) == (present, rank)) {
+                let worker = WorkerMemory::new(id(&memory.uid, present, rank), PodState::Over);
+                memory.workers.insert((present, rank), worker);
+            }
+        }
+    }
+
+    /// Removes the folders of workers whose attempt is decided and whose Pods write nothing any more.
+    async fn remove_decided(&self, memory: &mut JobMemory, decided: impl Fn(i64) -> bool) {
+        let gone = |at: &(i64, i64), worker: &WorkerMemory| decided(at.0) && worker.pod == PodState::Over;
+        let those: Vec<((i64, i64), String)> =
+            memory.workers.iter().filter(|(at, w)| gone(at, w)).map(|(at, w)| (*at, w.id.clone())).collect();
+        if those.is_empty() {
+            return;
+        }
+        for (at, id) in &those {
+            memory.workers.remove(at);
+            memory.removed.insert(*at);
+            self.ctx.workers.forget(id);
+        }
+        let Some(mailbox) = &self.ctx.mailbox else { return };
+        let removals: Vec<BoxFuture<'_, _>> =
+            those.iter().map(|(_, id)| Box::pin(mailbox.forget(id)) as BoxFuture<'_, _>).collect();
+        let mut removals = std::pin::pin!(stream::iter(removals).buffer_unordered(AT_ONCE));
+        while let Some(removed) = removals.next().await {
+            // What stays behind costs next to nothing; nothing must hang on it.
+            if let Err(error) = removed {
+                tracing::warn!(%error, reason = "MailboxUnavailable", "Leaving a finished worker's mailbox behind");
+            }
+        }
+    }
+}
+
+impl Reconciler for WorkerAgents {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Wake, Failure>> {
+        Box::pin(self.run(key))
     }
 }

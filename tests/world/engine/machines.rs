@@ -135,6 +135,7 @@ impl Fleet {
             control: Ticket { url: url.clone(), expires: jiff::Timestamp::MAX },
             host: self.host(),
             settings: agent_settings(),
+            in_cluster: None,
         };
         let mut running = Running {
             machine,

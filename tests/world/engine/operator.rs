@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tradewind::accounts::Accounts;
 use tradewind::context::{AgentBinary, Caches, Context};
-use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job};
+use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job, worker};
 use tradewind::events::Told;
 use tradewind::images::Images;
 use tradewind::market::{Market, MarketKeeper, MarketReader};
@@ -133,11 +133,13 @@ impl Process {
             settings: settings(),
             told: Mutex::new(Told::default()),
             machines: rented_machine::Memory::default(),
-            workers: tradewind::controllers::worker::Workers::default(),
+            workers: worker::Workers::default(),
+            turns: tradewind::controllers::training_job::turns::Turns::default(),
             asked: Mutex::new(Vec::new()),
         });
         let reconcilers: Vec<Arc<dyn Reconciler>> = vec![
             Arc::new(training_job::TrainingJobs::new(Arc::clone(&ctx))),
+            Arc::new(worker::WorkerAgents::new(Arc::clone(&ctx))),
             Arc::new(rented_machine::RentedMachines::new(Arc::clone(&ctx))),
             Arc::new(provider::Providers::new(Arc::clone(&ctx))),
             Arc::new(node::Nodes::new(Arc::clone(&ctx))),

@@ -113,10 +113,12 @@ pub enum Action {
         /// The request.
         end: SelfEnd,
     },
-    /// Everything is reported and the machine itself is going down: end the agent with this exit code.
+    /// Everything is reported and the machine itself is going down, or the Pod has nothing more to do: end the agent with this exit code.
     Leave {
         /// Exit code.
         code: i32,
+        /// What people should know besides the code, in a sentence.
+        why: Option<String>,
     },
 }
 

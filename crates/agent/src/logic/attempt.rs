@@ -35,6 +35,7 @@ impl Logic {
                     && self.working.is_some_and(|ended| ended < control.attempt)
                     && !self.lease.silent()
                     && !self.signalled
+                    && self.boot.in_cluster.is_none()
             }
             _ => false,
         }
@@ -71,7 +72,7 @@ impl Logic {
                     Some("it is for another machine or boot".to_owned())
                 } else if value.attempt != control.attempt {
                     Some("it is for another attempt".to_owned())
-                } else if value.command.is_empty() {
+                } else if value.command.is_empty() && self.boot.in_cluster.is_none() {
                     Some("it names no program".to_owned())
                 } else {
                     (self.start_failures, self.start_retry_at) = (0, self.now.monotonic);

@@ -106,7 +106,8 @@ impl Logic {
         }
     }
 
-    fn all_said(&self) -> bool {
+    /// True if the store holds all that matters of the present report.
+    pub(super) fn all_said(&self) -> bool {
         let said = |stored| !matters(stored, &self.report(), self.slots.most());
         self.mailbox.report_settled() && self.mailbox.stored().is_some_and(said)
     }

@@ -6,6 +6,7 @@
 //! ```
 //!
 //! Beside it the lease of the control document runs: when it has run out, the program is stopped and the machine ends its own rental.
+//! In a Pod of the cluster ([`InCluster`]) the agent leaves when it is `Over` or cannot go on, with the program's exit code.
 //!
 //! Feed every [`Input`] to [`Logic::handle`], do the [`Action`]s it returns, answer them, and call it with [`Input::Tick`] at
 //! [`Logic::wake`] at the latest. Same inputs at the same times give the same actions.
@@ -14,6 +15,7 @@ mod action;
 mod attempt;
 mod input;
 mod lease;
+mod leave;
 mod mailbox;
 mod output;
 mod program;
@@ -23,6 +25,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tradewind_protocol::{
@@ -31,6 +34,7 @@ use tradewind_protocol::{
 
 pub use action::{Action, Launch, Piece, ProgramSignal};
 pub use input::{ChunkOutcome, Fetched, Input, Now, ProgramEnd, Restore, SaveId, SeenSave, StagedFile, StagedPiece};
+pub use leave::CANNOT_GO_ON;
 pub use settings::Settings;
 
 use lease::Lease;
@@ -57,6 +61,19 @@ pub struct Boot {
     pub host: HostFacts,
     /// Intervals and limits.
     pub settings: Settings,
+    /// What is different in a Pod of the cluster; `None` on a rented machine.
+    pub in_cluster: Option<InCluster>,
+}
+
+/// An agent in a Pod of the cluster: the program is the container's own, and the agent leaves by itself when all is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InCluster {
+    /// Program and arguments. The kubelet has replaced every `$(NAME)` in them.
+    pub program: Vec<String>,
+    /// Where other workers reach this one.
+    pub address: Option<IpAddr>,
+    /// What is wrong with what the agent was given, in sentences.
+    pub warnings: Vec<String>,
 }
 
 /// Where the agent is.
@@ -101,6 +118,8 @@ pub struct Logic {
     stop: Option<Stop>,
     signalled: bool,
     left: bool,
+    /// Since when nothing is left to be done but to say so.
+    over_since: Option<Duration>,
     exit: Option<Exit>,
     restore: Option<RestoreOutcome>,
     restored_path: Option<String>,
@@ -118,6 +137,7 @@ impl Logic {
     /// A boot that has done nothing yet. It begins with the first input.
     pub fn new(boot: Boot, now: Now) -> Self {
         let mailbox = Mailbox::new(boot.control.clone());
+        let warnings = boot.in_cluster.iter().flat_map(|pod| pod.warnings.clone()).collect();
         Self {
             boot,
             now,
@@ -135,10 +155,11 @@ impl Logic {
             stop: None,
             signalled: false,
             left: false,
+            over_since: None,
             exit: None,
             restore: None,
             restored_path: None,
-            warnings: Vec::new(),
+            warnings,
             earlier: None,
             waiting_since: now.monotonic,
             starved_since: None,
@@ -168,10 +189,21 @@ impl Logic {
         let report = self.reports().then(|| self.mailbox.report_wake()).flatten();
         let poll = self.mailbox.poll_wake();
         let slots = if self.same_attempt() { self.slots.wake() } else { None };
-        [stage, start, kill, poll, report, slots, self.saves.wake(), self.log_wake(), self.lease_wake()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            stage,
+            start,
+            kill,
+            poll,
+            report,
+            slots,
+            self.saves.wake(),
+            self.log_wake(),
+            self.lease_wake(),
+            self.leave_wake(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The report as it would be written now (with the sequence of none).
@@ -200,7 +232,7 @@ impl Logic {
             silent: self.lease.silent(),
             quiet_s: self.quiet_s(),
             host: Some(self.boot.host),
-            address: None,
+            address: self.boot.in_cluster.as_ref().and_then(|pod| pod.address),
             save_took: self.saves.took().or_else(|| carried?.save_took),
         }
     }
@@ -356,6 +388,10 @@ impl Logic {
         }
         // A name without digits tells no step; the program's own progress is the best there is.
         self.alive_at = self.now.monotonic;
+        // A sign of life all the same; but others save, and no slots come for this one.
+        if self.start.as_deref().and_then(|start| start.checkpoint.as_ref()).is_some_and(|c| c.restore_only) {
+            return;
+        }
         seen.step = seen.step.or_else(|| self.output.progress.as_ref().map(|progress| progress.step));
         self.saves.seen(self.now, seen, actions);
     }

@@ -10,7 +10,7 @@ use super::settings::backoff;
 use super::{Action, Launch, Logic, ProgramSignal, Stage};
 
 /// Exit code of a program that was told to stop: exit 0 would read as success.
-const STOPPED: i32 = 143;
+pub(super) const STOPPED: i32 = 143;
 
 /// The order to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,11 +101,15 @@ impl Logic {
     /// The machine is going down: stop as if told to. A second time there is nothing left to wait for.
     pub(super) fn signalled(&mut self, actions: &mut Vec<Action>) {
         if self.signalled {
+            // The kubelet may ask again with another limit, and kills by itself when that is over.
+            if self.boot.in_cluster.is_some() {
+                return;
+            }
             if self.stage == Stage::Running {
                 actions.push(Action::Signal(ProgramSignal::Kill));
             }
             self.left = true;
-            actions.push(Action::Leave { code: STOPPED });
+            actions.push(Action::Leave { code: STOPPED, why: None });
             return;
         }
         self.signalled = true;
@@ -231,7 +235,11 @@ impl Logic {
         let Some(start) = self.start.as_deref() else { return };
         let outcome = self.restore.get_or_insert_with(no_restore);
         let from_zero = outcome.restored.is_none() && !outcome.rejected.is_empty();
-        let mut command = start.command.clone();
+        let mut command = match &self.boot.in_cluster {
+            // What the kubelet has left of `$` is meant so; the shell replaces once more.
+            Some(pod) => pod.program.iter().map(|word| word.replace('$', "$$")).collect(),
+            None => start.command.clone(),
+        };
         let mut env = start.env.clone();
         env.insert("TRADEWIND_RUN_ID".to_owned(), start.run_id.clone());
         env.insert("TRADEWIND_ATTEMPT".to_owned(), start.attempt.to_string());
@@ -310,25 +318,16 @@ impl Logic {
         let since = if moved == headway { since } else { self.now.monotonic };
         self.stage = Stage::Finishing { scanned, headway: moved, since };
         let no_ring = self.mailbox.control().is_none_or(|control| control.logs.is_empty());
-        // A silent operator commits nothing: what is offered is as safe as it can get.
-        let saved = self.saves.settled() || (self.lease.silent() && self.saves.all_offered());
+        // A silent operator commits nothing: what is offered is as safe as it can get. In the cluster the last report outlives the Pod, and
+        // the operator commits what it offers; a node that is drained does not wait for that.
+        let offered_is_enough = self.lease.silent() || self.boot.in_cluster.is_some();
+        let saved = self.saves.settled() || (offered_is_enough && self.saves.all_offered());
         let settled = scanned && saved && (no_ring || self.output.flushed());
         if settled {
             self.stage = Stage::Over;
         } else if self.now.monotonic.saturating_sub(since) >= self.boot.settings.finish_limit {
             self.warn(Some("The last checkpoint or log could not be brought home in time".to_owned()));
             self.stage = Stage::Over;
-        }
-    }
-
-    /// After a signal to the agent itself the process ends, once the final report is stored.
-    pub(super) fn leave_if_done(&mut self, actions: &mut Vec<Action>) {
-        let told = self.mailbox.stored().is_some_and(|stored| stored.phase == self.phase());
-        let ended = matches!(self.stage, Stage::Over | Stage::Idle { .. }) && told && self.mailbox.report_settled();
-        let nothing_to_end = matches!(self.stage, Stage::Asking { .. });
-        if self.signalled && !self.left && (ended || nothing_to_end) {
-            self.left = true;
-            actions.push(Action::Leave { code: self.exit.as_ref().map_or(STOPPED, |exit| exit.code) });
         }
     }
 }

@@ -459,6 +459,7 @@ impl Upload {
             size_bytes: file.size_bytes,
             mode: file.mode,
             chunks: file.pieces.iter().filter_map(|piece| place(&piece.sha256)).collect(),
+            rank: None,
         });
         Manifest {
             version: VERSION,
@@ -472,6 +473,7 @@ impl Upload {
             saved_at: self.save.seen.complete_at,
             save_began_at: self.save.seen.began_at,
             parent: self.parent,
+            writers: vec![],
         }
     }
 }

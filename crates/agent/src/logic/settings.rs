@@ -23,6 +23,9 @@ pub struct Settings {
     pub restore_limit: Duration,
     /// How long the end may wait, without any headway, for the last save to be uploaded and committed.
     pub finish_limit: Duration,
+    /// In the cluster: how long the end waits for the store to take the last report. Somebody waits for the node, and the operator learns the
+    /// end from the Pod itself: all that is lost is a checkpoint that was sent and not offered. A minute outlasts the restart of a store.
+    pub leave_limit: Duration,
     /// Most pieces that a save may have; more do not fit into a report.
     pub most_pieces: usize,
 }
@@ -39,6 +42,7 @@ impl Default for Settings {
             parallel: 4,
             restore_limit: Duration::from_mins(30),
             finish_limit: Duration::from_mins(10),
+            leave_limit: Duration::from_mins(1),
             most_pieces: 4_000,
         }
     }

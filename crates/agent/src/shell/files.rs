@@ -115,14 +115,22 @@ fn birth(path: &Path) -> Option<Timestamp> {
 /// mount of its own, inside it under a name that no checkpoint has.
 pub fn own_directory(checkpoints: &Path, name: &str) -> io::Result<PathBuf> {
     std::fs::create_dir_all(checkpoints)?;
-    let device = std::fs::metadata(checkpoints)?.dev();
-    let beside = checkpoints.parent().filter(|parent| std::fs::metadata(parent).is_ok_and(|meta| meta.dev() == device));
+    let mount = mount_of(checkpoints)?;
+    let beside = checkpoints.parent().filter(|parent| mount_of(parent).is_ok_and(|other| other == mount));
     if let Some(parent) = beside
         && let Ok(directory) = fresh(&parent.join(name))
     {
         return Ok(directory);
     }
     fresh(&checkpoints.join(name))
+}
+
+/// Device and mount: volumes of a Pod can be folders of one disk, and still nothing is linked from one to the other. Kernels before 5.8 tell
+/// no mounts.
+fn mount_of(directory: &Path) -> io::Result<(u64, Option<u64>)> {
+    let device = std::fs::metadata(directory)?.dev();
+    let stat = statx(CWD, directory, AtFlags::empty(), StatxFlags::MNT_ID).ok();
+    Ok((device, stat.filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id)))
 }
 
 fn fresh(directory: &Path) -> io::Result<PathBuf> {

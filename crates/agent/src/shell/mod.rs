@@ -8,6 +8,8 @@ mod files;
 mod gpu;
 mod host;
 mod http;
+mod install;
+mod leave;
 mod life;
 mod program;
 mod restore;
@@ -31,7 +33,7 @@ use tradewind_protocol::{
 };
 
 use crate::config::{Config, Environment};
-use crate::logic::{Action, Boot, Fetched, Input, Logic, Now, SaveId};
+use crate::logic::{Action, Boot, CANNOT_GO_ON, Fetched, Input, Logic, Now, SaveId};
 use crate::pattern::Pattern;
 
 use console::Console;
@@ -40,6 +42,8 @@ use life::Running;
 use stage::{StageError, Staging};
 use watch::{Watchman, now};
 
+pub use install::install;
+pub use leave::last_word;
 pub use program::{EXEC, become_program};
 
 /// Events that may wait; more, and the program's output waits.
@@ -75,19 +79,24 @@ pub(crate) enum Event {
     OutputEnded(u64),
 }
 
-/// Runs the agent until the machine goes down. Returns the exit code.
+/// Runs the agent until the machine goes down or, in the cluster, until all is said. Returns the exit code.
 pub async fn run(config: Config) -> Result<u8, ShellError> {
     let system = |what| move |source: std::io::Error| ShellError::System { what, source };
     set_child_subreaper(Some(getpid())).map_err(|errno| system("adopt orphans")(errno.into()))?;
     let (events, inbox) = channel(EVENTS);
     let console = Console::start();
     report_panics(console.clone(), events.clone());
+    let in_cluster = config.in_cluster.is_some();
     let mut shell = Shell::new(config, events, console)?;
     let signals = Signals::listen().map_err(system("watch signals"))?;
     if let Ok(code) = AssertUnwindSafe(shell.live(inbox, signals)).catch_unwind().await {
         return Ok(code);
     }
     shell.last_words().await;
+    if in_cluster {
+        last_word("The agent itself broke; see the log");
+        return Ok(u8::try_from(CANNOT_GO_ON).unwrap_or(1));
+    }
     // A container that ends is started again on some hosts: it waits to be ended instead.
     let mut terminate = signal(SignalKind::terminate()).map_err(system("watch signals"))?;
     terminate.recv().await;
@@ -108,6 +117,8 @@ struct Signals {
     child: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// Images can name another signal that asks for the end (STOPSIGNAL); this is the usual one.
+    quit: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -116,6 +127,7 @@ impl Signals {
             child: signal(SignalKind::child())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 }
@@ -158,7 +170,18 @@ impl Shell {
         let visible = config.visible_gpus.as_deref();
         let look = || host::look(&here, &config.cgroup, Path::new("/proc"), Path::new("/dev"), visible);
         let host = config.host.unwrap_or_else(look);
-        let mind = Boot { id: boot.clone(), key: keys.public().to_owned(), control, host, settings: config.settings };
+        for warning in config.in_cluster.iter().flat_map(|pod| &pod.warnings) {
+            leave::complain(warning);
+        }
+        let scratch = config.scratch.map_or_else(|| here.clone(), |directory| here.join(directory));
+        let mind = Boot {
+            id: boot.clone(),
+            key: keys.public().to_owned(),
+            control,
+            host,
+            settings: config.settings,
+            in_cluster: config.in_cluster,
+        };
         console.say(format!("Agent {} started, boot {boot}", env!("CARGO_PKG_VERSION")));
         Ok(Self {
             clock,
@@ -175,7 +198,7 @@ impl Shell {
             hidden: Vec::new(),
             run: 0,
             program: None,
-            progress_file: here.join(format!(".tradewind-progress-{boot}.json")),
+            progress_file: scratch.join(format!(".tradewind-progress-{boot}.json")),
             boot,
             watch: None,
             staging: None,
@@ -203,6 +226,7 @@ impl Shell {
                 _ = signals.child.recv() => self.children_ended().await,
                 _ = signals.terminate.recv() => self.feed(Input::Signalled),
                 _ = signals.interrupt.recv() => self.feed(Input::Signalled),
+                _ = signals.quit.recv() => self.feed(Input::Signalled),
                 () = tokio::time::sleep(wake) => self.feed(Input::Tick),
             }
             self.say_end_of_program();
@@ -343,7 +367,12 @@ impl Shell {
             }
             Action::DropStaging { save } => self.drop_staging(save),
             Action::EndRental { end } => self.end_rental(end),
-            Action::Leave { code } => self.leave = Some(u8::try_from(code).unwrap_or(1)),
+            Action::Leave { code, why } => {
+                if let Some(why) = why {
+                    last_word(&why);
+                }
+                self.leave = Some(u8::try_from(code).unwrap_or(1));
+            }
         }
     }
 

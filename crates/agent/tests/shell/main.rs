@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::format_collect, reason = "a test that cannot go on says where")]
 
 mod attempts;
+mod cluster;
 mod silence;
 mod store;
 mod vitals;

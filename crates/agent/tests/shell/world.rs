@@ -1,6 +1,7 @@
 //! One machine: the store, an operator that the test plays, and the agent's process.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +30,10 @@ pub struct World {
     pub control: Control,
     /// More variables of the machine.
     pub env: BTreeMap<String, String>,
+    /// The agent's executable and its arguments.
+    pub command: Vec<String>,
+    /// The user that it runs as, if another one.
+    pub user: Option<u32>,
     agents: Vec<Child>,
 }
 
@@ -55,8 +60,25 @@ impl World {
             self_end: None,
         };
         let (directory, env) = (tempfile::tempdir().unwrap(), BTreeMap::new());
-        let mut world = Self { directory, control, store, env, agents: Vec::new() };
+        let command = [env!("CARGO_BIN_EXE_tradewind-agent"), "run"].map(ToOwned::to_owned).to_vec();
+        let mut world = Self { directory, control, store, env, command, user: None, agents: Vec::new() };
         world.give_slots(0, 64);
+        world
+    }
+
+    /// A Pod of the cluster, whose container runs this script.
+    pub fn in_cluster(script: &str) -> Self {
+        let mut world = Self::new();
+        (world.control.lease_s, world.control.logs) = (u32::MAX.into(), vec![]);
+        world.publish();
+        let (scratch, own) = (world.path("scratch"), world.path("termination-log"));
+        std::fs::create_dir(&scratch).unwrap();
+        std::fs::write(&own, "").unwrap();
+        let scratch = scratch.to_str().unwrap();
+        let words = ["--scratch", scratch, "--", "/bin/sh", "-c", script, "program"];
+        world.command.extend(words.map(ToOwned::to_owned));
+        world.env.insert("TRADEWIND_TERMINATION_LOG".to_owned(), own.to_str().unwrap().to_owned());
+        world.env.insert("TRADEWIND_POD_IP".to_owned(), "10.9.8.7".to_owned());
         world
     }
 
@@ -100,6 +122,7 @@ impl World {
                 resume_args: vec!["--resume".to_owned(), "$(TRADEWIND_RESUME_PATH)".to_owned()],
                 interval_s: 30,
                 quiet_ms: 700,
+                restore_only: false,
             }),
             restore: vec![],
             data_prefix: data_prefix(1, MACHINE),
@@ -123,8 +146,12 @@ impl World {
     }
 
     pub fn agent(&mut self) -> u32 {
-        let agent = Command::new(env!("CARGO_BIN_EXE_tradewind-agent"))
-            .arg("run")
+        let mut agent = Command::new(&self.command[0]);
+        if let Some(user) = self.user {
+            agent.uid(user).gid(user);
+        }
+        let agent = agent
+            .args(&self.command[1..])
             .env_clear()
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("PROVIDERS_OWN", "injected")
@@ -232,6 +259,7 @@ impl World {
                 size_bytes,
                 mode: 0o640,
                 chunks: vec![Chunk { key, size_bytes, sha256 }],
+                rank: None,
             }
         });
         let manifest = Manifest {
@@ -246,6 +274,7 @@ impl World {
             saved_at: Timestamp::UNIX_EPOCH,
             save_began_at: Timestamp::UNIX_EPOCH,
             parent: None,
+            writers: vec![],
         };
         RestoreCandidate { seq, manifest, chunks }
     }

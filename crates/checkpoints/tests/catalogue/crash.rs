@@ -9,6 +9,7 @@ use tradewind_core::Clock;
 use tradewind_core::gate::{Gate, Open, Point, Verdict};
 use tradewind_protocol::Manifest;
 
+use crate::gang::Gang;
 use crate::stage::{Historian, Machine, RUN, Stage, keep, now, poll_once};
 
 /// Cuts call number `at`; after a crash with the answer in hand every later call is cut too.
@@ -44,7 +45,11 @@ impl Act {
                 assert!(begun.is_ok(), "{begun:?}");
             }
             Self::Commit(manifest, counts) => {
-                let outcome = catalogue.commit(&manifest.machine, manifest.attempt, manifest).await?;
+                let machines: Vec<&str> = manifest.writers.iter().map(|writer| writer.machine.as_str()).collect();
+                let outcome = match &machines[..] {
+                    [] => catalogue.commit(&manifest.machine, manifest.attempt, manifest).await?,
+                    gang => catalogue.commit_gang(gang, manifest.attempt, manifest).await?,
+                };
                 match outcome {
                     CommitOutcome::Committed { .. } => {
                         assert!(counts, "step {} must not count", manifest.step);
@@ -87,11 +92,37 @@ fn story(stage: &Stage) -> Vec<Act> {
     ]
 }
 
+/// The same with three workers that write together: all of them send what they have alike, and the parts that differ.
+fn story_of_a_gang(stage: &Stage) -> Vec<Act> {
+    let mut gang = Gang::new(3, 0);
+    let one = gang.save(stage, 1, None);
+    let two = gang.save(stage, 2, Some(&one));
+    let three = gang.save(stage, 3, None);
+    let zombie = gang.save(stage, 4, Some(&three));
+    let mut smaller = Gang::new(2, 1);
+    let five = smaller.save(stage, 5, Some(&three));
+    let six = smaller.save(stage, 6, None);
+    let ended = Keep { ended: true, pinned: BTreeSet::new(), ..keep(1) };
+    vec![
+        Act::Begin(0),
+        Act::Commit(one, true),
+        Act::Commit(two, true),
+        Act::Commit(three, true),
+        Act::Collect(keep(2)),
+        Act::Begin(1),
+        Act::Commit(zombie, false),
+        Act::Commit(five, true),
+        Act::Commit(six, true),
+        Act::Collect(keep(2)),
+        Act::Collect(ended),
+    ]
+}
+
 /// What a story leaves behind: steps that ever counted, steps that count now, data.
 type Ending = (Vec<u64>, Vec<u64>, BTreeSet<String>);
 
 /// Plays the story with one cut; gives back how it ended and how many calls passed the gate.
-fn play(at: usize, verdict: Verdict) -> (Ending, usize) {
+fn play(story: fn(&Stage) -> Vec<Act>, at: usize, verdict: Verdict) -> (Ending, usize) {
     let stage = Stage::default();
     let gate = Arc::new(Cut { at, verdict, calls: AtomicUsize::new(0) });
     let acts = story(&stage);
@@ -113,10 +144,10 @@ fn play(at: usize, verdict: Verdict) -> (Ending, usize) {
     ((historian.steps(), counting, stage.data()), gate.calls.load(Ordering::Relaxed))
 }
 
-#[test]
-fn every_cut_at_every_call_ends_as_the_uncut_story() {
-    let (uncut, calls) = play(usize::MAX, Verdict::Pass);
-    assert_eq!((&uncut.0[..], &uncut.1[..], uncut.2.len()), (&[1, 2, 3, 5, 6][..], &[6][..], 1));
+/// Cuts a story everywhere; `left` = how many data objects it leaves.
+fn every_cut(story: fn(&Stage) -> Vec<Act>, left: usize) {
+    let (uncut, calls) = play(story, usize::MAX, Verdict::Pass);
+    assert_eq!((&uncut.0[..], &uncut.1[..], uncut.2.len()), (&[1, 2, 3, 5, 6][..], &[6][..], left));
     let acts = story(&Stage::default()).len();
     assert!(calls >= 2 * acts, "every act reads and writes or reads twice: {calls} calls in {acts} acts");
     let verdicts = [
@@ -128,9 +159,20 @@ fn every_cut_at_every_call_ends_as_the_uncut_story() {
     ];
     for verdict in verdicts {
         for at in 0..calls {
-            let (ending, passed) = play(at, verdict);
+            let (ending, passed) = play(story, at, verdict);
             assert!(passed > at, "{verdict:?} at call {at} was never reached");
             assert_eq!(ending, uncut, "{verdict:?} at call {at}");
         }
     }
+}
+
+#[test]
+fn every_cut_at_every_call_ends_as_the_uncut_story() {
+    every_cut(story, 1);
+}
+
+#[test]
+fn every_cut_at_every_call_of_a_gang_ends_as_its_uncut_story() {
+    // What both have alike once, and of each its own.
+    every_cut(story_of_a_gang, 3);
 }

@@ -3,6 +3,7 @@
 
 mod commit;
 mod crash;
+mod gang;
 mod mailbox;
 mod races;
 mod retention;

@@ -200,10 +200,12 @@ impl Machine {
                 size_bytes: chunks.iter().map(|chunk| chunk.size_bytes).sum(),
                 mode: 0o644,
                 chunks,
+                rank: None,
             }],
             saved_at: at,
             save_began_at: at,
             parent,
+            writers: vec![],
         }
     }
 

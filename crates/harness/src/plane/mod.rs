@@ -33,6 +33,9 @@ pub struct PlaneOptions {
     pub audit: bool,
     /// kwok plays the kubelet for nodes annotated `kwok.x-k8s.io/node: fake` ([`Plane::add_fake_node`]).
     pub kwok: bool,
+    /// After how long without a Lease a node counts as dead, in whole seconds; `None` is Kubernetes' own 50 s. The controller manager
+    /// looks every fifth of it. What a Pod tolerates (`tolerationSeconds`) comes on top.
+    pub node_grace: Option<Duration>,
 }
 
 /// A running control plane; ends when the value goes.
@@ -84,19 +87,21 @@ impl Plane {
             let config = format!("--kubeconfig={}", kubeconfig.display());
             Process::start(Launch::new(program, tools.program(program)?, directory).arg(config).args(arguments))
         };
-        let controller_manager = start(
-            "kube-controller-manager",
-            &[
-                format!("--service-account-private-key-file={}", pki.file("sa.key").display()),
-                format!("--root-ca-file={}", pki.file("ca.crt").display()),
-                "--use-service-account-credentials=true".into(),
-                "--leader-elect=false".into(),
-                "--secure-port=0".into(),
-                // At its usual 20 requests a second it needs 4 s to start its controllers.
-                "--kube-api-qps=500".into(),
-                "--kube-api-burst=1000".into(),
-            ],
-        )?;
+        let mut controller_arguments = vec![
+            format!("--service-account-private-key-file={}", pki.file("sa.key").display()),
+            format!("--root-ca-file={}", pki.file("ca.crt").display()),
+            "--use-service-account-credentials=true".into(),
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+            // At its usual 20 requests a second it needs 4 s to start its controllers.
+            "--kube-api-qps=500".into(),
+            "--kube-api-burst=1000".into(),
+        ];
+        if let Some(grace) = options.node_grace {
+            controller_arguments.push(format!("--node-monitor-grace-period={}s", grace.as_secs()));
+            controller_arguments.push(format!("--node-monitor-period={}ms", grace.as_millis() / 5));
+        }
+        let controller_manager = start("kube-controller-manager", &controller_arguments)?;
         let scheduler = start("kube-scheduler", &["--leader-elect=false".into(), "--secure-port=0".into()])?;
         let kwok = if options.kwok { Some(start_kwok(&start).await?) } else { None };
         let kubectl = Kubectl { program: tools.program("kubectl")?, kubeconfig, home };
@@ -121,7 +126,9 @@ impl Plane {
         let start = async || {
             let tools = Tools::locate()?;
             let run = RunDir::new("plane")?;
-            let plane = Self::start(&tools, run.path(), PlaneOptions { audit: true, kwok: true }).await?;
+            let plane =
+                Self::start(&tools, run.path(), PlaneOptions { audit: true, kwok: true, ..PlaneOptions::default() })
+                    .await?;
             Ok::<_, Error>((plane, run))
         };
         Ok(&SHARED.get_or_try_init(start).await?.0)

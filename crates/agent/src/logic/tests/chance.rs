@@ -19,6 +19,25 @@ fn whatever_happens_in_whatever_order_the_promises_hold() {
     assert!(again > 30 && ended > 30, "chance hardly ever begins a next attempt ({again}) or ends a rental ({ended})");
 }
 
+/// The same in a Pod, until the agent leaves it.
+#[test]
+fn in_the_cluster_the_promises_hold_until_the_agent_leaves() {
+    let (mut ran, mut left) = (0, 0);
+    for seed in 0..200 {
+        let mut world = Chance::of(seed, Rig::of(Some(super::cluster::pod())));
+        for _ in 0..900 {
+            world.step();
+            if world.left {
+                break;
+            }
+        }
+        assert!(world.started.len() <= 1, "seed {seed}: a second attempt in one Pod");
+        ran += usize::from(!world.started.is_empty());
+        left += usize::from(world.left);
+    }
+    assert!(ran > 100 && left > 100, "chance hardly ever runs ({ran}) or ends ({left}) a program");
+}
+
 struct Chance {
     rig: Rig,
     state: u64,
@@ -32,6 +51,8 @@ struct Chance {
     /// Whether a report said that the operator is silent.
     told_silent: bool,
     rental_ended: bool,
+    /// Whether the agent has ended.
+    left: bool,
     last_sequence: u64,
     saves: u64,
     seed: u64,
@@ -39,7 +60,10 @@ struct Chance {
 
 impl Chance {
     fn new(seed: u64) -> Self {
-        let mut rig = Rig::new();
+        Self::of(seed, Rig::new())
+    }
+
+    fn of(seed: u64, mut rig: Rig) -> Self {
         rig.control.logs = vec![ticket("log-0"), ticket("log-1")];
         rig.control.slots = vec![ticket("slots-1")];
         // Some operators fall silent before the end, some machines can do something about it.
@@ -54,6 +78,7 @@ impl Chance {
             slots: BTreeMap::new(),
             told_silent: false,
             rental_ended: false,
+            left: false,
             last_sequence: 0,
             saves: 0,
             seed,
@@ -118,6 +143,11 @@ impl Chance {
                     assert_eq!(stored.attempt, Some(attempt), "seed {seed}: marked for another attempt");
                     let withheld = self.rig.control.self_end.as_ref().map(|end| &end.bearer_env);
                     assert_eq!(launch.withheld.as_ref(), withheld, "seed {seed}");
+                }
+                Action::Leave { code, .. } => {
+                    let exit = self.rig.logic.report().exit.filter(|_| self.rig.logic.boot.in_cluster.is_some());
+                    self.left = true;
+                    assert!(exit.is_none_or(|exit| exit.code == *code && !self.runs), "seed {seed}: {code}");
                 }
                 Action::EndRental { .. } => {
                     self.rental_ended = true;

@@ -349,7 +349,7 @@ fn the_end_waits_for_the_last_save_to_be_answered_but_not_for_ever() {
 fn a_signal_to_the_agent_stops_reports_and_leaves() {
     let leave = |rig: &mut Rig| {
         rig.take(|action| match action {
-            Action::Leave { code } => Some(*code),
+            Action::Leave { code, .. } => Some(*code),
             _ => None,
         })
     };

@@ -1,5 +1,6 @@
 mod attempts;
 mod chance;
+mod cluster;
 mod lease;
 mod life;
 mod saves;
@@ -38,12 +39,17 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::of(None)
+    }
+
+    fn of(in_cluster: Option<InCluster>) -> Self {
         let boot = Boot {
             id: "boot-1".to_owned(),
             key: "A".repeat(43) + "=",
             control: ticket("bootstrap"),
             host: tradewind_protocol::HostFacts::default(),
             settings: Settings::default(),
+            in_cluster,
         };
         let control = Control {
             version: VERSION,
@@ -131,7 +137,12 @@ impl Rig {
     }
 
     fn waiting() -> Self {
-        let mut rig = Self::new();
+        Self::new().booted()
+    }
+
+    /// Past the question for an earlier boot.
+    fn booted(self) -> Self {
+        let mut rig = self;
         rig.hear();
         assert!(rig.took(|action| matches!(action, Action::FetchOwnReport { .. })));
         rig.give(Input::OwnReport(Fetched::Absent));
@@ -157,6 +168,7 @@ impl Rig {
                 resume_args: vec!["--resume".to_owned()],
                 interval_s: 60,
                 quiet_ms: 1000,
+                restore_only: false,
             }),
             restore: vec![],
             data_prefix: data_prefix(1, MACHINE),
@@ -315,10 +327,12 @@ fn candidate(seq: u64, step: u64) -> RestoreCandidate {
             size_bytes: 10,
             mode: 0o644,
             chunks: vec![Chunk { key: key.clone(), size_bytes: 10, sha256: sha256(seq) }],
+            rank: None,
         }],
         saved_at: Timestamp::UNIX_EPOCH,
         save_began_at: Timestamp::UNIX_EPOCH,
         parent: None,
+        writers: vec![],
     };
     RestoreCandidate { seq, manifest, chunks: BTreeMap::from([(key.clone(), ticket(&key))]) }
 }

@@ -169,3 +169,16 @@ fn slots_are_used_once_topped_up_and_never_with_a_ticket_about_to_expire() {
     rig.hear_soon();
     assert!(!rig.took(|action| matches!(action, Action::FetchSlots { .. })));
 }
+
+#[test]
+fn what_a_program_writes_that_only_restores_is_no_save_of_ours() {
+    let mut start = Rig::start_document();
+    start.checkpoint.as_mut().unwrap().restore_only = true;
+    let mut rig = Rig::waiting().ordered(start);
+    rig.store_reports();
+    assert!(rig.took(|action| matches!(action, Action::StartProgram(_))));
+    rig.store_reports();
+    rig.save_seen(10, false);
+    assert!(!rig.took(|action| matches!(action, Action::Link { .. })), "others save");
+    assert!(rig.logic.report().uploading.is_none());
+}

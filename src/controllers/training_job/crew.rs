@@ -1,0 +1,292 @@
+//! The workers of an attempt on the cluster's own nodes: what their Pods and agents say, taken together. Pure.
+//!
+//! A Pod is judged in this order: why it is disrupted, whether it is being deleted, its phase. A program that was told to stop may end with
+//! exit code 0, and a Pod on a dead node says Running for ever.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use tradewind_api::Reason;
+use tradewind_api::training_job::{JobPhase, PlacementStatus, ProgressStatus};
+
+use super::decide::{Decision, Observed, Step};
+use super::ending::{self, Cause};
+use super::gang;
+use super::status::Report;
+use crate::controllers::pod;
+use crate::controllers::worker::WorkerView;
+use crate::runtime::Wake;
+
+/// How a worker stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// It has no Pod.
+    Missing,
+    /// A scheduling gate of this name holds its Pod.
+    Gated(String),
+    /// Its Pod has no node.
+    Pending,
+    /// Its Pod has a node; the program does not run yet.
+    Starting,
+    /// The program runs.
+    Running,
+    /// The program ended with exit code 0.
+    Done,
+    /// It is over, or must end.
+    Over(Cause),
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    /// Number, from 0.
+    pub rank: i64,
+    /// Its Pod.
+    pub pod: Option<&'a Arc<Pod>>,
+    /// What its agent says.
+    pub view: Option<&'a WorkerView>,
+    /// How it stands.
+    pub state: State,
+}
+
+/// All workers of an attempt.
+#[derive(Debug)]
+pub struct Crew<'a> {
+    /// By rank.
+    pub workers: Vec<Worker<'a>>,
+}
+
+impl<'a> Crew<'a> {
+    /// The workers of this attempt.
+    pub fn of(o: &'a Observed, attempt: i64) -> Self {
+        let rank_of = |pod: &Pod| pod::label(pod, tradewind_api::names::RANK).map_or(0, |r| r.parse().unwrap_or(-1));
+        let workers = (0..o.valid.workers).map(|rank| {
+            let pod = o.pods.iter().find(|pod| pod::is_of(pod, attempt) && rank_of(pod) == rank);
+            let view = usize::try_from(rank).ok().and_then(|n| o.views.get(n)).and_then(Option::as_ref);
+            let state = pod.map_or(State::Missing, |pod| state(pod, view, o.valid.needs_agent));
+            Worker { rank, pod, view, state }
+        });
+        Self { workers: workers.collect() }
+    }
+
+    /// How many stand so.
+    pub fn count(&self, stands: impl Fn(&State) -> bool) -> usize {
+        self.workers.iter().filter(|w| stands(&w.state)).count()
+    }
+
+    /// Numbers of those without a Pod.
+    pub fn missing(&self) -> Vec<i64> {
+        self.workers.iter().filter(|w| w.state == State::Missing).map(|w| w.rank).collect()
+    }
+
+    /// Pods that are there.
+    pub fn pods(&self) -> impl Iterator<Item = &'a Arc<Pod>> {
+        self.workers.iter().filter_map(|w| w.pod)
+    }
+
+    /// Whether some worker has a node.
+    pub fn has_nodes(&self) -> bool {
+        self.pods().any(|pod| !pod::node(pod).is_empty())
+    }
+
+    /// Why the attempt is over, if it is: a disruption explains the failures that follow from it.
+    fn cause(&self) -> Option<Cause> {
+        let causes = || self.workers.iter().filter_map(|w| if let State::Over(c) = &w.state { Some(c) } else { None });
+        causes().find(|c| !c.is_failure()).or_else(|| causes().next()).cloned()
+    }
+}
+
+fn state(pod: &Pod, view: Option<&WorkerView>, with_agent: bool) -> State {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let node = pod::node(pod);
+    if let Some(cause) = pod::disruption(pod) {
+        return State::Over(Cause::new(Reason::Disrupted, format!("Pod {name} on node {node}: {cause}")));
+    }
+    if pod.metadata.deletion_timestamp.is_some() {
+        // Without a node it never ran anything.
+        return if node.is_empty() {
+            State::Pending
+        } else {
+            State::Over(Cause::new(Reason::PodDeleted, format!("Pod {name} on node {node} was deleted")))
+        };
+    }
+    match pod::phase(pod) {
+        "Succeeded" => State::Done,
+        "Failed" => State::Over(failed(pod, view)),
+        _ if node.is_empty() => pod::gate(pod).map_or(State::Pending, |gate| State::Gated(gate.to_owned())),
+        phase => {
+            let agent = view.and_then(|v| v.agent.as_ref());
+            if let Some(agent) = agent.filter(|a| a.restarted || a.failed) {
+                let why = agent.warnings.last().cloned().unwrap_or_else(|| "its agent cannot go on".to_owned());
+                return State::Over(Cause::new(Reason::AgentFailed, format!("Pod {name} on node {node}: {why}")));
+            }
+            let works = agent.is_some_and(|a| matches!(a.phase.as_str(), "Running" | "Stopping" | "Exited"));
+            if phase == "Running" && (works || !with_agent) { State::Running } else { State::Starting }
+        }
+    }
+}
+
+/// How a Pod failed.
+fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let node = pod::node(pod);
+    let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
+    let Some(code) = pod::exit_code(pod) else {
+        // Nothing of it ran: the kubelet refused it, or its first container could not be started.
+        let status = pod.status.as_ref();
+        let reason = status.and_then(|s| s.reason.clone()).unwrap_or_else(|| "no reason given".to_owned());
+        let message = status.and_then(|s| s.message.clone()).unwrap_or_default();
+        return Cause::new(Reason::Disrupted, format!("Pod {name} did not run on node {node}: {reason} {message}"));
+    };
+    if exit.is_some_and(|exit| exit.told_to_stop) {
+        return Cause::new(Reason::Disrupted, format!("Pod {name} was told to stop by node {node}"));
+    }
+    let (reason, how) = if pod::is_out_of_memory(pod) {
+        (Reason::OutOfMemory, format!("ran out of memory (exit code {code})"))
+    } else {
+        (Reason::ProgramFailed, format!("ended with exit code {code}"))
+    };
+    let log = exit.map(|exit| exit.log_tail.clone()).unwrap_or_default();
+    Cause {
+        exit_code: Some(code),
+        log,
+        ..Cause::new(reason, format!("the program in Pod {name} {how} on node {node}"))
+    }
+}
+
+/// The attempt is in the cluster, or on its way there.
+pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
+    let crew = Crew::of(o, attempt);
+    if let Some(cause) = crew.cause() {
+        return ending::begin(o, r, &crew, attempt, cause);
+    }
+    if gone(&crew, &r) {
+        let cause = Cause::new(Reason::Disrupted, "a Pod that had a node is gone".to_owned());
+        return ending::begin(o, r, &crew, attempt, cause);
+    }
+    if crew.count(|s| *s == State::Done) == crew.workers.len() {
+        let all = if crew.workers.len() == 1 { "the program" } else { "all workers" };
+        let cause = Cause::new(Reason::Finished, format!("{all} ended with exit code 0 in the cluster"));
+        return ending::begin(o, r, &crew, attempt, cause);
+    }
+    let nodeless = |s: &State| matches!(s, State::Missing | State::Pending | State::Gated(_));
+    if crew.count(nodeless) > 0 {
+        return gang::gather(o, r, attempt, &crew);
+    }
+    r.status.placement = Some(placement(o, &crew));
+    if let Some(cause) = stalled(o, &crew) {
+        return ending::begin(o, r, &crew, attempt, cause);
+    }
+    follow(&mut r, &crew);
+    let begun = crew.workers.iter().filter_map(|w| w.pod.and_then(|pod| pod::started(pod))).max();
+    match begun.filter(|_| o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0) {
+        Some(begun) => start_deadline(o, r, attempt, &crew, begun),
+        None => r.rest(Wake::OnChange),
+    }
+}
+
+/// A worker that had a node has no Pod any more: all had one once the status says so.
+fn gone(crew: &Crew<'_>, r: &Report) -> bool {
+    let begun = |w: &Worker<'_>| w.view.and_then(|v| v.agent.as_ref()).is_some_and(|a| a.ours && a.phase != "Booted");
+    crew.workers.iter().any(|w| w.state == State::Missing && (r.is_in_cluster() || begun(w)))
+}
+
+/// All workers have shown no sign of life for too long: one that still does is waited for by the others.
+fn stalled(o: &Observed, crew: &Crew<'_>) -> Option<Cause> {
+    let quiet = |w: &Worker<'_>| {
+        let agent = w.view?.agent.as_ref()?;
+        (w.state == State::Running && agent.phase == "Running").then_some(agent.quiet_s)
+    };
+    let least = crew.workers.iter().map(quiet).collect::<Option<Vec<_>>>()?.into_iter().min()?;
+    if least < o.valid.stall_timeout.as_secs() {
+        return None;
+    }
+    let minutes = o.valid.stall_timeout.as_secs().div_ceil(60);
+    let message = format!("the program showed no sign of life for {minutes} min (stallTimeout)");
+    Some(Cause::new(Reason::ProgramStalled, message))
+}
+
+/// The agents of some workers have not said that the program runs: not for ever.
+fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>, begun: jiff::Timestamp) -> Decision {
+    let silent = crew.workers.iter().find(|w| w.state == State::Starting && w.view.is_none_or(|v| v.agent.is_none()));
+    let Some(silent) = silent else { return r.rest(Wake::OnChange) };
+    let due = begun.checked_add(o.start_deadline).unwrap_or(jiff::Timestamp::MAX);
+    if o.now < due {
+        let left = std::time::Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+        return r.rest(Wake::After(left, "the agents' first reports"));
+    }
+    let pod = silent.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();
+    let trouble = silent.view.and_then(|v| v.trouble.clone()).map(|t| format!(" ({t})")).unwrap_or_default();
+    let message = format!("the agent in Pod {pod} has not reported: it must reach the operator's mailbox{trouble}");
+    ending::begin(o, r, crew, attempt, Cause::new(Reason::AgentNotStarted, message))
+}
+
+fn placement(o: &Observed, crew: &Crew<'_>) -> PlacementStatus {
+    let mut nodes: Vec<&str> = crew.pods().map(|pod| pod::node(pod)).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let (shown, more) = (nodes.len().min(4), nodes.len().saturating_sub(4));
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let word = if nodes.len() == 1 { "node" } else { "nodes" };
+    let gpus = o.job.spec.gpu.as_ref().map(|gpu| i64::from(gpu.count) * o.valid.workers);
+    PlacementStatus {
+        summary: "cluster".to_owned(),
+        gpu: gpus.map(|count| format!("{count}xGPU")),
+        why: Some(format!("runs on {word} {}{more}", nodes[..shown].join(", "))),
+        ..PlacementStatus::default()
+    }
+}
+
+/// What the agents and Pods of workers that all have nodes say.
+fn follow(r: &mut Report, crew: &Crew<'_>) {
+    let on = r.status.placement.as_ref().and_then(|p| p.why.clone()).unwrap_or_default();
+    let total = crew.workers.len();
+    let ready = crew.count(|s| matches!(s, State::Running | State::Done));
+    let first = crew.workers.first().and_then(|w| w.view);
+    let agent = first.and_then(|v| v.agent.as_ref());
+    if let Some(progress) = agent.and_then(|a| a.progress.clone()) {
+        take_progress(r, progress);
+    }
+    if let Some(checkpoint) = first.and_then(|v| v.checkpoint.clone()) {
+        r.status.checkpoint = Some(checkpoint);
+    }
+    r.placed(Reason::InCluster, &on);
+    if ready == total {
+        let from = agent.and_then(|a| a.restored_step).map_or(String::new(), |s| format!(", resumed from step {s}"));
+        r.runs(Reason::InCluster, &format!("{on}{from}"));
+        return;
+    }
+    r.workers(i64::try_from(ready).unwrap_or(0));
+    let there = crew.workers.iter().filter(|w| w.view.is_some_and(|v| v.agent.is_some())).count();
+    let message = match agent.map(|a| a.phase.as_str()) {
+        Some("Restoring") => "the last checkpoint is downloaded and verified".to_owned(),
+        _ if total > 1 && there < total => {
+            format!("{there} of {total} workers are there; the program starts in all of them once the others are")
+        }
+        _ if total > 1 => format!("the program runs in {ready} of {total} workers; the others are about to start it"),
+        _ => on.replacen("runs", "starts", 1),
+    };
+    r.phase(JobPhase::Starting, &message);
+}
+
+/// Progress that says something new; when it was read is not news.
+fn take_progress(r: &mut Report, progress: ProgressStatus) {
+    let old = r.status.progress.as_ref().map(|p| (p.step, p.total, p.loss.clone()));
+    if old != Some((progress.step, progress.total, progress.loss.clone())) {
+        r.status.progress = Some(progress);
+    }
+}
+
+/// Whether a Pod of the attempt has a node of the cluster, or the job can have no other.
+pub fn is_theirs(o: &Observed, attempt: i64) -> bool {
+    let in_cluster = |pod: &Arc<Pod>| {
+        let node = pod::node(pod);
+        pod::is_of(pod, attempt) && !node.is_empty() && node != o.node
+    };
+    o.valid.workers > 1 || o.pods.iter().any(in_cluster)
+}
+
+/// The step that removes Pods.
+pub fn removal(pods: Vec<String>) -> Step {
+    if pods.is_empty() { Step::Rest } else { Step::RemovePods(pods) }
+}

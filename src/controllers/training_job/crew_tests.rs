@@ -1,0 +1,375 @@
+//! Jobs in the cluster, from the first look to the end: Pods and agents are played by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use tradewind_api::training_job::JobPhase;
+use tradewind_api::{Reason, TrainingJob, TrainingJobStatus, conditions, names};
+
+use super::decide::{Decision, Observed, Step, decide};
+use super::gang;
+use super::turns::{Standing, Turn};
+use crate::controllers::rented_machine::serve::AgentView;
+use crate::controllers::worker::WorkerView;
+
+/// A job whose world is changed by hand.
+struct Play {
+    o: Observed,
+}
+
+impl Play {
+    fn new(spec: &Value) -> Self {
+        let mut full = json!({"template": {"spec": {"containers": [{"name": "c", "image": "i", "command": ["x"]}]}}});
+        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let job: TrainingJob = serde_json::from_value(json!({
+            "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": full,
+        }))
+        .unwrap();
+        let mut play = Self { o: Observed::bare(job) };
+        play.o.now = "2026-01-01T00:00:00Z".parse().unwrap();
+        play
+    }
+
+    fn gang(workers: i64) -> Self {
+        let checkpoint =
+            json!({"path": "out", "pattern": "step-{step}", "to": "s3://b/p/", "secretRef": {"name": "s"}});
+        let mut play = Self::new(&json!({"workers": workers, "checkpoint": checkpoint}));
+        let first = play.look();
+        assert_eq!(first.status.attempt, Some(0));
+        play
+    }
+
+    /// Decides, and the status is written.
+    fn look(&mut self) -> Decision {
+        let decision = decide(&self.o);
+        let mut job = (*self.o.job).clone();
+        job.status = Some(decision.status.clone());
+        self.o.job = Arc::new(job);
+        decision
+    }
+
+    fn after(&mut self, time: Duration) -> Decision {
+        self.o.now = self.o.now.checked_add(time).unwrap();
+        self.look()
+    }
+
+    fn status(&self) -> &TrainingJobStatus {
+        self.o.job.status.as_ref().unwrap()
+    }
+
+    fn reason(&self, type_: &str) -> &str {
+        conditions::condition(&self.status().conditions, type_).map_or("", |c| c.reason.as_str())
+    }
+
+    /// The Pod of a worker, with what its status says.
+    fn pod(&mut self, rank: i64, node: Option<&str>, status: &Value) {
+        self.change(rank, node, status, &json!({}), &json!({}));
+    }
+
+    fn change(&mut self, rank: i64, node: Option<&str>, status: &Value, meta: &Value, spec: &Value) {
+        let attempt = self.status().attempt.unwrap();
+        let name = format!("j-{attempt}-{rank}");
+        let mut pod = json!({
+            "metadata": {"name": name, "namespace": "n", "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {names::ATTEMPT: attempt.to_string(), names::RANK: rank.to_string()}},
+            "spec": {"containers": [], "nodeName": node},
+            "status": status,
+        });
+        pod["metadata"].as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
+        pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod).unwrap());
+        self.o.pods.retain(|p| p.metadata.name != pod.metadata.name);
+        self.o.pods.push(pod);
+    }
+
+    fn says(&mut self, rank: usize, phase: &str) {
+        self.o.views.resize_with(usize::try_from(self.o.valid.workers).unwrap(), || None);
+        let agent = AgentView { ours: true, phase: phase.to_owned(), ..agent() };
+        let view = WorkerView { looked: true, agent: Some(agent), ..WorkerView::default() };
+        self.o.views[rank] = Some(view);
+    }
+
+    fn all_run(&mut self) {
+        for rank in 0..self.o.valid.workers {
+            self.pod(rank, Some(&format!("gpu-{rank}")), &json!({"phase": "Running"}));
+            self.says(usize::try_from(rank).unwrap(), "Running");
+        }
+        assert_eq!(self.look().status.phase, JobPhase::Running, "{}", self.status().message);
+    }
+
+    /// The workers that were told to stop are gone, and their last reports read.
+    fn all_gone(&mut self) {
+        let attempt = self.status().attempt.unwrap().to_string();
+        self.o.pods.retain(|pod| pod.metadata.labels.as_ref().unwrap()[names::ATTEMPT] != attempt);
+        self.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
+    }
+}
+
+fn agent() -> AgentView {
+    AgentView {
+        ours: true,
+        boot: "b".to_owned(),
+        boot_key: String::new(),
+        phase: String::new(),
+        progress: None,
+        restored_step: None,
+        exit: None,
+        finished: false,
+        failed: false,
+        restarted: false,
+        fenced: false,
+        silent: false,
+        quiet_s: 0,
+        host: None,
+        warnings: Vec::new(),
+    }
+}
+
+fn unschedulable(since: &str) -> Value {
+    json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": since},
+    ]})
+}
+
+fn exited(code: i64) -> Value {
+    json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [
+        {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": code}}},
+    ]})
+}
+
+fn disrupted(phase: &str, reason: &str) -> Value {
+    let mut status = if phase == "Succeeded" { exited(0) } else { json!({"phase": phase}) };
+    status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
+    status
+}
+
+#[test]
+fn a_gang_runs_once_every_worker_does_and_is_complete_once_every_last_report_is_read() {
+    let mut play = Play::gang(3);
+    assert_eq!(play.look().step, Step::CreatePods { attempt: 0, ranks: vec![0, 1, 2] });
+    for rank in 0..3 {
+        play.pod(rank, Some("gpu-1"), &json!({"phase": "Running"}));
+    }
+    play.says(0, "Booted");
+    let started = play.look();
+    assert_eq!(started.status.phase, JobPhase::Starting);
+    assert!(started.status.message.contains("1 of 3 workers are there"), "{}", started.status.message);
+    play.all_run();
+    assert_eq!(play.status().workers.as_ref().unwrap().summary, "3/3");
+    for rank in 0..3 {
+        play.pod(rank, Some("gpu-1"), &exited(0));
+    }
+    assert_ne!(play.look().status.phase, JobPhase::Complete, "the last checkpoint may not be committed yet");
+    play.o.views[0].as_mut().unwrap().last_report_read = true;
+    assert_eq!(play.look().status.phase, JobPhase::Complete);
+}
+
+#[test]
+fn one_lost_worker_ends_the_attempt_of_all_and_costs_no_restart() {
+    for (what, status) in [
+        ("drained", disrupted("Running", "EvictionByEvictionAPI")),
+        ("preempted, and its program said 0", disrupted("Succeeded", "PreemptionByScheduler")),
+        ("its node died", disrupted("Running", "DeletionByTaintManager")),
+    ] {
+        let mut play = Play::gang(2);
+        play.all_run();
+        play.pod(1, Some("gpu-1"), &status);
+        // The others fail because one is missing: that is no failure of theirs.
+        play.pod(0, Some("gpu-0"), &exited(1));
+        let told = play.look();
+        assert_eq!(told.status.phase, JobPhase::Checkpointing, "{what}");
+        let lives = status["phase"] == "Running";
+        assert_eq!(told.step, if lives { Step::RemovePods(vec!["j-0-1".to_owned()]) } else { Step::Rest }, "{what}");
+        assert_eq!(play.status().attempt, Some(0), "{what}: the last report first");
+        play.all_gone();
+        let next = play.look();
+        assert_eq!((next.status.attempt, next.status.preemptions, next.status.restarts), (Some(1), 1, 0), "{what}");
+        assert_eq!(next.status.history[0].ended, "Disrupted", "{what}");
+        play.o.views.clear();
+        assert_eq!(play.look().step, Step::CreatePods { attempt: 1, ranks: vec![0, 1] }, "{what}");
+    }
+}
+
+#[test]
+fn a_failing_worker_counts_once_and_all_begin_again() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(1, Some("gpu-1"), &exited(1));
+    assert_eq!(play.look().step, Step::RemovePods(vec!["j-0-0".to_owned()]));
+    play.all_gone();
+    let next = play.look();
+    assert_eq!((next.status.attempt, next.status.preemptions, next.status.restarts), (Some(1), 0, 1));
+}
+
+#[test]
+fn pods_on_a_node_that_never_answers_are_not_waited_for_for_ever() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.change(
+        1,
+        Some("gpu-1"),
+        &disrupted("Running", "DeletionByTaintManager"),
+        &json!({"deletionTimestamp": "2026-01-01T00:00:30Z"}),
+        &json!({}),
+    );
+    play.look();
+    play.o.pods.retain(|pod| pod.metadata.name.as_deref() != Some("j-0-0"));
+    play.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
+    assert_eq!(play.after(Duration::from_secs(40)).status.attempt, Some(0));
+    assert_eq!(play.after(Duration::from_secs(10)).status.attempt, Some(1));
+}
+
+#[test]
+fn a_pod_that_vanished_was_lost_and_its_number_is_spent() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.o.pods.retain(|pod| pod.metadata.name.as_deref() != Some("j-0-1"));
+    assert_eq!(play.look().step, Step::RemovePods(vec!["j-0-0".to_owned()]));
+    play.all_gone();
+    assert_eq!(play.look().status.attempt, Some(1));
+}
+
+#[test]
+fn half_a_gang_gives_back_what_it_holds_and_leaves_it_to_others_for_a_while() {
+    let mut play = Play::gang(2);
+    play.pod(0, Some("gpu-0"), &json!({"phase": "Running"}));
+    play.pod(1, None, &unschedulable("2026-01-01T00:00:00Z"));
+    assert_eq!(gang::standing(&play.o, 0), Some(Standing::Stuck));
+    let waits = play.look();
+    assert_eq!((waits.status.phase, play.reason("Placed")), (JobPhase::Waiting, "NoPrivateNetwork"));
+    assert!(waits.status.message.contains("room for 1 of 2 workers"), "{}", waits.status.message);
+    let over = play.after(Duration::from_mins(5));
+    assert_eq!(over.step, Step::RemovePods(vec!["j-0-0".to_owned(), "j-0-1".to_owned()]));
+    play.all_gone();
+    play.says(0, "Booted");
+    play.o.views[0].as_mut().unwrap().last_report_read = true;
+    let rests = play.look();
+    assert_eq!((rests.status.attempt, rests.status.preemptions, rests.status.restarts), (Some(1), 0, 0));
+    assert_eq!(play.look().step, Step::Rest);
+    assert_eq!(play.reason("Placed"), "GangTimeout");
+    assert_eq!(gang::standing(&play.o, 1), None, "it stands in nobody's way");
+    assert_eq!(play.after(Duration::from_mins(5)).step, Step::CreatePods { attempt: 1, ranks: vec![0, 1] });
+}
+
+#[test]
+fn a_gang_that_holds_nothing_and_is_alone_waits_without_a_limit() {
+    let mut play = Play::gang(2);
+    for rank in 0..2 {
+        play.pod(rank, None, &unschedulable("2026-01-01T00:00:00Z"));
+    }
+    assert_eq!(play.after(Duration::from_hours(5)).step, Step::Rest);
+    play.o.others_wait = true;
+    assert!(matches!(play.look().step, Step::RemovePods(_)), "but not if others wait behind it");
+}
+
+#[test]
+fn the_younger_of_two_half_gangs_gives_way() {
+    let mut play = Play::gang(2);
+    play.pod(0, Some("gpu-0"), &json!({"phase": "Running"}));
+    play.pod(1, None, &unschedulable("2026-01-01T00:00:00Z"));
+    play.o.turn = Turn::Yield(1);
+    assert!(matches!(play.look().step, Step::RemovePods(_)));
+    play.all_gone();
+    play.says(0, "Booted");
+    play.o.views[0].as_mut().unwrap().last_report_read = true;
+    let next = play.look();
+    assert!(next.status.history.is_empty(), "nothing of it ran");
+    play.o.views.clear();
+    play.o.turn = Turn::Behind(1);
+    assert_eq!((play.look().step, play.reason("Placed")), (Step::Rest, "WaitingForTurn"));
+}
+
+#[test]
+fn time_behind_a_gate_never_counts() {
+    let mut play = Play::gang(2);
+    for rank in 0..2 {
+        let status = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]});
+        play.change(
+            rank,
+            None,
+            &status,
+            &json!({}),
+            &json!({"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}),
+        );
+    }
+    assert_eq!(play.after(Duration::from_hours(9)).step, Step::Rest);
+    assert_eq!(play.reason("Placed"), "Gated");
+    assert!(play.status().message.contains("kueue.x-k8s.io/admission"));
+}
+
+#[test]
+fn a_gang_hangs_only_if_all_of_it_does() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    let quiet = |play: &mut Play, rank: usize, seconds| {
+        play.o.views[rank].as_mut().unwrap().agent.as_mut().unwrap().quiet_s = seconds;
+    };
+    quiet(&mut play, 0, 3600);
+    assert_eq!(play.look().step, Step::Rest);
+    quiet(&mut play, 1, 1800);
+    assert!(matches!(play.look().step, Step::RemovePods(_)));
+    play.all_gone();
+    let next = play.look();
+    assert_eq!((next.status.stalls, next.status.restarts, next.status.attempt), (1, 0, Some(1)));
+}
+
+#[test]
+fn a_suspended_gang_stops_with_a_checkpoint_and_spends_its_number() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    let mut job = (*play.o.job).clone();
+    job.spec.suspend = true;
+    play.o.job = Arc::new(job);
+    let told = play.look();
+    assert_eq!(
+        (told.status.phase, told.step),
+        (JobPhase::Suspending, Step::RemovePods(vec!["j-0-0".to_owned(), "j-0-1".to_owned()]))
+    );
+    play.all_gone();
+    play.look();
+    let stopped = play.look();
+    assert_eq!(
+        (stopped.status.phase, stopped.status.attempt, stopped.status.preemptions),
+        (JobPhase::Suspended, Some(1), 0)
+    );
+}
+
+#[test]
+fn a_plain_pod_needs_no_report() {
+    let mut play = Play::new(&json!({}));
+    assert_eq!(play.look().step, Step::CreatePods { attempt: 0, ranks: vec![0] });
+    let plain = |play: &mut Play, status: &Value| {
+        play.pod(0, Some("gpu-0"), status);
+        let mut pod = (*play.o.pods[0]).clone();
+        pod.metadata.labels.as_mut().unwrap().remove(names::RANK);
+        play.o.pods[0] = Arc::new(pod);
+    };
+    plain(&mut play, &json!({"phase": "Running"}));
+    assert_eq!(play.look().status.phase, JobPhase::Running);
+    plain(&mut play, &exited(0));
+    assert_eq!(play.look().status.phase, JobPhase::Complete);
+}
+
+#[test]
+fn agents_that_never_report_are_not_waited_for_for_ever() {
+    let mut play = Play::gang(2);
+    for attempt in 0..5 {
+        let begun: Timestamp = play.o.now;
+        for rank in 0..2 {
+            play.pod(rank, Some("gpu-0"), &json!({"phase": "Running", "startTime": begun.to_string()}));
+        }
+        play.look();
+        let over = play.after(Duration::from_mins(15));
+        assert_eq!(over.status.ending.as_ref().map(|e| e.reason.as_str()), Some("AgentNotStarted"), "{attempt}");
+        play.says(0, "Booted");
+        play.o.views[0].as_mut().unwrap().agent = None;
+        play.all_gone();
+        play.look();
+        play.o.views.clear();
+    }
+    assert_eq!((play.status().phase, play.reason("Failed")), (JobPhase::Failed, Reason::NotStartable.as_str()));
+}

@@ -1,0 +1,158 @@
+//! Several workers get their nodes together or not at all. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tradewind_api::Reason;
+use tradewind_api::training_job::InCluster;
+
+use super::crew::{Crew, State};
+use super::decide::{Decision, Observed, POD_AGAIN, Step};
+use super::ending::{self, Cause};
+use super::status::Report;
+use super::turns::{Standing, Turn};
+use crate::controllers::pod;
+use crate::runtime::Wake;
+
+/// How often a job that waits for its turn looks by itself; it is woken when its turn comes.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// How a job stands whose workers do not all have nodes; `None` if it wants none now.
+pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
+    let status = o.job.status.as_ref()?;
+    if o.valid.workers < 2 || status.phase.is_terminal() || o.job.spec.suspend || status.ending.is_some() {
+        return None;
+    }
+    let crew = Crew::of(o, attempt);
+    if crew.count(|s| matches!(s, State::Missing | State::Pending)) == 0 || resting_until(o).is_some() {
+        return None;
+    }
+    if crew.pods().any(|pod| pod::node(pod).is_empty() && pod::unschedulable(pod).is_some()) {
+        return Some(Standing::Stuck);
+    }
+    Some(if crew.missing().is_empty() { Standing::Trying } else { Standing::Waiting })
+}
+
+/// Until when a job that has given back its nodes leaves them to others.
+fn resting_until(o: &Observed) -> Option<Timestamp> {
+    let last = o.job.status.as_ref()?.history.last()?;
+    if last.ended != Reason::GangTimeout.as_str() {
+        return None;
+    }
+    // Jobs that gave back at the same moment must not come back at the same moment: between half and the whole of the time.
+    let half = o.valid.gang_timeout / 2;
+    let uid = o.job.metadata.uid.as_deref().unwrap_or_default();
+    let share = uid.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 100;
+    let until = last.at.as_ref()?.0.checked_add(half + half * share / 100).ok()?;
+    (until > o.now).then_some(until)
+}
+
+/// Not all workers have nodes: make the Pods that are missing, wait, or give back.
+pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Decision {
+    let missing = crew.missing();
+    let total = crew.workers.len();
+    if let Some((reason, message)) = o.pod_refused.as_ref().filter(|_| !missing.is_empty()) {
+        if let Some(decision) = give_back(o, &r, attempt, crew) {
+            return decision;
+        }
+        r.waiting(*reason, message);
+        return r.rest(Wake::After(POD_AGAIN, "the Pods may be admitted now"));
+    }
+    match o.turn {
+        Turn::Yield(older) | Turn::Behind(older) if crew.pods().next().is_some() && total > 1 => {
+            let message =
+                format!("the cluster has no room for all of {total} workers, and {older} older jobs wait for room");
+            return ending::begin(o, r, crew, attempt, Cause::new(Reason::WaitingForTurn, message));
+        }
+        Turn::Yield(older) | Turn::Behind(older) => {
+            let jobs = if older == 1 { "job with several workers waits" } else { "jobs with several workers wait" };
+            r.waiting(
+                Reason::WaitingForTurn,
+                &format!("{older} older {jobs} for room in the cluster; this one asks for nodes after them"),
+            );
+            return r.rest(Wake::After(LOOK, "its turn"));
+        }
+        Turn::Go => {}
+    }
+    if !missing.is_empty() {
+        if let Some(until) = resting_until(o) {
+            let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
+            let message = format!(
+                "the cluster had no room for all of {total} workers; it is tried again at {}",
+                until.strftime("%H:%M:%S UTC")
+            );
+            r.waiting(Reason::GangTimeout, &message);
+            return r.rest(Wake::After(left + Duration::from_millis(50), "the pause is over"));
+        }
+        return r.decide(Step::CreatePods { attempt, ranks: missing }, Wake::OnChange);
+    }
+    let gate = crew.workers.iter().find_map(|w| if let State::Gated(gate) = &w.state { Some(gate) } else { None });
+    if let Some(gate) = gate {
+        r.waiting(
+            Reason::Gated,
+            &format!("the scheduling gate {gate} holds its Pods; whoever set it decides when they may run"),
+        );
+        return r.rest(Wake::OnChange);
+    }
+    if let Some(decision) = give_back(o, &r, attempt, crew) {
+        return decision;
+    }
+    wait(o, r, crew)
+}
+
+fn wait(o: &Observed, mut r: Report, crew: &Crew<'_>) -> Decision {
+    let total = crew.workers.len();
+    let have = crew.pods().filter(|pod| !pod::node(pod).is_empty()).count();
+    let Some(since) = waits_since(crew) else {
+        r.waiting(
+            Reason::WaitingForCluster,
+            &format!("{have} of {total} workers have a node; the scheduler looks for the others"),
+        );
+        return r.rest(Wake::OnChange);
+    };
+    let due = since.checked_add(o.valid.gang_timeout).unwrap_or(Timestamp::MAX);
+    let until = if have > 0 || o.others_wait {
+        format!(
+            "; if that is still so at {}, all are given back and tried again later (gangTimeout)",
+            due.strftime("%H:%M:%S UTC")
+        )
+    } else {
+        String::new()
+    };
+    let room = format!("the cluster has room for {have} of {total} workers");
+    if o.valid.in_cluster == InCluster::Only {
+        r.waiting(Reason::WaitingForCluster, &format!("{room}{until}"));
+    } else {
+        let message = format!(
+            "{room}, and rented machines have no private network for the others: the job waits for room in the cluster{until}"
+        );
+        r.waiting(Reason::NoPrivateNetwork, &message);
+    }
+    let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+    r.rest(Wake::After(left.max(Duration::from_secs(1)), "gangTimeout"))
+}
+
+/// Since when workers wait that have asked for a node.
+fn waits_since(crew: &Crew<'_>) -> Option<Timestamp> {
+    let nodeless = crew.pods().filter(|pod| pod::node(pod).is_empty());
+    nodeless.filter_map(|pod| pod::unschedulable(pod)).min()
+}
+
+/// The time for which some workers may wait while others hold nodes is over.
+fn give_back(o: &Observed, r: &Report, attempt: i64, crew: &Crew<'_>) -> Option<Decision> {
+    let total = crew.workers.len();
+    if total < 2 || !(crew.has_nodes() || o.others_wait) {
+        return None;
+    }
+    let made = || crew.pods().filter_map(|pod| pod.metadata.creation_timestamp.as_ref()).map(|t| t.0).min();
+    let since = waits_since(crew).or_else(|| if crew.missing().is_empty() { None } else { made() })?;
+    if since.checked_add(o.valid.gang_timeout).unwrap_or(Timestamp::MAX) > o.now {
+        return None;
+    }
+    let have = crew.pods().filter(|pod| !pod::node(pod).is_empty()).count();
+    let minutes = o.valid.gang_timeout.as_secs().div_ceil(60);
+    let message = format!(
+        "only {have} of {total} workers had a node after {minutes} min (gangTimeout): all are given back and tried again later"
+    );
+    Some(ending::begin(o, r.clone(), crew, attempt, Cause::new(Reason::GangTimeout, message)))
+}
