@@ -12,11 +12,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tradewind_api::training_job::JobPhase;
 use tradewind_checkpoints::Store as _;
-use tradewind_harness::{Tools, project_root};
+use tradewind_harness::kubelet::Images as NodeImages;
+use tradewind_harness::{Binaries, FakeNode, FakeNodeOptions, Tools, project_root};
 use tradewind_protocol::Manifest;
 
 use crate::job::Job;
 use crate::world::{SOON, VAST, World, market, options_of, scenario_in};
+
+/// The image that Pods have our agent from.
+const AGENT_IMAGE: &str = "tradewind-agent:samples";
 
 /// JAX starts in seconds, on a busy machine in many.
 const LONG: Duration = Duration::from_mins(4);
@@ -145,7 +149,10 @@ fn with_image(name: &str, program: Option<&str>, test: impl AsyncFnOnce(&mut Wor
         return drop(tradewind_harness::or_skip(Tools::locate().and_then(|tools| tools.python("samples"))));
     };
     let root = images.assemble("image", program).expect("an image can be put together");
-    let options = options_of("samples", with_images(&[(name, root.clone())]));
+    let mut options =
+        options_of("samples", with_images(&[(name, root.clone())])).operator_flag("agent-image", AGENT_IMAGE);
+    // Nodes are played by the harness here.
+    options.plane.kwok = false;
     scenario_in(Some(options), async |world| test(world, &root).await);
 }
 
@@ -240,6 +247,93 @@ fn a_lora_with_sd_scripts() {
         }
         let cost = job.now(world).await?.status.context("a status")?.cost.total;
         ensure!(cost.micros() > 0 && cost.micros() < 10_000_000, "{cost}");
+        Ok(())
+    });
+}
+
+/// A node of the cluster with the image of a sample, and our agent's.
+async fn node(world: &World, name: &str, image: (&str, &Path), cpus: &str) -> Result<FakeNode> {
+    let agent = Binaries::locate()?.agent;
+    let images = NodeImages::new().directory(image.0, image.1).agent(AGENT_IMAGE, agent);
+    let options = FakeNodeOptions::new(name, &images).capacity("cpu", cpus).gpus(1);
+    Ok(FakeNode::start(&world.stack.plane, world.stack.directory(), options).await?)
+}
+
+/// Weights that the workers of the gang end with if nobody disturbs them: the same program, run here.
+fn undisturbed_gang(root: &Path, size: usize, command: &[&str]) -> Result<Vec<u8>> {
+    let directory = tempfile::tempdir()?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    let mut workers = Vec::new();
+    for rank in 0..size {
+        let place = directory.path().join(rank.to_string());
+        fs::create_dir(&place)?;
+        fs::copy(root.join("train.py"), place.join("train.py"))?;
+        let worker = Command::new(root.join("bin").join(command[0]))
+            .args(&command[1..])
+            .current_dir(&place)
+            .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port), ("OPENBLAS_NUM_THREADS", "1")])
+            .envs([("RANK", rank.to_string()), ("WORLD_SIZE", size.to_string())])
+            .spawn()?;
+        workers.push(worker);
+    }
+    for mut worker in workers {
+        ensure!(worker.wait()?.success(), "a worker failed");
+    }
+    Ok(fs::read(directory.path().join("0/checkpoints/step-000200.npz"))?)
+}
+
+#[test]
+fn a_gang_of_four_in_the_cluster() {
+    let (image, program) = ("registry.example.com/samples/gang:1", "deploy/samples/programs/gang");
+    with_image(image, Some(program), async |world, root| {
+        let namespace = world.namespace("gang").await?;
+        // Room for two workers on each.
+        let _one = node(world, "one", (image, root), "2").await?;
+        let _two = node(world, "two", (image, root), "2").await?;
+        let job = slowed(sample("gang.yaml", &namespace)?, &["--sleep=0.05"]);
+        job.apply(world).await?;
+        job.saved(world, 40, LONG).await?;
+        // One worker is evicted: all four go on from the newest checkpoint.
+        world.stack.kubectl().run(["delete", "pod", "gang-0-2", "-n", &namespace, "--wait=false"]).await?;
+        let done = job.phase(world, JobPhase::Complete, LONG).await?;
+        let status = done.status.context("a status")?;
+        ensure!(status.attempt == Some(1) && status.restarts == 0, "{status:?}");
+        ensure!(world.machines().await?.is_empty(), "{:?}", world.machines().await?);
+
+        let ours = tempfile::tempdir()?;
+        let manifest = put_back(world, &job, ours.path()).await?;
+        let command = ["python3", "train.py", "--out=checkpoints", "--steps=200", "--save-every=20"];
+        let whole = undisturbed_gang(root, 4, &command)?;
+        let kept = fs::read(ours.path().join(&manifest.name))?;
+        ensure!(manifest.step == 200 && kept == whole, "other weights than those of an undisturbed gang");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_demo_job_and_the_smallest_one_in_the_cluster() {
+    let (image, program) = ("registry.example.com/samples/charlm:1", "deploy/demo/program/image");
+    with_image(image, Some(program), async |world, root| {
+        let namespace = world.namespace("inside").await?;
+        let _node = node(world, "one", (image, root), "4").await?;
+        let _plain = node(world, "two", ("python:3.13-slim", root), "4").await?;
+        // Each goes where its image is: fake nodes have no registry.
+        let to = |node: &str| json!({ "template": { "spec": { "nodeSelector": { "kubernetes.io/hostname": node } } } });
+        let demo = slowed(sample("demo.yaml", &namespace)?, &["--sleep=0.02", "--steps=200"])
+            .with(json!({ "placement": { "inCluster": "Only" } }))
+            .with(to("one"));
+        let small = sample("cpu-job.yaml", &namespace)?.with(to("two"));
+        demo.apply(world).await?;
+        small.apply(world).await?;
+        small.phase(world, JobPhase::Complete, LONG).await?;
+        demo.phase(world, JobPhase::Complete, LONG).await?;
+        let (ours, whole) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let manifest = put_back(world, &demo, ours.path()).await?;
+        here(root, whole.path(), &["python3", "train.py", "--steps=200"])?;
+        let same = fs::read(ours.path().join(&manifest.name))?
+            == fs::read(whole.path().join("checkpoints").join(&manifest.name))?;
+        ensure!(manifest.step == 200 && same, "other weights than those of an undisturbed run");
+        ensure!(world.machines().await?.is_empty(), "{:?}", world.machines().await?);
         Ok(())
     });
 }

@@ -335,7 +335,9 @@ impl Acting<'_> {
                 order.leftover = leftover.is_some();
                 order.machine_id = leftover;
                 status.message = match why {
-                    Refusal::RateLimited => format!("offer {offer_id} was not ordered yet ({message}); it is tried again"),
+                    Refusal::RateLimited => {
+                        format!("offer {offer_id} was not ordered yet ({message}); it is tried again")
+                    }
                     _ => format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str()),
                 };
                 self.remember_refusal(account, &offer_id, why, &message);
