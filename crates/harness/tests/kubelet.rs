@@ -86,7 +86,8 @@ impl World {
     }
 
     async fn gone(&self, name: &str) -> Result<()> {
-        let gone = eventually(&format!("the end of {name}"), SOON, || async {
+        let what = format!("the end of {name}");
+        let gone = eventually(&what, SOON, || async {
             match self.get(name).await {
                 Ok(pod) => Err(format!("{:#}", pod["status"])),
                 Err(error) if error.to_string().contains("NotFound") => Ok(()),

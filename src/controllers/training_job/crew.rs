@@ -177,6 +177,9 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
     if let Some(cause) = stalled(o, &crew) {
         return ending::begin(o, r, &crew, attempt, cause);
     }
+    if let Some(cause) = torn(&crew) {
+        return ending::begin(o, r, &crew, attempt, cause);
+    }
     follow(&mut r, &crew);
     let begun = crew.workers.iter().filter_map(|w| w.pod.and_then(|pod| pod::started(pod))).max();
     match begun.filter(|_| o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0) {
@@ -204,6 +207,16 @@ fn stalled(o: &Observed, crew: &Crew<'_>) -> Option<Cause> {
     let minutes = o.valid.stall_timeout.as_secs().div_ceil(60);
     let message = format!("the program showed no sign of life for {minutes} min (stallTimeout)");
     Some(Cause::new(Reason::ProgramStalled, message))
+}
+
+/// Workers that went on from different checkpoints would spoil the run without a word: one of them met a bad part.
+fn torn(crew: &Crew<'_>) -> Option<Cause> {
+    let runs = crew.workers.iter().filter(|w| w.state == State::Running);
+    let steps: Vec<Option<i64>> = runs.filter_map(|w| Some(w.view?.agent.as_ref()?.restored_step)).collect();
+    let (first, other) = (steps.first()?, steps.iter().find(|step| **step != steps[0])?);
+    let word = |step: &Option<i64>| step.map_or("zero".to_owned(), |step| format!("step {step}"));
+    let message = format!("the workers went on from different checkpoints, {} and {}", word(first), word(other));
+    Some(Cause { exit_code: Some(1), ..Cause::new(Reason::CheckpointCorrupt, message) })
 }
 
 /// The agents of some workers have not said that the program runs: not for ever.

@@ -12,8 +12,8 @@ use tradewind_api::{Reason, TrainingJob, TrainingJobStatus, conditions, names};
 use super::decide::{Decision, Observed, Step, decide};
 use super::gang;
 use super::turns::{Standing, Turn};
-use crate::controllers::rented_machine::serve::AgentView;
 use crate::controllers::worker::WorkerView;
+use crate::serving::AgentView;
 
 /// A job whose world is changed by hand.
 struct Play {

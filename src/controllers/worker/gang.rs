@@ -1,8 +1,8 @@
-//! Checkpoints that all workers save together (`writers: AllRanks`): which step counts, and which offers never will. Pure, but for the few
-//! lines at the end that reach the catalogue.
+//! Checkpoints that all workers save together (`writers: AllRanks`): which step counts, and which offers never will. Pure, but for the commit.
 
 use std::collections::BTreeMap;
 
+use tradewind_checkpoints::gang::{candidate_for, merge};
 use tradewind_checkpoints::{Catalogue, CommitOutcome, StoreError};
 use tradewind_protocol::control::{Committed, RefusedOffer};
 use tradewind_protocol::{Control, Manifest, Report, RestoreCandidate};
@@ -110,22 +110,35 @@ pub fn outcome(parts: &[Part], step: u64, told: &Result<u64, String>) -> Vec<Opt
     parts.iter().map(one).collect()
 }
 
-/// THE SEAM to the joint manifests of `tradewind_checkpoints`: the only place where the parts become one checkpoint. Gives back what was
-/// committed, for the status; the inner error is a sentence, for good.
+/// Commits the parts of one step as one checkpoint. Gives back what was committed, for the status; the inner error is a sentence, for good.
 pub async fn commit(
-    _catalogue: &Catalogue,
-    _ids: &[String],
-    _attempt: u32,
-    _parts: &[&Manifest],
+    catalogue: &Catalogue,
+    ids: &[String],
+    attempt: u32,
+    parts: &[&Manifest],
 ) -> Result<Result<(CommitOutcome, Manifest), String>, StoreError> {
-    // Until the merge of manifests is there: `gang::merge(parts)`, then `catalogue.commit_gang(ids, attempt, &merged)`.
-    Ok(Err("this version cannot put the parts of several workers together".to_owned()))
+    let parts: Vec<Manifest> = parts.iter().map(|part| (*part).clone()).collect();
+    let merged = match merge(&parts) {
+        Ok(merged) => merged,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let outcome = catalogue.commit_gang(ids, attempt, &merged).await?;
+    Ok(Ok((outcome, merged)))
 }
 
-/// THE SEAM for restores: the part of a joint checkpoint that one rank gets back, with the tickets for its chunks.
-pub fn for_rank(candidate: &RestoreCandidate, _rank: usize) -> RestoreCandidate {
-    // Until `gang::for_rank(&candidate.manifest, rank)` is there; tickets of other ranks' chunks must go then.
-    candidate.clone()
+/// What all of so many workers can go on from, by rank, newest first; and for each checkpoint that some cannot, why. All get the same
+/// checkpoints, or they would go on from different ones.
+pub fn for_all(candidates: &[RestoreCandidate], workers: usize) -> (Vec<Vec<RestoreCandidate>>, Vec<String>) {
+    let mut parts = vec![Vec::new(); workers];
+    let mut unusable = Vec::new();
+    for candidate in candidates {
+        let ranks = 0..u32::try_from(workers).unwrap_or(u32::MAX);
+        match ranks.map(|rank| candidate_for(candidate, rank)).collect::<Result<Vec<_>, _>>() {
+            Ok(all) => parts.iter_mut().zip(all).for_each(|(part, own)| part.push(own)),
+            Err(error) => unusable.push(error.to_string()),
+        }
+    }
+    (parts, unusable)
 }
 
 #[cfg(test)]
@@ -145,6 +158,7 @@ mod tests {
             saved_at: jiff::Timestamp::UNIX_EPOCH,
             save_began_at: jiff::Timestamp::UNIX_EPOCH,
             parent: None,
+            writers: Vec::new(),
         }
     }
 

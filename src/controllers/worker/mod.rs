@@ -187,7 +187,9 @@ impl WorkerAgents {
             [JobPhase::Starting, JobPhase::Running, JobPhase::Checkpointing, JobPhase::Suspending].contains(&phase);
         let agent = job.spec.checkpoint.is_some() || job.spec.workers > 1;
         let rented = || self.ctx.caches.rented.of_job(&memory.uid).iter().any(|m| m.spec.attempt == present);
-        if !ran || !agent || memory.sought == Some(present) || rented() {
+        // An attempt that ends waits for the last reports of all its workers, of those too that never had a node.
+        let ends = job.status.as_ref().is_some_and(|s| s.ending.as_ref().is_some_and(|e| e.attempt == present));
+        if !agent || (!ends && (!ran || memory.sought == Some(present) || rented())) {
             return;
         }
         memory.sought = Some(present);
@@ -199,7 +201,7 @@ impl WorkerAgents {
                     && crate::controllers::pod::label(pod, tradewind_api::names::RANK)
                         .map_or(rank == 0, |text| *text == rank.to_string())
             });
-            if bare && !has_pod && !seats.iter().any(|seat| (seat.attempt, seat.rank) == (present, rank)) {
+            if bare && (ends || !has_pod) && !seats.iter().any(|seat| (seat.attempt, seat.rank) == (present, rank)) {
                 let worker = WorkerMemory::new(id(&memory.uid, present, rank), PodState::Over);
                 memory.workers.insert((present, rank), worker);
             }

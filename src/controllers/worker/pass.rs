@@ -19,7 +19,7 @@ use super::rendezvous::{Gang, Meeting, Rank, meet};
 use super::whom::PodState;
 use super::{WorkerView, news};
 use crate::context::Context;
-use crate::controllers::training_job;
+use crate::controllers::training_job::{self, template};
 use crate::events::Severity;
 use crate::runtime::Wake;
 use crate::serving::{self, Begin, Program, Restorable, Saving, Serving, Turn, Verdict, Whom, commit_word, status_of};
@@ -59,7 +59,6 @@ impl<'a> Common<'a> {
         let status = job.status.as_ref()?;
         let spec = &job.spec;
         let gpus = spec.gpu.as_ref().map_or(0, |gpu| u32::try_from(gpu.count).unwrap_or(0));
-        let grace = spec.template.pointer("/spec/terminationGracePeriodSeconds");
         Some(Self {
             ctx,
             mailbox: ctx.mailbox.as_ref()?,
@@ -76,8 +75,7 @@ impl<'a> Common<'a> {
             checkpoint: spec.checkpoint.as_ref().map(MachineCheckpoint::from),
             // The Pod has the command; a start document must name one.
             command: vec!["as-in-the-pod".to_owned()],
-            // A quarter of the Pod's grace is left for the last save on its way out.
-            grace_s: grace.and_then(serde_json::Value::as_i64).unwrap_or(30) * 3 / 4,
+            grace_s: template::grace(job).1,
             gang: Gang { addresses: Vec::new(), port: Gang::port(&spec.template), gpus },
         })
     }
@@ -227,9 +225,14 @@ impl<'a> Common<'a> {
             && ranks.iter().any(|rank| !rank.started)
         {
             match self.begin(workers).await {
-                Ok(restore) => {
+                Ok(candidates) => {
                     let gang = Gang { addresses, ..self.gang.clone() };
-                    turns.begin = Some(Beginning { gang, restore, together: self.together() });
+                    let (restore, unusable) = gang::for_all(&candidates, self.count);
+                    for why in unusable {
+                        let about = serving::job_reference(&self.job);
+                        self.ctx.tell(&about, Severity::Warning, Reason::NoUsableCheckpoint, "Restore", why).await;
+                    }
+                    turns.begin = Some(Beginning { gang, restore });
                 }
                 Err(trouble) => workers.values_mut().for_each(|worker| worker.agent.trouble = Some(trouble.clone())),
             }
@@ -483,16 +486,13 @@ impl Turns {
 /// What those begin with that have not begun.
 struct Beginning {
     gang: Gang,
-    restore: Vec<RestoreCandidate>,
-    together: bool,
+    /// By rank.
+    restore: Vec<Vec<RestoreCandidate>>,
 }
 
 impl Beginning {
     fn of(&self, rank: i64) -> (BTreeMap<String, String>, Vec<RestoreCandidate>) {
         let rank = usize::try_from(rank).unwrap_or(0);
-        let part = |candidate: &RestoreCandidate| {
-            if self.together { gang::for_rank(candidate, rank) } else { candidate.clone() }
-        };
-        (self.gang.environment(rank), self.restore.iter().map(part).collect())
+        (self.gang.environment(rank), self.restore.get(rank).cloned().unwrap_or_default())
     }
 }

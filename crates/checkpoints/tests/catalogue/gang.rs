@@ -32,8 +32,9 @@ impl Gang {
         for (rank, machine) in (0_u32..).zip(&mut self.machines) {
             let old = parent.and_then(|parent| for_rank(parent, rank).ok());
             let old = old.as_ref().map(|old| old.files[0].chunks[0].clone());
-            let alike = old.unwrap_or_else(|| machine.upload(stage, &format!("alike in step {step}")));
+            // In this order the slot that no checkpoint names is the last one of the save.
             let part = machine.upload(stage, &format!("part of worker {rank} in step {step}"));
+            let alike = old.unwrap_or_else(|| machine.upload(stage, &format!("alike in step {step}")));
             let mut offer = machine.manifest(stage, step, vec![], parent.map(|_| 1));
             offer.kind = EntryKind::Directory;
             offer.files = vec![file("alike", vec![alike]), file("part", vec![part])];

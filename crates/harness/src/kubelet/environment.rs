@@ -22,7 +22,7 @@ pub(super) fn expand(text: &str, variables: &Variables) -> String {
         } else if let Some((name, after)) = after.strip_prefix('(').and_then(|inside| inside.split_once(')')) {
             match variables.get(name) {
                 Some(value) => out.push_str(value),
-                None => out.push_str(&format!("$({name})")),
+                None => out.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {

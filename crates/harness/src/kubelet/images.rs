@@ -8,6 +8,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use crate::{Binaries, Result, stack::AGENT_IMAGE};
+
 /// Where the agent is in its image.
 const AGENT: &str = "usr/local/bin/tradewind-agent";
 
@@ -28,6 +30,11 @@ impl Images {
     /// None.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The agent of this build under the name [`AGENT_IMAGE`].
+    pub fn with_agent() -> Result<Self> {
+        Ok(Self::new().agent(AGENT_IMAGE, Binaries::locate()?.agent))
     }
 
     /// Adds an image: the content of a directory, whose `bin/` comes first in `PATH`.

@@ -235,7 +235,9 @@ impl Life {
                 () = tokio::time::sleep_until(until) => break,
             }
         }
-        running.iter().for_each(|(_, one)| one.kill());
+        for (_, one) in &running {
+            one.kill();
+        }
         while let Some((index, code)) = ends.next().await {
             self.has_ended(index, code);
         }

@@ -145,10 +145,10 @@ impl Follow {
 
 fn last_lines(text: &[u8], lines: usize) -> &[u8] {
     let body = text.strip_suffix(b"\n").unwrap_or(text);
-    let ends = memchr::memrchr_iter(b'\n', body);
+    let mut ends = memchr::memrchr_iter(b'\n', body);
     match lines {
         0 => &[],
-        _ => ends.skip(lines - 1).next().map_or(text, |at| &text[at + 1..]),
+        _ => ends.nth(lines - 1).map_or(text, |at| &text[at + 1..]),
     }
 }
 

@@ -199,8 +199,8 @@ mod tests {
         State::Terminated(Ended { code, reason: "x", message: String::new(), started: None, finished: now() })
     }
 
-    fn phase(status: &Status, init: &[State], main: &[State]) -> &'static str {
-        let shown = |is_init| move |state| Shown { name: "c", image: "i", is_init, state };
+    fn phase<'a>(status: &Status, init: &[&'a State], main: &[&'a State]) -> &'static str {
+        let shown = |is_init| move |state: &&'a State| Shown { name: "c", image: "i", is_init, state };
         let all: Vec<Shown<'_>> = init.iter().map(shown(true)).chain(main.iter().map(shown(false))).collect();
         status.phase(&all)
     }
@@ -209,18 +209,18 @@ mod tests {
     fn phases_follow_containers() {
         let status = Status::default();
         let (waiting, running) = (State::waiting("x"), State::Running { started: now() });
-        assert_eq!(phase(&status, &[], &[waiting.clone()]), "Pending");
-        assert_eq!(phase(&status, &[running.clone()], &[waiting.clone()]), "Pending");
-        assert_eq!(phase(&status, &[ended(1)], &[waiting.clone()]), "Failed");
-        assert_eq!(phase(&status, &[ended(0)], &[running.clone(), waiting.clone()]), "Pending");
-        assert_eq!(phase(&status, &[ended(0)], &[running.clone(), ended(1)]), "Running");
-        assert_eq!(phase(&status, &[ended(0)], &[ended(0), ended(1)]), "Failed");
-        assert_eq!(phase(&status, &[], &[ended(0), ended(0)]), "Succeeded");
+        assert_eq!(phase(&status, &[], &[&waiting]), "Pending");
+        assert_eq!(phase(&status, &[&running], &[&waiting]), "Pending");
+        assert_eq!(phase(&status, &[&ended(1)], &[&waiting]), "Failed");
+        assert_eq!(phase(&status, &[&ended(0)], &[&running, &waiting]), "Pending");
+        assert_eq!(phase(&status, &[&ended(0)], &[&running, &ended(1)]), "Running");
+        assert_eq!(phase(&status, &[&ended(0)], &[&ended(0), &ended(1)]), "Failed");
+        assert_eq!(phase(&status, &[], &[&ended(0), &ended(0)]), "Succeeded");
         let stopped = Status { is_stopped: true, ..Status::default() };
-        assert_eq!(phase(&stopped, &[], &[waiting]), "Failed");
-        assert_eq!(phase(&stopped, &[], &[ended(0)]), "Succeeded");
+        assert_eq!(phase(&stopped, &[], &[&waiting]), "Failed");
+        assert_eq!(phase(&stopped, &[], &[&ended(0)]), "Succeeded");
         let late = Status { failed: Some(("DeadlineExceeded", String::new())), ..Status::default() };
-        assert_eq!(phase(&late, &[], &[running]), "Running");
-        assert_eq!(phase(&late, &[], &[ended(0)]), "Failed");
+        assert_eq!(phase(&late, &[], &[&running]), "Running");
+        assert_eq!(phase(&late, &[], &[&ended(0)]), "Failed");
     }
 }

@@ -29,8 +29,8 @@ pub use self::{
     watch::{summary, summary_of_machine},
 };
 use crate::{
-    Binaries, Error, Plane, Proxy, ProxyOptions, Result, RunDir, S3, S3Server, Sim, SimOptions, Tools, eventually,
-    plane::Kubectl,
+    Binaries, Error, FakeNode, FakeNodeOptions, Plane, Proxy, ProxyOptions, Result, RunDir, S3, S3Server, Sim,
+    SimOptions, Tools, eventually, plane::Kubectl,
 };
 
 /// The operator's namespace.
@@ -45,6 +45,8 @@ pub const MAILBOX_SECRET: &str = "mailbox";
 pub const MAILBOX: &str = "s3://mailbox/tradewind/";
 /// Bucket for checkpoints.
 pub const CHECKPOINT_BUCKET: &str = "ckpt";
+/// Image of the agent's init container on nodes that tests play.
+pub const AGENT_IMAGE: &str = "tradewind-agent:test";
 /// Secret with the keys of the checkpoints' bucket in each namespace of jobs.
 pub const CHECKPOINT_SECRET: &str = "s3";
 
@@ -157,6 +159,11 @@ impl Stack {
     /// The Secret [`CHECKPOINT_SECRET`] for a namespace, as a manifest.
     pub fn store_secret(&self, namespace: &str) -> serde_json::Value {
         install::store_secret(&self.s3, namespace, CHECKPOINT_SECRET)
+    }
+
+    /// Adds a node of the cluster that this program plays; it ends when the value goes, so let it go before the stack.
+    pub async fn add_node(&self, options: FakeNodeOptions) -> Result<FakeNode> {
+        FakeNode::start(&self.plane, self.directory(), options).await
     }
 
     /// The proxy between the operator and an account ([`StackOptions::provider_proxies`]).
