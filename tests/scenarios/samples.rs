@@ -13,14 +13,12 @@ use tempfile::TempDir;
 use tradewind_api::training_job::JobPhase;
 use tradewind_checkpoints::Store as _;
 use tradewind_harness::kubelet::Images as NodeImages;
-use tradewind_harness::{Binaries, FakeNode, FakeNodeOptions, Tools, project_root};
+use tradewind_harness::stack::AGENT_IMAGE;
+use tradewind_harness::{FakeNode, FakeNodeOptions, Tools, project_root};
 use tradewind_protocol::Manifest;
 
 use crate::job::Job;
 use crate::world::{SOON, VAST, World, market, options_of, scenario_in};
-
-/// The image that Pods have our agent from.
-const AGENT_IMAGE: &str = "tradewind-agent:samples";
 
 /// JAX starts in seconds, on a busy machine in many.
 const LONG: Duration = Duration::from_mins(4);
@@ -99,6 +97,9 @@ async fn interrupted_and_finished(world: &World, job: &Job, step: i64) -> Result
     ensure!(status.preemptions == 1 && status.restarts == 0, "{status:?}");
     let events = job.events(world).await?;
     ensure!(events.iter().any(|(reason, _)| reason == "Resumed"), "{events:#?}");
+    // That is the agent's word. The program's own: it counts from there, and has saved under the names of the pattern.
+    let doubts = |reason: &str| ["NotResumed", "NothingSaved", "CheckpointRefused"].contains(&reason);
+    ensure!(!events.iter().any(|(reason, _)| doubts(reason)), "{events:#?}");
     world.all_gone().await
 }
 
@@ -253,10 +254,9 @@ fn a_lora_with_sd_scripts() {
 
 /// A node of the cluster with the image of a sample, and our agent's.
 async fn node(world: &World, name: &str, image: (&str, &Path), cpus: &str) -> Result<FakeNode> {
-    let agent = Binaries::locate()?.agent;
-    let images = NodeImages::new().directory(image.0, image.1).agent(AGENT_IMAGE, agent);
+    let images = NodeImages::with_agent()?.directory(image.0, image.1);
     let options = FakeNodeOptions::new(name, &images).capacity("cpu", cpus).gpus(1);
-    Ok(FakeNode::start(&world.stack.plane, world.stack.directory(), options).await?)
+    Ok(world.stack.add_node(options).await?)
 }
 
 /// Weights that the workers of the gang end with if nobody disturbs them: the same program, run here.

@@ -77,9 +77,8 @@ fn walk(path: &str, schema: &Value, rows: &mut Vec<String>, rules: &mut Vec<Stri
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         let default = match field.get("default") {
             _ if required(name) => "required".to_owned(),
-            None => String::new(),
-            // Those of its fields are in their own rows.
-            Some(Value::Object(_)) => String::new(),
+            // The defaults of an object's fields are in their own rows.
+            None | Some(Value::Object(_)) => String::new(),
             Some(Value::String(default)) => format!("`{default}`"),
             Some(default) => format!("`{default}`"),
         };
