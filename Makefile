@@ -42,7 +42,7 @@ tools: prerequisites ## builds control plane, S3 server and Python environments,
 	$(call part,tools,$(tools) --test)
 
 .PHONY: build
-build: prerequisites ## builds operator, simulator and demo (release) into target/release
+build: prerequisites ## builds operator, kubectl plug-in, simulator and demo (release) into target/release
 	$(call part,build,$(cargo) build --release --bins --workspace --exclude tradewind-agent)
 
 .PHONY: agent
@@ -83,9 +83,9 @@ demo: prerequisites ## shows the main path with everything on this machine; KEEP
 
 .PHONY: bench
 bench: prerequisites ## measures; prints a table and writes JSON below target/bench
-	$(call part,tools,$(tools))
+	$(call part,tools,$(tools) --bench)
 	@$(MAKE) build agent
 	@mkdir -p $(TARGET)/bench
 	$(call part,worlds,WORLD_RUNS=$(WORLD_RUNS) $(cargo) test --release --test world -- --test-threads=1 --nocapture rough_worlds every_kind \
 		>$(TARGET)/bench/worlds.log 2>&1 || tail -5 $(TARGET)/bench/worlds.log)
-	@TRADEWIND_TOOLS=$$($(tools)) $(TARGET)/release/tradewind-bench $(BENCH)
+	@TRADEWIND_TOOLS=$$($(tools) --bench) $(TARGET)/release/tradewind-bench $(BENCH)

@@ -1,13 +1,15 @@
 //! The mailbox at start: keys, bucket, and the agent's binary in it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use tradewind::context::AgentBinary;
-use tradewind_checkpoints::{Mailbox, StoreCredentials, Stores};
+use tradewind::controllers::node::Finding;
+use tradewind_checkpoints::{Mailbox, ProbeFailure, StoreCredentials, Stores, probe};
 use tradewind_cluster::{Cluster, Key};
+use tradewind_core::Clock;
 
 use crate::config::{Config, MailboxConfig, MailboxKeys};
 
@@ -17,6 +19,8 @@ pub struct Open {
     pub mailbox: Mailbox,
     /// The agent; `None` if the operator was given none.
     pub agent: Option<AgentBinary>,
+    /// How long signed addresses live.
+    pub tickets_live: Duration,
 }
 
 /// What is needed to open the mailbox, as often as it takes.
@@ -26,6 +30,10 @@ pub struct Opener {
     namespace: String,
     cluster: Arc<dyn Cluster>,
     stores: Arc<dyn Stores>,
+    clock: Arc<dyn Clock>,
+    ticket_lifetime: Duration,
+    /// Why the last try failed: a word and a sentence.
+    trouble: Mutex<(&'static str, String)>,
 }
 
 impl Opener {
@@ -38,16 +46,26 @@ impl Opener {
         namespace: &str,
         cluster: Arc<dyn Cluster>,
         stores: Arc<dyn Stores>,
+        clock: Arc<dyn Clock>,
+        ticket_lifetime: Duration,
     ) -> anyhow::Result<Option<Self>> {
         let Some(mailbox) = config.mailbox.clone() else { return Ok(None) };
         let read = |path: &std::path::PathBuf| {
             std::fs::read(path).with_context(|| format!("reading the agent {}", path.display()))
         };
         let agent = config.agent.as_ref().map(read).transpose()?.map(Bytes::from);
-        Ok(Some(Self { config: mailbox, agent, namespace: namespace.to_owned(), cluster, stores }))
+        let trouble = Mutex::new(("NotTried", "the mailbox was not opened yet".to_owned()));
+        let namespace = namespace.to_owned();
+        Ok(Some(Self { config: mailbox, agent, namespace, cluster, stores, clock, ticket_lifetime, trouble }))
     }
 
-    /// Opens the mailbox and puts the agent into it.
+    /// What the Node tells of a mailbox that could not be opened.
+    pub fn finding(&self) -> Finding {
+        let (reason, message) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Finding::no_mailbox(reason, format!("{} cannot be used: {message}; it is tried again", self.config.location))
+    }
+
+    /// Opens the mailbox, tries what is needed of it, and puts the agent into it.
     async fn open(&self) -> anyhow::Result<Open> {
         let keys = match &self.config.keys {
             MailboxKeys::Given(keys) => keys.clone(),
@@ -55,6 +73,11 @@ impl Opener {
         };
         let store = self.stores.open(&self.config.location, &self.config.complete(keys)?)?;
         let mailbox = Mailbox::new(store);
+        // Without conditional writes two operators could hand out different start documents: better nothing is rented.
+        probe(mailbox.store(), self.clock.entropy()).await?;
+        let ticket = mailbox.store().sign_get("probe/lifetime", self.ticket_lifetime).await?;
+        let left = ticket.expires.duration_since(self.clock.now());
+        let tickets_live = Duration::try_from(left).unwrap_or_default();
         let agent = match &self.agent {
             Some(binary) => {
                 let published =
@@ -64,7 +87,7 @@ impl Opener {
             }
             None => None,
         };
-        Ok(Open { mailbox, agent })
+        Ok(Open { mailbox, agent, tickets_live })
     }
 
     async fn read_keys(&self, name: &str) -> anyhow::Result<StoreCredentials> {
@@ -87,7 +110,10 @@ impl Opener {
                 match self.open().await {
                     Ok(open) => return open,
                     Err(error) => {
+                        let reason =
+                            error.downcast_ref::<ProbeFailure>().map_or("CannotBeOpened", ProbeFailure::reason);
                         let error = format!("{error:#}");
+                        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = (reason, error.clone());
                         tracing::warn!(error, location = %self.config.location, "Mailbox cannot be used, trying again");
                     }
                 }

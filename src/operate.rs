@@ -22,6 +22,7 @@ use tradewind::runtime::adapters::{Buckets, ImageRegistries, Markets};
 use tradewind::runtime::election::Election;
 use tradewind::runtime::server::{self, Health};
 use tradewind::runtime::{Drained, Driver, Inbox, Reconciler, watches};
+use tradewind::settings::Settings;
 use tradewind::storage::OpenCatalogues;
 use tradewind::telemetry::{chain, metrics};
 use tradewind_api::{Provider, RentedMachine, TrainingJob};
@@ -69,6 +70,7 @@ struct Prepared {
     election: Election,
     /// There once the mailbox works that did not work in time.
     late_mailbox: Option<Opener>,
+    findings: Vec<node::Finding>,
 }
 
 async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepared> {
@@ -84,8 +86,17 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
     wait_for_kinds(&*cluster, health).await;
 
     let stores: Arc<dyn Stores> = Arc::new(Buckets::new(Arc::clone(&clock), config.allow_http_stores));
-    let opener = Opener::new(config, &namespace, Arc::clone(&cluster), Arc::clone(&stores))?;
+    let settings = config.settings(install, &namespace);
+    let opener = Opener::new(
+        config,
+        &namespace,
+        Arc::clone(&cluster),
+        Arc::clone(&stores),
+        Arc::clone(&clock),
+        settings.ticket_lifetime,
+    )?;
     let (open, late_mailbox) = open_mailbox(opener, health).await;
+    let findings = findings(config, &settings, open.as_ref(), late_mailbox.as_ref());
     let (mailbox, agent) = open.map_or((None, None), |open| (Some(open.mailbox), open.agent));
     if mailbox.is_some() && agent.is_none() {
         tracing::warn!("No --agent was given, so no machine can be started");
@@ -107,7 +118,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         catalogues: OpenCatalogues::default(),
         namespaces: tradewind::accounts::access::Namespaces::default(),
         agent,
-        settings: config.settings(install, &namespace),
+        settings,
         told: Mutex::new(Told::default()),
         machines: rented_machine::Memory::default(),
         workers: worker::Workers::default(),
@@ -126,7 +137,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
     let identity = format!("{}-{:016x}", host_name(), clock.entropy());
     let key = Key::namespaced(namespace, format!("{}-operator", config.release));
     let election = Election::new(lease_cluster, clock, key, identity, config.terms);
-    Ok(Prepared { ctx, inbox, watches, election, late_mailbox })
+    Ok(Prepared { ctx, inbox, watches, election, late_mailbox, findings })
 }
 
 /// Waits for the lead, leads, and ends.
@@ -136,7 +147,7 @@ async fn work(
     health: &Health,
     stop: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let Prepared { ctx, inbox, mut watches, mut election, late_mailbox } = prepared;
+    let Prepared { ctx, inbox, mut watches, mut election, late_mailbox, findings } = prepared;
     // A standby with warm caches is ready.
     health.has("start");
     tokio::select! {
@@ -156,7 +167,7 @@ async fn work(
     inbox.ask(watches::everything(&ctx.caches));
     inbox.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key())]);
 
-    let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx), config.concurrency);
+    let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx, findings), config.concurrency);
     let restart = CancellationToken::new();
     let ending = CancellationToken::new();
     let outcome = tokio::select! {
@@ -208,13 +219,13 @@ fn image_sizes(config: &Config) -> Option<Arc<dyn ImageSizes>> {
     }
 }
 
-fn reconcilers(ctx: &Arc<Context>) -> Vec<Arc<dyn Reconciler>> {
+fn reconcilers(ctx: &Arc<Context>, findings: Vec<node::Finding>) -> Vec<Arc<dyn Reconciler>> {
     vec![
         Arc::new(training_job::TrainingJobs::new(Arc::clone(ctx))),
         Arc::new(worker::WorkerAgents::new(Arc::clone(ctx))),
         Arc::new(rented_machine::RentedMachines::new(Arc::clone(ctx))),
         Arc::new(provider::Providers::new(Arc::clone(ctx))),
-        Arc::new(node::Nodes::new(Arc::clone(ctx))),
+        Arc::new(node::Nodes::new(Arc::clone(ctx)).with_findings(findings)),
         Arc::new(sweeper::Sweeper::new(Arc::clone(ctx))),
         Arc::new(MarketReader::new(Arc::clone(ctx))),
         Arc::new(MarketKeeper::new(Arc::clone(ctx))),
@@ -243,6 +254,21 @@ async fn open_mailbox(opener: Option<Opener>, health: &Health) -> (Option<Open>,
     }
     tracing::error!("Mailbox does not work, so nothing will be rented; what was rented is still ended");
     (None, Some(opener))
+}
+
+/// What this start has found of mailbox and agent, for the Node.
+fn findings(config: &Config, settings: &Settings, open: Option<&Open>, late: Option<&Opener>) -> Vec<node::Finding> {
+    use node::Finding;
+    let mut findings = vec![Finding::agent_image(settings.agent_image.as_deref())];
+    if let (Some(open), Some(mailbox)) = (open, &config.mailbox) {
+        findings.push(Finding::mailbox_works(&mailbox.location.to_string()));
+        findings.push(Finding::tickets(open.tickets_live, settings.ticket_lifetime));
+        findings.push(Finding::agent(open.agent.as_ref().map(|agent| agent.sha256.as_str())));
+    } else {
+        let nothing = || Finding::no_mailbox("NotGiven", "no --mailbox was given, so nothing can be rented");
+        findings.push(late.map_or_else(nothing, Opener::finding));
+    }
+    findings
 }
 
 async fn kube_config(config: &Config) -> anyhow::Result<kube::Config> {

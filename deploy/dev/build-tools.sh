@@ -2,7 +2,9 @@
 # Builds, once, what demo and tests start besides our own programs: etcd, the Kubernetes control plane, kubectl, kwok,
 # versitygw, Python environments and npm packages. They land in the user's cache under a hash of what decides their content.
 #
-# usage: build-tools.sh [--test]     --test: also what only tests need: the providers' own clients, a second S3 server
+# usage: build-tools.sh [--test | --bench]
+#   --test    also what only tests need: the providers' own clients, a second S3 server
+#   --bench   also what only measurements need: JobSet, the yardstick
 #
 # Prints one line on stdout: a directory with a link to each of them (the value of TRADEWIND_TOOLS). Progress goes to
 # stderr; with everything in place it says nothing and takes a moment. What KUBEBUILDER_ASSETS holds is taken from there.
@@ -18,10 +20,17 @@ s3s_fs_version=0.14.1
 environments=(demo)
 crates=()
 packages=()
+yardsticks=()
+files=()
 case "${1:-}" in
   '') ;;
   --test) environments+=(test samples) crates+=("s3s-fs $s3s_fs_version binary 1 min") packages+=(runpod) ;;
-  *) echo "usage: build-tools.sh [--test]" >&2; exit 2 ;;
+  --bench)
+    yardsticks+=("jobset jobset sigs.k8s.io/jobset 2 min")
+    # name, module directory, Go module, file in it
+    files+=("jobset-crd.yaml jobset sigs.k8s.io/jobset config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml")
+    ;;
+  *) echo "usage: build-tools.sh [--test | --bench]" >&2; exit 2 ;;
 esac
 
 # Without the stamps kubectl and the API server call themselves v0.0.0, and clients that compare versions misbehave.
@@ -41,6 +50,7 @@ tools=(
   "kube-scheduler kubernetes k8s.io/kubernetes/cmd/kube-scheduler 5 s"
   "kubectl kubernetes k8s.io/kubernetes/cmd/kubectl 20 s"
   "kwok etcd-kwok sigs.k8s.io/kwok/cmd/kwok 90 s"
+  "${yardsticks[@]}"
 )
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -83,6 +93,11 @@ plan() {
       links[$name]="$(module_directory "$module")/$name"
       [ -x "${links[$name]}" ] || complete=1
     fi
+  done
+  for line in "${files[@]}"; do
+    read -r name module _ <<<"$line"
+    links[$name]="$(module_directory "$module")/$name"
+    [ -e "${links[$name]}" ] || complete=1
   done
   for line in "${crates[@]}"; do
     read -r name module _ <<<"$line"
@@ -129,6 +144,17 @@ build_tool() {
     >"$log" 2>&1 9>&- || failed "$name" "$log"
   mv "$partial" "$out"
   say "built $name in $((SECONDS - start)) s"
+}
+
+# A file that a Go module brings beside its code.
+copy_file() {
+  local name=$1 directory=$2 module=$3 path=$4 out=${links[$1]} log="$cache/log/$1.log"
+  [ -e "$out" ] && return
+  mkdir -p "${out%/*}"
+  partial="$out.partial"
+  (cd "$here/$directory" && cp "$(GOWORK=off GOFLAGS='' go list -mod=readonly -m -f '{{.Dir}}' "$module")/$path" "$partial" && chmod u+w "$partial") \
+    >"$log" 2>&1 9>&- || failed "$name" "$log"
+  mv "$partial" "$out"
 }
 
 # Unoptimised: it is asked a few hundred questions.
@@ -212,6 +238,10 @@ if ! plan || [ ! -d "$(link_directory)" ]; then
   for line in "${tools[@]}"; do
     read -r name module package takes <<<"$line"
     build_tool "$name" "$module" "$package" "$takes"
+  done
+  for line in "${files[@]}"; do
+    read -r name directory module path <<<"$line"
+    copy_file "$name" "$directory" "$module" "$path"
   done
   for line in "${crates[@]}"; do
     read -r name module package takes <<<"$line"

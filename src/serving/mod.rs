@@ -82,7 +82,7 @@ pub enum Saving {
     Never,
     /// What it offers is committed as it is.
     Alone,
-    /// What it offers is a part; somebody else commits it with the others' parts, and says so in [`Turn::verdicts`].
+    /// What it offers is a part; somebody else commits it with the others' parts, and says so in [`Turn::verdict`].
     Together,
 }
 

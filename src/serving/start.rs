@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use tradewind_api::rented_machine::MachineCheckpoint;
+use tradewind_checkpoints::gang::candidate_for;
 use tradewind_checkpoints::{Catalogue, FenceRefused};
 use tradewind_core::{ExposeSecret, SecretString};
 use tradewind_protocol::manifest::data_prefix;
@@ -86,7 +87,8 @@ async fn begin(
     let catalogue = serving.catalogue(settings).await?;
     let Whom { run_id, attempt, .. } = serving.whom;
     let begun = begin_attempt(serving.ctx, &catalogue, settings, run_id, attempt, Restorable::All).await?;
-    Ok(begun)
+    // A checkpoint that several workers wrote, before the job was given one alone.
+    Ok(begun.map(|all| all.iter().filter_map(|candidate| candidate_for(candidate, 0).ok()).collect()))
 }
 
 /// What may be restored.

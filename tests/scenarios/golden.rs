@@ -48,7 +48,8 @@ fn is_blessed() -> bool {
     std::env::var_os("TRADEWIND_BLESS").is_some()
 }
 
-async fn same(world: &World, name: &str, told: impl AsyncFn() -> Result<String>) -> Result<()> {
+/// Compares what is told with a file, as often as it takes within [`SOON`].
+pub async fn same(world: &World, name: &str, told: impl AsyncFn() -> Result<String>) -> Result<()> {
     let path: PathBuf = project_root().join("tests/scenarios/goldens").join(format!("{name}.txt"));
     if is_blessed() {
         tokio::time::sleep(SETTLED).await;
@@ -116,6 +117,18 @@ fn conditions(text: &mut String, conditions: &[Condition]) {
 
 /// Without what differs each time, and each sentence once.
 fn plain(text: &str, namespace: &str) -> String {
+    let text = without_chance(text, namespace);
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim_end) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Without what differs each time.
+pub fn without_chance(text: &str, namespace: &str) -> String {
     static RULES: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         [
             (r"-[0-9a-f]{10}-(\d+)\b", "-<uid>-$1"),
@@ -142,11 +155,5 @@ fn plain(text: &str, namespace: &str) -> String {
     for (pattern, to) in RULES.iter() {
         text = pattern.replace_all(&text, *to).into_owned();
     }
-    let mut lines: Vec<&str> = Vec::new();
-    for line in text.lines().map(str::trim_end) {
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
-    }
-    lines.join("\n") + "\n"
+    text
 }

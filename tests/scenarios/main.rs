@@ -22,6 +22,7 @@ mod limits;
 mod lost;
 mod neighbours;
 mod placement;
+mod plugin;
 mod preemption;
 mod providers;
 mod refusals;

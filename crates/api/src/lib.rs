@@ -50,6 +50,15 @@ pub mod names {
     /// Scheduler name of Pods that must not run in the cluster: nobody serves it.
     pub const NO_SCHEDULER: &str = "tradewind.dev-rented-only";
 
+    /// Condition of the virtual Node: the mailbox could be used when the operator started.
+    pub const MAILBOX_CONDITION: &str = "tradewind.dev/Mailbox";
+    /// Condition of the virtual Node: signed addresses live as long as `--ticket-lifetime` wants.
+    pub const TICKET_LIFETIME_CONDITION: &str = "tradewind.dev/TicketLifetime";
+    /// Condition of the virtual Node: the operator has the agent's binary for rented machines.
+    pub const AGENT_CONDITION: &str = "tradewind.dev/Agent";
+    /// Condition of the virtual Node: the operator has an image with the agent for Pods on the cluster's own nodes.
+    pub const AGENT_IMAGE_CONDITION: &str = "tradewind.dev/AgentImage";
+
     /// Finaliser on the Secret with a Provider's key. One for each Provider, so that those which share a Secret let go of it one by one.
     pub fn secret_finalizer(provider: &str) -> String {
         format!("provider.tradewind.dev/{provider}")

@@ -25,9 +25,13 @@ pub struct Request {
 
 /// All finished requests of the operator from `from` on and before `to`, in order.
 pub fn requests(stack: &Stack, from: Timestamp, to: Timestamp) -> Result<Vec<Request>> {
-    let user = format!("system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}");
-    let events = stack.plane.audit()?.into_iter().filter(|event| event.user.username == user);
-    let mut found = events.map(|event| request(&event)).collect::<Result<Vec<_>>>()?;
+    of(&stack.plane.audit()?, &format!("system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"), from, to)
+}
+
+/// The same of any user, out of what the log holds.
+pub fn of(events: &[AuditEvent], user: &str, from: Timestamp, to: Timestamp) -> Result<Vec<Request>> {
+    let own = events.iter().filter(|event| event.user.username == user);
+    let mut found = own.map(request).collect::<Result<Vec<_>>>()?;
     found.retain(|request| request.at >= from && request.at < to);
     found.sort_by_key(|request| request.at);
     Ok(found)

@@ -3,6 +3,7 @@
 
 mod audit;
 mod figures;
+mod gangs;
 mod losses;
 mod requests;
 mod sizes;
@@ -34,6 +35,8 @@ struct Settings {
     /// Seconds for which a job without news is watched.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     idle: u64,
+    #[command(flatten)]
+    gangs: gangs::Size,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,8 @@ enum Part {
     Losses,
     /// Requests to the API server, per job and while nothing happens; memory.
     Requests,
+    /// Many jobs of several workers on fake nodes, beside JobSet.
+    Gangs,
     /// What the world simulation has printed.
     Worlds,
     /// Sizes of the binaries.
@@ -95,6 +100,9 @@ async fn run(settings: &Settings) -> Result<()> {
     }
     if wants(Part::Losses) {
         losses::measure(settings.losses, settings.losses_per_job, &mut figures).await?;
+    }
+    if wants(Part::Gangs) {
+        gangs::measure(&settings.gangs, &mut figures).await?;
     }
     let machine = json!({ "processors": processors(), "loadBefore": before, "loadAfter": load() });
     println!("\n{}", figures.table());

@@ -23,6 +23,7 @@ pub use error::Error;
 pub use kubelet::{FakeNode, FakeNodeOptions, Images};
 pub use locate::{Binaries, Tools, or_skip, project_root, shared_material};
 pub use plane::{Plane, PlaneOptions};
+pub use ports::free_port;
 pub use process::{Launch, Process};
 pub use proxy::{Proxy, ProxyOptions};
 pub use run_dir::RunDir;

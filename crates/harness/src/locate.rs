@@ -147,6 +147,11 @@ impl Binaries {
         Self::find("tradewind-sim", env::var_os("TRADEWIND_BIN").map(PathBuf::from), &target_directory())
     }
 
+    /// `kubectl-tradewind`, for tests of the plug-in.
+    pub fn locate_plugin() -> Result<PathBuf> {
+        Self::find("kubectl-tradewind", env::var_os("TRADEWIND_BIN").map(PathBuf::from), &target_directory())
+    }
+
     fn find(name: &str, directory: Option<PathBuf>, target: &Path) -> Result<PathBuf> {
         // A build of the other kind may be older than the sources.
         let is_debug = env::current_exe().is_ok_and(|running| running.starts_with(target.join("debug")));

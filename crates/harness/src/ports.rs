@@ -17,7 +17,7 @@ const RANGE: std::ops::Range<u16> = 20_000..32_000;
 static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// A port on 127.0.0.1 that nobody listens on now and that this process has not given out before.
-pub(crate) fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..1000 {
         let port = rand::rng().random_range(RANGE);

@@ -138,7 +138,13 @@ async fn a_control_plane_runs_pods_on_fake_nodes() -> Result<()> {
         .await?;
     let ended = kubectl.get_json(["pod/worker", "-n", &namespace]).await?;
     ensure!(ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3, "{ended:#}");
-    kubectl.run(["delete", "pod/worker", "-n", &namespace, "--timeout=20s"]).await?;
+    kubectl.apply(&pod("lost")).await?;
+    kubectl.run(["wait", "--for=condition=Ready", "pod/lost", "-n", &namespace, "--timeout=60s"]).await?;
+    kubectl.run(["annotate", "pod/lost", "-n", &namespace, "fake.tradewind.dev/disrupted=true"]).await?;
+    kubectl.run(["wait", "--for=condition=DisruptionTarget", "pod/lost", "-n", &namespace, "--timeout=20s"]).await?;
+    let lost = kubectl.get_json(["pod/lost", "-n", &namespace]).await?;
+    ensure!(lost["status"]["phase"] == "Failed", "{lost:#}");
+    kubectl.run(["delete", "pod/worker", "pod/lost", "-n", &namespace, "--timeout=20s"]).await?;
     kubectl.run(["delete", "node/gpu-node"]).await?;
     Ok(())
 }

@@ -20,6 +20,10 @@ use crate::controllers::rented_machine;
 use crate::events::{Severity, reference};
 use crate::runtime::{Failure, Reconciler, Wake};
 
+pub use findings::Finding;
+
+mod findings;
+
 /// Its name in queue, logs and metrics.
 pub const NAME: &str = "node";
 /// The one key it works on.
@@ -32,20 +36,31 @@ pub struct Nodes {
     ctx: Arc<Context>,
     /// The Node was cordoned at the last look.
     cordoned: AtomicBool,
+    findings: Vec<Finding>,
 }
 
 impl Nodes {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, cordoned: AtomicBool::new(false) }
+        Self { ctx, cordoned: AtomicBool::new(false), findings: Vec::new() }
+    }
+
+    /// The same, telling in the Node's conditions what was found at the start.
+    pub fn with_findings(mut self, findings: Vec<Finding>) -> Self {
+        self.findings = findings;
+        self
     }
 
     async fn run(&self) -> Result<Wake, Failure> {
         let ctx = &self.ctx;
+        let key = Key::cluster(ctx.settings.node_name.as_str());
         if ctx.mailbox.is_none() {
+            // An operator before this one had a mailbox, and its Node still says so.
+            if let Some(node) = ctx.caches.nodes.get(&key) {
+                self.tell_findings(&node).await?;
+            }
             return Ok(Wake::OnChange);
         }
-        let key = Key::cluster(ctx.settings.node_name.as_str());
         let node = match ctx.caches.nodes.get(&key) {
             Some(node) => node,
             None => match ctx.cluster.find::<Node>(&key).await? {
@@ -59,6 +74,7 @@ impl Nodes {
             ctx.wake_waiting_jobs();
         }
         self.make_ready(&node).await?;
+        self.tell_findings(&node).await?;
         self.renew_lease(&node).await?;
         for pod in ctx.caches.pods.all() {
             if pod::node(&pod) == key.name {
@@ -127,6 +143,17 @@ impl Nodes {
         }
         let status = json!({"conditions": [self.ready()]});
         let patch = StatusPatch { strategy: Strategy::Strategic, status };
+        let written = self.ctx.cluster.amend_status::<Node>(&Key::of(node), &patch, &Guard::same(node)).await?;
+        self.ctx.caches.nodes.own(&written);
+        Ok(())
+    }
+
+    async fn tell_findings(&self, node: &Node) -> Result<(), Failure> {
+        let conditions = findings::untold(&self.findings, node, self.ctx.clock.now());
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let patch = StatusPatch { strategy: Strategy::Strategic, status: json!({"conditions": conditions}) };
         let written = self.ctx.cluster.amend_status::<Node>(&Key::of(node), &patch, &Guard::same(node)).await?;
         self.ctx.caches.nodes.own(&written);
         Ok(())

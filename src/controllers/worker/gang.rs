@@ -115,10 +115,9 @@ pub async fn commit(
     catalogue: &Catalogue,
     ids: &[String],
     attempt: u32,
-    parts: &[&Manifest],
+    parts: &[Manifest],
 ) -> Result<Result<(CommitOutcome, Manifest), String>, StoreError> {
-    let parts: Vec<Manifest> = parts.iter().map(|part| (*part).clone()).collect();
-    let merged = match merge(&parts) {
+    let merged = match merge(parts) {
         Ok(merged) => merged,
         Err(error) => return Ok(Err(error.to_string())),
     };
@@ -126,19 +125,9 @@ pub async fn commit(
     Ok(Ok((outcome, merged)))
 }
 
-/// What all of so many workers can go on from, by rank, newest first; and for each checkpoint that some cannot, why. All get the same
-/// checkpoints, or they would go on from different ones.
-pub fn for_all(candidates: &[RestoreCandidate], workers: usize) -> (Vec<Vec<RestoreCandidate>>, Vec<String>) {
-    let mut parts = vec![Vec::new(); workers];
-    let mut unusable = Vec::new();
-    for candidate in candidates {
-        let ranks = 0..u32::try_from(workers).unwrap_or(u32::MAX);
-        match ranks.map(|rank| candidate_for(candidate, rank)).collect::<Result<Vec<_>, _>>() {
-            Ok(all) => parts.iter_mut().zip(all).for_each(|(part, own)| part.push(own)),
-            Err(error) => unusable.push(error.to_string()),
-        }
-    }
-    (parts, unusable)
+/// The part of a checkpoint that one rank gets back, or why there is none for it.
+pub fn for_rank(candidate: &RestoreCandidate, rank: usize) -> Result<RestoreCandidate, String> {
+    candidate_for(candidate, u32::try_from(rank).unwrap_or(u32::MAX)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

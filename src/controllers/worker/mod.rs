@@ -7,6 +7,8 @@ mod gang;
 mod memory;
 mod pass;
 pub mod rendezvous;
+#[cfg(test)]
+mod tests;
 mod whom;
 
 use std::collections::BTreeMap;
@@ -15,13 +17,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use sha2::{Digest, Sha256};
-use tradewind_api::TrainingJob;
 use tradewind_api::training_job::{CheckpointStatus, JobPhase};
+use tradewind_api::{TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_core::hex;
 
 use crate::context::Context;
+use crate::controllers::pod;
 use crate::runtime::{Failure, Reconciler, Wake};
 use crate::serving::AgentView;
 use memory::{JobMemory, WorkerMemory};
@@ -125,16 +129,8 @@ impl WorkerAgents {
             // The job is gone, its Pods follow; what they still write is removed with the last of them.
             self.see(memory, None);
             self.remove_decided(memory, |_| true).await;
-            let goes_on = uid.is_some() || !memory.workers.is_empty();
-            if uid.is_some() {
-                // Those of the new object are served from the next look on.
-                memory.workers.clear();
-            }
-            if memory.workers.is_empty() {
+            if uid.is_some() || memory.workers.is_empty() {
                 *memory = JobMemory::default();
-            }
-            if !goes_on || uid.is_none() {
-                return Ok(Wake::OnChange);
             }
         }
         let Some(job) = job else { return Ok(Wake::OnChange) };
@@ -163,12 +159,15 @@ impl WorkerAgents {
             }
             let new = || WorkerMemory::new(id(&memory.uid, *attempt, *rank), *pod);
             let worker = memory.workers.entry(at).or_insert_with(new);
-            if std::mem::discriminant(&worker.pod) != std::mem::discriminant(pod) {
+            if worker.pod == PodState::Over && *pod != PodState::Over {
+                *worker = new();
+            } else if std::mem::discriminant(&worker.pod) != std::mem::discriminant(pod) {
                 worker.due = Some(std::time::Duration::ZERO);
             }
             worker.pod = *pod;
         }
         let has_pod = |at: &(i64, i64)| seats.iter().any(|seat| (seat.attempt, seat.rank) == *at);
+        memory.removed.retain(has_pod);
         for (at, worker) in &mut memory.workers {
             if !has_pod(at) && worker.pod != PodState::Over {
                 worker.pod = PodState::Over;
@@ -176,12 +175,12 @@ impl WorkerAgents {
             }
         }
         if let (Some(job), Some(present)) = (job, present) {
-            self.seek_lost(memory, job, present, &seats);
+            self.seek_lost(memory, job, present);
         }
     }
 
     /// Workers of the present attempt that have lost their Pods while no operator looked: their last reports may be in the mailbox.
-    fn seek_lost(&self, memory: &mut JobMemory, job: &TrainingJob, present: i64, seats: &[Seat]) {
+    fn seek_lost(&self, memory: &mut JobMemory, job: &TrainingJob, present: i64) {
         let phase = job.status.as_ref().map(|status| status.phase).unwrap_or_default();
         let ran =
             [JobPhase::Starting, JobPhase::Running, JobPhase::Checkpointing, JobPhase::Suspending].contains(&phase);
@@ -193,17 +192,13 @@ impl WorkerAgents {
             return;
         }
         memory.sought = Some(present);
+        let pods = self.ctx.caches.pods.of_job(&memory.uid);
         for rank in 0..i64::from(job.spec.workers) {
-            let bare = !memory.workers.contains_key(&(present, rank)) && !memory.removed.contains(&(present, rank));
-            let unbound = self.ctx.caches.pods.of_job(&memory.uid);
-            let has_pod = unbound.iter().any(|pod| {
-                crate::controllers::pod::is_of(pod, present)
-                    && crate::controllers::pod::label(pod, tradewind_api::names::RANK)
-                        .map_or(rank == 0, |text| *text == rank.to_string())
-            });
-            if bare && (ends || !has_pod) && !seats.iter().any(|seat| (seat.attempt, seat.rank) == (present, rank)) {
-                let worker = WorkerMemory::new(id(&memory.uid, present, rank), PodState::Over);
-                memory.workers.insert((present, rank), worker);
+            let is = |pod: &Pod| pod::label(pod, names::RANK).map_or(rank == 0, |text| *text == rank.to_string());
+            let has_pod = pods.iter().any(|pod| pod::is_of(pod, present) && is(pod));
+            if (ends || !has_pod) && !memory.removed.contains(&(present, rank)) {
+                let new = || WorkerMemory::new(id(&memory.uid, present, rank), PodState::Over);
+                memory.workers.entry((present, rank)).or_insert_with(new);
             }
         }
     }

@@ -146,7 +146,15 @@ impl<'a> Common<'a> {
     fn take_present(&self, memory: &mut JobMemory) -> BTreeMap<i64, WorkerMemory> {
         let present = |(attempt, _): &(i64, i64)| *attempt == self.attempt;
         let keys: Vec<(i64, i64)> = memory.workers.keys().copied().filter(present).collect();
-        keys.into_iter().filter_map(|key| Some((key.1, memory.workers.remove(&key)?))).collect()
+        let taken = keys.into_iter().filter_map(|key| Some((key.1, memory.workers.remove(&key)?)));
+        taken
+            .map(|(rank, mut worker)| {
+                if worker.agent.last_report_read {
+                    worker.due = None;
+                }
+                (rank, worker)
+            })
+            .collect()
     }
 
     /// Does something with some workers, a few at a time. Gives back whom it was true of.
@@ -186,7 +194,7 @@ impl<'a> Common<'a> {
             if worker.pod == PodState::Bound {
                 return Ok(());
             }
-            if ending && worker.agent.control.is_none() {
+            if matches!(worker.pod, PodState::Over | PodState::Going(_)) && worker.agent.control.is_none() {
                 // Nobody ever served it: there is nothing that it could have said.
                 (worker.agent.looked, worker.agent.last_report_read) = (true, true);
                 return Ok(());
@@ -208,11 +216,11 @@ impl<'a> Common<'a> {
         let often = self.ctx.settings.report_poll;
         let now = self.now();
         match worker.pod {
+            _ if worker.agent.last_report_read => None,
             _ if worker.agent.trouble.is_some() => Some(now + often),
-            PodState::Over => (!worker.agent.last_report_read).then_some(now + often),
             PodState::Bound if worker.agent.control.is_some() => None,
             PodState::Running if worker.boot().is_some() && rank > 0 && !self.together() => Some(now + often * OTHERS),
-            PodState::Bound | PodState::Running | PodState::Going(_) => Some(now + often),
+            _ => Some(now + often),
         }
     }
 
@@ -225,16 +233,15 @@ impl<'a> Common<'a> {
             && ranks.iter().any(|rank| !rank.started)
         {
             match self.begin(workers).await {
-                Ok(candidates) => {
+                Ok(restore) => {
                     let gang = Gang { addresses, ..self.gang.clone() };
-                    let (restore, unusable) = gang::for_all(&candidates, self.count);
-                    for why in unusable {
-                        let about = serving::job_reference(&self.job);
-                        self.ctx.tell(&about, Severity::Warning, Reason::NoUsableCheckpoint, "Restore", why).await;
-                    }
                     turns.begin = Some(Beginning { gang, restore });
                 }
-                Err(trouble) => workers.values_mut().for_each(|worker| worker.agent.trouble = Some(trouble.clone())),
+                Err(trouble) => {
+                    for worker in workers.values_mut() {
+                        worker.agent.trouble = Some(trouble.clone());
+                    }
+                }
             }
         }
         if self.together() && workers.len() >= self.count {
@@ -257,15 +264,33 @@ impl<'a> Common<'a> {
             Restorable::AtFence,
         ));
         match begun.await? {
-            Ok(candidates) => Ok(candidates),
+            Ok(candidates) => Ok(self.for_all(candidates).await),
             Err(refused) => {
                 if let FenceRefused::HigherAttempt { newest } = refused {
                     tracing::info!(attempt, newest, "Not starting an attempt that is fenced off");
-                    workers.values_mut().for_each(|worker| worker.agent.fenced = true);
+                    for worker in workers.values_mut() {
+                        worker.agent.fenced = true;
+                    }
                 }
                 Err(refused.to_string())
             }
         }
+    }
+
+    /// What every worker can go on from: all begin with the same checkpoint or none does.
+    async fn for_all(&self, candidates: Vec<RestoreCandidate>) -> Vec<RestoreCandidate> {
+        let about = serving::job_reference(&self.job);
+        let mut usable = Vec::new();
+        for candidate in candidates {
+            match (0..self.count).find_map(|rank| gang::for_rank(&candidate, rank).err()) {
+                None => usable.push(candidate),
+                Some(why) => {
+                    let note = format!("checkpoint {} cannot be used: {why}; the one before is tried", candidate.seq);
+                    self.ctx.tell(&about, Severity::Warning, Reason::CheckpointCorrupt, "Restore", note).await;
+                }
+            }
+        }
+        usable
     }
 
     /// Commits what all have saved, or finds out which offers never can be.
@@ -292,10 +317,10 @@ impl<'a> Common<'a> {
         let verdicts = match self.commit_together(workers, &ids, &parts, step).await {
             Ok(told) => gang::outcome(&parts, step, &told),
             Err(trouble) => {
-                workers.values_mut().for_each(|worker| {
+                for worker in workers.values_mut() {
                     worker.agent.trouble = Some(trouble.clone());
                     worker.settled = false;
-                });
+                }
                 Vec::new()
             }
         };
@@ -314,7 +339,7 @@ impl<'a> Common<'a> {
         let Some(settings) = &self.checkpoint else { return Err("the job has no checkpoints".to_owned()) };
         let serving = self.serving(0, "", None);
         let catalogue = serving.catalogue(settings).await?;
-        let manifests: Vec<_> = parts.iter().filter_map(|part| Some(&part.offers.get(&step)?.1)).collect();
+        let manifests: Vec<_> = parts.iter().filter_map(|part| Some(part.offers.get(&step)?.1.clone())).collect();
         let begun = self.now();
         let committed: BoxFuture<'_, _> = Box::pin(gang::commit(&catalogue, ids, self.attempt_u32(), &manifests));
         let (outcome, merged) = match committed.await {
@@ -347,7 +372,9 @@ impl<'a> Common<'a> {
             }
             CommitOutcome::Refused(refusal) if refusal.is_final() => {
                 let fenced = matches!(refusal, tradewind_checkpoints::Refusal::Fenced { .. });
-                workers.values_mut().for_each(|worker| worker.agent.fenced |= fenced);
+                for worker in workers.values_mut() {
+                    worker.agent.fenced |= fenced;
+                }
                 Ok(Err(refusal.to_string()))
             }
             CommitOutcome::Refused(refusal) => Err(refusal.to_string()),
@@ -411,9 +438,6 @@ impl<'a> Common<'a> {
         let life = self.ctx.settings.ticket_lifetime;
         worker.tickets_at = self.now() + (life / 8).min(TICKETS_OFTEN);
         worker.due = self.next_look(rank, &worker);
-        if worker.agent.last_report_read {
-            worker.due = None;
-        }
         (worker, true)
     }
 
@@ -486,13 +510,13 @@ impl Turns {
 /// What those begin with that have not begun.
 struct Beginning {
     gang: Gang,
-    /// By rank.
-    restore: Vec<Vec<RestoreCandidate>>,
+    restore: Vec<RestoreCandidate>,
 }
 
 impl Beginning {
     fn of(&self, rank: i64) -> (BTreeMap<String, String>, Vec<RestoreCandidate>) {
         let rank = usize::try_from(rank).unwrap_or(0);
-        (self.gang.environment(rank), self.restore.get(rank).cloned().unwrap_or_default())
+        let part = |candidate: &RestoreCandidate| gang::for_rank(candidate, rank).ok();
+        (self.gang.environment(rank), self.restore.iter().filter_map(part).collect())
     }
 }

@@ -34,6 +34,8 @@ pub struct AuditEvent {
     pub response_status: Option<AuditStatus>,
     /// When the request came (RFC 3339 with microseconds).
     pub request_received_timestamp: String,
+    /// When the answer was complete.
+    pub stage_timestamp: String,
 }
 
 /// The asking user.

@@ -69,7 +69,9 @@ impl Plane {
                 write(&directory.join("audit-policy.yaml"), audit::POLICY)?;
                 launch = launch
                     .arg(format!("--audit-policy-file={}", directory.join("audit-policy.yaml").display()))
-                    .arg(format!("--audit-log-path={}", directory.join("audit.log").display()));
+                    .arg(format!("--audit-log-path={}", directory.join("audit.log").display()))
+                    // In MB. Without it a full file is renamed at 100 MB, and what is counted is lost.
+                    .arg("--audit-log-maxsize=10000");
             }
             let url = format!("https://127.0.0.1:{port}");
             let kubeconfig = kubeconfig(&url, &pki.authority, &token);
@@ -102,7 +104,14 @@ impl Plane {
             controller_arguments.push(format!("--node-monitor-period={}ms", grace.as_millis() / 5));
         }
         let controller_manager = start("kube-controller-manager", &controller_arguments)?;
-        let scheduler = start("kube-scheduler", &["--leader-elect=false".into(), "--secure-port=0".into()])?;
+        let scheduler_arguments = [
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+            // At its usual 50 requests a second it alone would decide how fast thousands of Pods start.
+            "--kube-api-qps=500".into(),
+            "--kube-api-burst=1000".into(),
+        ];
+        let scheduler = start("kube-scheduler", &scheduler_arguments)?;
         let kwok = if options.kwok { Some(start_kwok(&start).await?) } else { None };
         let kubectl = Kubectl { program: tools.program("kubectl")?, kubeconfig, home };
         let mut plane = Self {

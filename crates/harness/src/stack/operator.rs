@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use http::Method;
 
+use super::AGENT_IMAGE;
 use super::{MAILBOX, MAILBOX_SECRET, NAMESPACE, StackOptions};
 use crate::{Binaries, Launch, Process, Result, S3, Sim, http_json, ports::free_port, proxy::Proxy};
 
@@ -32,6 +33,7 @@ impl Operator {
             .args(["--namespace", NAMESPACE])
             .args(["--mailbox", MAILBOX, "--mailbox-endpoint", &s3.url(), "--mailbox-secret", MAILBOX_SECRET])
             .args(["--agent".as_ref(), binaries.agent.as_os_str()])
+            .args(["--agent-image", AGENT_IMAGE])
             .args(["--rate-limits", "off", "--allow-http-stores"]);
         // Images of tests are in nobody's registry, and tests talk to nobody outside.
         if !options.operator_flags.contains_key("image-registries") {
