@@ -3,7 +3,7 @@
 # versitygw, Python environments and npm packages. They land in the user's cache under a hash of what decides their content.
 #
 # usage: build-tools.sh [--test | --bench]
-#   --test    also what only tests need: the providers' own clients, a second S3 server
+#   --test    also what only tests need: the providers' own clients, a second S3 server, JAX
 #   --bench   also what only measurements need: JobSet, the yardstick
 #
 # Prints one line on stdout: a directory with a link to each of them (the value of TRADEWIND_TOOLS). Progress goes to

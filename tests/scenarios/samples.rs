@@ -13,7 +13,6 @@ use tempfile::TempDir;
 use tradewind_api::training_job::JobPhase;
 use tradewind_checkpoints::Store as _;
 use tradewind_harness::kubelet::Images as NodeImages;
-use tradewind_harness::stack::AGENT_IMAGE;
 use tradewind_harness::{FakeNode, FakeNodeOptions, Tools, project_root};
 use tradewind_protocol::Manifest;
 
@@ -150,8 +149,7 @@ fn with_image(name: &str, program: Option<&str>, test: impl AsyncFnOnce(&mut Wor
         return drop(tradewind_harness::or_skip(Tools::locate().and_then(|tools| tools.python("samples"))));
     };
     let root = images.assemble("image", program).expect("an image can be put together");
-    let mut options =
-        options_of("samples", with_images(&[(name, root.clone())])).operator_flag("agent-image", AGENT_IMAGE);
+    let mut options = options_of("samples", with_images(&[(name, root.clone())]));
     // Nodes are played by the harness here.
     options.plane.kwok = false;
     scenario_in(Some(options), async |world| test(world, &root).await);
