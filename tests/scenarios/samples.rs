@@ -85,6 +85,16 @@ fn with_images(images: &[(&str, PathBuf)]) -> Value {
     market
 }
 
+/// The job went on from a checkpoint, as the agent and the program tell.
+async fn really_resumed(world: &World, job: &Job) -> Result<()> {
+    let events = job.events(world).await?;
+    ensure!(events.iter().any(|(reason, _)| reason == "Resumed"), "{events:#?}");
+    // That is the agent's word. The program's own: it counts from there, and has saved under the names of the pattern.
+    let doubts = |reason: &str| ["NotResumed", "NothingSaved", "CheckpointRefused"].contains(&reason);
+    ensure!(!events.iter().any(|(reason, _)| doubts(reason)), "{events:#?}");
+    Ok(())
+}
+
 /// Runs the job, takes its machine away once a checkpoint of `step` counts, and waits for its end.
 async fn interrupted_and_finished(world: &World, job: &Job, step: i64) -> Result<()> {
     job.apply(world).await?;
@@ -94,11 +104,7 @@ async fn interrupted_and_finished(world: &World, job: &Job, step: i64) -> Result
     let done = job.phase(world, JobPhase::Complete, LONG).await?;
     let status = done.status.context("a status")?;
     ensure!(status.preemptions == 1 && status.restarts == 0, "{status:?}");
-    let events = job.events(world).await?;
-    ensure!(events.iter().any(|(reason, _)| reason == "Resumed"), "{events:#?}");
-    // That is the agent's word. The program's own: it counts from there, and has saved under the names of the pattern.
-    let doubts = |reason: &str| ["NotResumed", "NothingSaved", "CheckpointRefused"].contains(&reason);
-    ensure!(!events.iter().any(|(reason, _)| doubts(reason)), "{events:#?}");
+    really_resumed(world, job).await?;
     world.all_gone().await
 }
 
@@ -296,6 +302,7 @@ fn a_gang_of_four_in_the_cluster() {
         let done = job.phase(world, JobPhase::Complete, LONG).await?;
         let status = done.status.context("a status")?;
         ensure!(status.attempt == Some(1) && status.restarts == 0, "{status:?}");
+        really_resumed(world, &job).await?;
         ensure!(world.machines().await?.is_empty(), "{:?}", world.machines().await?);
 
         let ours = tempfile::tempdir()?;
