@@ -65,11 +65,13 @@ docs: prerequisites ## builds the code's documentation; a warning is an error
 .PHONY: generate
 generate: prerequisites ## writes the files that are generated from the code
 	$(cargo) run --quiet --bin tradewind-operator -- crds crds
+	$(cargo) run --quiet --bin tradewind-operator -- reference docs/reference
 
 .PHONY: test
 test: tools lint build agent docs ## runs every check and every test that needs no root
 	$(call part,tests,TRADEWIND_TOOLS=$$($(tools) --test) $(cargo) test --workspace --no-fail-fast)
 	$(call part,demo program,$$($(tools))/python-demo/bin/python -m unittest discover -s deploy/demo/program)
+	$(call part,sample programs,$$($(tools) --test)/python-samples/bin/python -m unittest discover -s deploy/samples/programs)
 	$(remember)
 
 .PHONY: demo

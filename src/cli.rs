@@ -30,6 +30,12 @@ pub enum Command {
         #[arg(default_value = "crds", value_name = "DIR")]
         out: PathBuf,
     },
+    /// Writes the API reference, one Markdown page per kind.
+    Reference {
+        /// Directory to write to; it must exist.
+        #[arg(default_value = "docs/reference", value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Prints the version.
     Version,
 }

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
     rustls::crypto::ring::default_provider().install_default().ok();
     let outcome = match Cli::parse().command {
         Command::Run(args) => run(*args),
-        Command::Crds { out } => write_crds(&out),
+        Command::Crds { out } => write_files(&out, tradewind_api::crd::files()),
+        Command::Reference { out } => write_files(&out, tradewind_api::reference::files()),
         Command::Version => {
             println!("tradewind-operator {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -40,8 +41,8 @@ fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     outcome
 }
 
-fn write_crds(directory: &Path) -> anyhow::Result<ExitCode> {
-    for (name, text) in tradewind_api::crd::files() {
+fn write_files(directory: &Path, files: Vec<(impl AsRef<Path>, String)>) -> anyhow::Result<ExitCode> {
+    for (name, text) in files {
         let path = directory.join(name);
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         println!("{}", path.display());

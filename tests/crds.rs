@@ -166,6 +166,57 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
             r#"spec.template.spec.restartPolicy: Invalid value: "OnFailure": must be Never or absent: failurePolicy of the job"#,
         ),
         (
+            json!({"workers": 4, "placement": {"inCluster": "Never"}}),
+            "spec.placement.inCluster: Invalid value: several workers need a private network between them, which rented machines do not have yet",
+        ),
+        (json!({"workers": 513}), "spec.workers in body should be less than or equal to 512"),
+        (
+            json!({"gangTimeout": "never"}),
+            r#"spec.gangTimeout: Invalid value: "never": must be a time span such as 15m or 1h30m"#,
+        ),
+        (
+            json!({"stallTimeout": "-5m"}),
+            r#"spec.stallTimeout: Invalid value: "-5m": must be a time span such as 15m or 1h30m"#,
+        ),
+        (
+            json!({"ttlAfterFinished": "1d"}),
+            r#"spec.ttlAfterFinished: Invalid value: "1d": must be a time span such as 15m or 1h30m"#,
+        ),
+        (json!({"gpu": {"count": 0}}), "spec.gpu.count in body should be greater than or equal to 1"),
+        (json!({"gpu": {"count": 65}}), "spec.gpu.count in body should be less than or equal to 64"),
+        (json!({"gpu": {"models": [""]}}), "spec.gpu.models[0] in body should be at least 1 chars long"),
+        (checkpoint("keep", json!(0)), "spec.checkpoint.keep in body should be greater than or equal to 1"),
+        (
+            checkpoint("writers", json!("All")),
+            r#"spec.checkpoint.writers: Unsupported value: "All": supported values: "RankZero", "AllRanks""#,
+        ),
+        (
+            checkpoint("onExisting", json!("Overwrite")),
+            r#"spec.checkpoint.onExisting: Unsupported value: "Overwrite": supported values: "Resume", "Fail", "Fresh""#,
+        ),
+        (checkpoint("secretRef", Value::Null), "spec.checkpoint.secretRef: Required value"),
+        (checkpoint("path", json!("")), "spec.checkpoint.path in body should be at least 1 chars long"),
+        (json!({"placement": {"minDownloadMbps": 0}}), "should be greater than or equal to 1"),
+        (json!({"failurePolicy": {"maxRestarts": -1}}), "should be greater than or equal to 0"),
+        (
+            json!({"failurePolicy": {"rules": [{"exitCodes": [0], "action": "Fail"}]}}),
+            "spec.failurePolicy.rules[0].exitCodes[0] in body should be greater than or equal to 1",
+        ),
+        (
+            json!({"failurePolicy": {"rules": [{"exitCodes": [], "action": "Fail"}]}}),
+            "spec.failurePolicy.rules[0].exitCodes in body should have at least 1 items",
+        ),
+        (
+            json!({"failurePolicy": {"rules": [{"exitCodes": [2], "action": "Retry"}]}}),
+            r#"spec.failurePolicy.rules[0].action: Unsupported value: "Retry": supported values: "Fail", "Restart""#,
+        ),
+        (json!({"suspend": "yes"}), r#"spec.suspend in body must be of type boolean: "string""#),
+        (json!({"template": {}}), "spec.template.spec: Required value"),
+        (
+            json!({"template": {"spec": {"containers": [{"name": "a", "image": "i"}, {"name": "a", "image": "i"}]}}}),
+            r#"spec.template.spec.containers[1]: Duplicate value: {"name":"a"}"#,
+        ),
+        (
             json!({"template": {"spec": {"containers": []}}}),
             "spec.template.spec.containers: Invalid value: 0: spec.template.spec.containers in body should have at least 1 items",
         ),

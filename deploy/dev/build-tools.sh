@@ -3,7 +3,7 @@
 # versitygw, Python environments and npm packages. They land in the user's cache under a hash of what decides their content.
 #
 # usage: build-tools.sh [--test | --bench]
-#   --test    also what only tests need: the providers' own clients, a second S3 server
+#   --test    also what only tests need: the providers' own clients, a second S3 server, JAX
 #   --bench   also what only measurements need: JobSet, the yardstick
 #
 # Prints one line on stdout: a directory with a link to each of them (the value of TRADEWIND_TOOLS). Progress goes to
@@ -24,7 +24,7 @@ yardsticks=()
 files=()
 case "${1:-}" in
   '') ;;
-  --test) environments+=(test) crates+=("s3s-fs $s3s_fs_version binary 1 min") packages+=(runpod) ;;
+  --test) environments+=(test samples) crates+=("s3s-fs $s3s_fs_version binary 1 min") packages+=(runpod) ;;
   --bench)
     yardsticks+=("jobset jobset sigs.k8s.io/jobset 2 min")
     # name, module directory, Go module, file in it
@@ -174,7 +174,7 @@ build_crate() {
 build_environment() {
   local name=$1 directory=${links[python-$1]} log="$cache/log/python-$1.log" start=$SECONDS
   [ -e "$directory/.complete" ] && return
-  say "installing the Python environment '$name' (once, about 20 s) ..."
+  say "installing the Python environment '$name' (once, about 30 s) ..."
   # Environments cannot be renamed (their scripts hold the path), hence the mark at the end.
   rm -rf "$directory"
   { python3 -m venv "$directory" &&

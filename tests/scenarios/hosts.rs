@@ -188,7 +188,7 @@ fn a_machine_with_less_than_was_rented_is_given_back_before_anything_runs_on_it(
         let why: Vec<&str> = status.history.iter().take(2).map(|record| record.message.as_str()).collect();
         let expected = [
             "the machine is less than what was rented: its disk has 5120 MiB, 10240 were rented; nothing was started on it",
-            "the machine is less than what was rented: it shows 0 GPUs, 1 were rented; nothing was started on it",
+            "the machine is less than what was rented: it shows 0 of 1 rented GPUs; nothing was started on it",
         ];
         ensure!(why == expected && status.history[0].ended == "HostUnfit", "{:?}", status.history);
         ensure!(rented_offers(world).await? == ["1001", "1002", "1003"], "{:?}", rented_offers(world).await?);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use tradewind_api::TrainingJob;
 use tradewind_api::training_job::JobPhase;
@@ -43,6 +43,20 @@ impl Job {
             },
         });
         Self { namespace: namespace.into(), name: name.into(), location, manifest, steps, every }
+    }
+
+    /// A job as it stands in a file. What its undisturbed run would save, the test must know by itself.
+    pub fn of(manifest: Value) -> Result<Self> {
+        let text = |path: &str| manifest.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        Ok(Self {
+            namespace: namespace.context("a namespace")?,
+            name: name.context("a name")?,
+            location: text("/spec/checkpoint/to").unwrap_or_default(),
+            manifest,
+            steps: 0,
+            every: 0,
+        })
     }
 
     /// Changes the spec (a JSON merge patch).

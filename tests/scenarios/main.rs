@@ -29,6 +29,7 @@ mod providers;
 mod refusals;
 mod restarts;
 mod restore;
+mod samples;
 mod secrets;
 mod stopping;
 mod user;

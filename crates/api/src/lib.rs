@@ -1,12 +1,14 @@
 //! The custom resources of Tradewind (group `tradewind.dev`, version `v1alpha1`): schema, validation rules, condition and reason names.
 //!
-//! `operator crds` writes the CRDs from these types into `crds/`. A field stands here only if its behaviour exists.
+//! `operator crds` writes the CRDs from these types into `crds/`, `operator reference` their pages into `docs/reference/`.
+//! A field stands here only if its behaviour exists.
 #![expect(clippy::duplicated_attributes, reason = "several printer columns have the same type, which is no mistake")]
 
 pub mod access;
 pub mod conditions;
 pub mod crd;
 pub mod provider;
+pub mod reference;
 pub mod rented_machine;
 pub mod schema;
 pub mod training_job;

@@ -25,7 +25,7 @@ pub fn for_job(reason: Reason, job: &str, namespace: &str) -> Option<String> {
         }
         Reason::QuotaExceeded => format!("make room or ask for more: kubectl describe quota -n {namespace}"),
         Reason::NoMailbox => format!("whoever runs the operator must give it a bucket: {}", tradewind("doctor")),
-        Reason::NoProvider => "apply a Provider (deploy/samples/provider.yaml), or correct placement.providers: kubectl get twp".to_owned(),
+        Reason::NoProvider => "apply a Provider (deploy/samples/provider-vast.yaml), or correct placement.providers: kubectl get twp".to_owned(),
         Reason::NoOffer => {
             format!("wait for the market, or allow more (gpu.models, placement.regions, minTrust, budget.perHour): {edit}")
         }

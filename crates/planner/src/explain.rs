@@ -106,10 +106,10 @@ impl Plan {
             return None;
         }
         let Some(most) = self.rejected.iter().max_by_key(|r| (r.excludes, std::cmp::Reverse(r.reason))) else {
-            return Some("No offer fits: the market shows none".to_owned());
+            return Some("no offer fits: the market shows none".to_owned());
         };
         let verb = if most.excludes == 1 { "is" } else { "are" };
-        let mut sentence = format!("No offer fits: {} of {} {verb} {}", most.excludes, self.offers, most.says);
+        let mut sentence = format!("no offer fits: {} of {} {verb} {}", most.excludes, self.offers, most.says);
         match &self.relaxation {
             Some(relaxation) => {
                 let near = &relaxation.nearest;

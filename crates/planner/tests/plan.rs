@@ -227,7 +227,7 @@ fn refused_offers_and_banned_hosts_are_left_out() {
     assert_eq!(
         none.why_none().as_deref(),
         Some(
-            "No offer fits: 2 of 3 are left out because they were refused lately; nearest: 1xRTX4090 in NO at $0.40/h would \
+            "no offer fits: 2 of 3 are left out because they were refused lately; nearest: 1xRTX4090 in NO at $0.40/h would \
              fit with 4 min of patience (it was refused: out of stock)"
         )
     );
@@ -258,7 +258,7 @@ fn contradictory_offers_are_named_and_never_ranked() {
     let plan = checked(&Requirements::default(), &hours_on(10, "RTX4090"), &saving(), &offers);
     assert_eq!(
         plan.why_none().as_deref(),
-        Some("No offer fits: 3 of 3 are not to be understood; no change of the job would admit one")
+        Some("no offer fits: 3 of 3 are not to be understood; no change of the job would admit one")
     );
 }
 
@@ -277,7 +277,7 @@ fn nothing_fits_names_what_excludes_most_and_the_nearest() {
     assert_eq!(
         plan.why_none().as_deref(),
         Some(
-            "No offer fits: 14 of 20 are below minTrust Datacenter; nearest: 1xRTX4090 in US at $0.31/h would fit with \
+            "no offer fits: 14 of 20 are below minTrust Datacenter; nearest: 1xRTX4090 in US at $0.31/h would fit with \
              minTrust: Community"
         )
     );
@@ -285,7 +285,7 @@ fn nothing_fits_names_what_excludes_most_and_the_nearest() {
     assert_eq!(plan.why_first(), None);
 
     let empty = checked(&needs, &hours_on(10, "RTX4090"), &saving(), &[]);
-    assert_eq!(empty.why_none().as_deref(), Some("No offer fits: the market shows none"));
+    assert_eq!(empty.why_none().as_deref(), Some("no offer fits: the market shows none"));
 }
 
 #[test]

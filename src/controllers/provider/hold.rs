@@ -236,7 +236,7 @@ fn not_held<T>(error: ClusterError, what: &str) -> Result<Result<T, Unusable>, F
         ClusterError::Refused { code: 403, message, .. } => Ok(Err(Unusable {
             reason: Reason::NotHeld,
             message: format!(
-                "our finaliser cannot be put on {what} ({message}); apply deploy/operator/rbac.yaml of this version. Nothing is rented meanwhile"
+                "our finaliser cannot be put on {what} ({message}); apply deploy/operator/rbac.yaml of this version; nothing is rented meanwhile"
             ),
         })),
         error => Err(error.into()),

@@ -495,7 +495,7 @@ fn unwell(error: &ProviderError) -> Health {
             Reason::KeyRefused,
             "nothing new is rented until its Secret has a key that is taken, and what runs goes on",
         ),
-        _ => (Reason::ProviderUnavailable, "tried again, and nothing new is rented meanwhile"),
+        _ => (Reason::ProviderUnavailable, "it is tried again, and nothing new is rented meanwhile"),
     };
     Health { ready: false, reason, message: format!("{error}; {next}") }
 }

@@ -289,7 +289,7 @@ impl Acting<'_> {
     }
 
     async fn refused_by_ledger(&self, full: ledger::Full) -> Result<Done, Failure> {
-        let message = format!("nothing is rented now: {full}; tried again every {} s", FULL_AGAIN.as_secs());
+        let message = format!("nothing is rented now: {full}; it is tried again every {} s", FULL_AGAIN.as_secs());
         let status = self.machine.status.clone().unwrap_or_default();
         if status.message != message {
             let mut next = self.machine.clone();
@@ -335,7 +335,9 @@ impl Acting<'_> {
                 order.leftover = leftover.is_some();
                 order.machine_id = leftover;
                 status.message = match why {
-                    Refusal::RateLimited => format!("offer {offer_id} was not ordered yet ({message}); tried again"),
+                    Refusal::RateLimited => {
+                        format!("offer {offer_id} was not ordered yet ({message}); it is tried again")
+                    }
                     _ => format!("offer {offer_id} was refused ({}): {message}; the next one is tried", why.as_str()),
                 };
                 self.remember_refusal(account, &offer_id, why, &message);

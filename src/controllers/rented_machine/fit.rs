@@ -13,7 +13,7 @@ pub fn lacks(workload: &Workload, host: &HostFacts) -> Option<String> {
     let short = |there: Option<u64>, asked: u64| there.filter(|there| *there < asked / 100 * ENOUGH);
     let gpus = u32::try_from(workload.gpus).unwrap_or(0);
     if let Some(there) = host.gpus.filter(|there| *there < gpus) {
-        return Some(format!("it shows {there} GPUs, {gpus} were rented"));
+        return Some(format!("it shows {there} of {gpus} rented GPUs"));
     }
     let disk = asked(workload.disk_gib, 1024 * MIB);
     if let Some(there) = short(host.disk_bytes, disk) {
@@ -42,7 +42,7 @@ mod tests {
             (HostFacts::default(), None),
             (facts(Some(2), Some(91), Some(9_001)), None),
             (facts(Some(8), Some(5000), Some(1 << 20)), None),
-            (facts(Some(1), None, None), Some("it shows 1 GPUs, 2 were rented")),
+            (facts(Some(1), None, None), Some("it shows 1 of 2 rented GPUs")),
             (facts(None, Some(89), None), Some("its disk has 91136 MiB, 102400 were rented")),
             (facts(None, None, Some(8_900)), Some("it has 8900 MiB of memory, 10000 are asked for")),
         ] {

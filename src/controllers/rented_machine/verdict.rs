@@ -20,7 +20,7 @@ pub fn why_end(observed: &Observed, status: &RentedMachineStatus) -> Option<(Rea
     if observed.deleting {
         return Some(match observed.job {
             JobView::Alive { terminal: false, .. } => {
-                (Reason::Deleted, "the object was deleted; the job goes on elsewhere".to_owned())
+                (Reason::Deleted, "its RentedMachine was deleted by hand; the job goes on elsewhere".to_owned())
             }
             _ => (Reason::Released, "nobody needs the machine any more".to_owned()),
         });
@@ -67,7 +67,7 @@ fn drained_too_long(observed: &Observed, status: &RentedMachineStatus) -> Option
     let late = observed.now > since.checked_add(DRAIN_LIMIT + grace).unwrap_or(Timestamp::MAX);
     late.then(|| {
         let minutes = DRAIN_LIMIT.as_secs() / 60;
-        (stop_reason(stop), format!("{}; the last save did not come home within {minutes} minutes", stop.message))
+        (stop_reason(stop), format!("{}; the last save was not uploaded within {minutes} min", stop.message))
     })
 }
 
@@ -86,11 +86,11 @@ fn agent_verdict(
                 return Some((stop_reason(stop), stop.message.clone()));
             }
             if agent.silent {
-                let message = "the operator was away up to the money line; the machine saved its state and ends";
+                let message = "the operator was silent for longer than the machine may go on without it (operatorOutageTolerance or budget.total); it saved its state and ends";
                 return Some((Reason::OperatorSilent, message.to_owned()));
             }
             // Nothing of ours asks for it: the host goes down, or the market takes it. Never the program's fault.
-            return Some((Reason::Preempted, "the machine was told to go down".to_owned()));
+            return Some((Reason::Preempted, "the machine was shut down by its host or the market".to_owned()));
         }
         return Some(by_itself(exit));
     }

@@ -93,7 +93,7 @@ impl Sweeper {
         let pass = orphans(&sightings.machines, &machines, install, ctx.clock.now(), age);
         if pass.braked {
             let message = format!(
-                "{} machines carry this install's id but no RentedMachine knows them; that is too many to end at once, please look",
+                "{} machines carry this install's id but no RentedMachine knows them; that is too many to end at once: none was ended, look at them at the provider",
                 pass.orphans.len()
             );
             tracing::error!(provider = key.name, reason = "SweeperBrake", "Stopping the sweeper's pass");
@@ -107,7 +107,7 @@ impl Sweeper {
                 self.tell(
                     key,
                     Severity::Warning,
-                    format!("machine {id} carries this install's id but no RentedMachine knows it"),
+                    format!("machine {id} carries this install's id but no RentedMachine knows it; it is only reported (--sweep-report-only)"),
                 )
                 .await;
                 continue;

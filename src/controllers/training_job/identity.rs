@@ -61,8 +61,9 @@ pub fn judge(asker: &Asker<'_>, place: &str, found: Option<&Identity>) -> Verdic
     if (run.install.as_str(), run.namespace.as_str(), run.name.as_str()) != (asker.install, asker.namespace, asker.name)
     {
         let elsewhere = if run.install == asker.install { "" } else { " of another install of the operator" };
+        let what = if asker.saves { "prefix in checkpoint.to" } else { "name" };
         let message = format!(
-            "{place} holds the run of TrainingJob {}/{}{elsewhere}; choose another place",
+            "{place} holds the run of TrainingJob {}/{}{elsewhere}; choose another {what}",
             run.namespace, run.name
         );
         return Verdict::Refused { reason: Reason::CheckpointLocationInUse, message };
@@ -101,7 +102,7 @@ fn day(end: &EndRecord) -> String {
 /// What a job that is over already says of itself.
 pub fn over(end: &EndRecord) -> String {
     format!(
-        "finished already on {} ({}); nothing is run again: use another name, or checkpoint.onExisting Fresh, to start over",
+        "finished already on {} ({}); nothing is run again: use another name, or set checkpoint.onExisting to Fresh, to start over",
         day(end),
         end.message
     )

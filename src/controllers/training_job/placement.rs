@@ -308,7 +308,7 @@ fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) ->
         let only_budget = !plan.rejected.is_empty() && plan.rejected.iter().all(|r| r.reason == RejectReason::Budget);
         let broke = needs.budget_left.is_some_and(|left| left <= Money::ZERO);
         let reason = if only_budget || broke { Reason::BudgetExhausted } else { Reason::NoOffer };
-        let message = plan.why_none().unwrap_or_else(|| "No offer fits".to_owned());
+        let message = plan.why_none().unwrap_or_else(|| "no offer fits".to_owned());
         let message = if reason == Reason::NoOffer {
             format!("{message}; the market is looked at again as it changes")
         } else {

@@ -17,7 +17,9 @@ const AREA: &str = "accounts";
 pub fn accounts(providers: &[Provider], args: &DoctorArgs, now: Timestamp) -> Vec<Check> {
     if providers.is_empty() {
         let message = "there is none, so nothing can be rented; jobs run in the cluster only";
-        return vec![Check::warning(AREA, "Providers", message).mend("kubectl apply -f deploy/samples/provider.yaml")];
+        return vec![
+            Check::warning(AREA, "Providers", message).mend("kubectl apply -f deploy/samples/provider-vast.yaml"),
+        ];
     }
     providers.iter().map(|provider| account(provider, args, now)).collect()
 }
