@@ -83,6 +83,11 @@ pub fn gate(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.scheduling_gates.as_ref()?.first().map(|gate| gate.name.as_str())
 }
 
+/// Whether no scheduler of the cluster looks at a Pod: it waits to be rented for.
+pub fn is_for_renting(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()) == Some(names::NO_SCHEDULER)
+}
+
 /// When the kubelet took a Pod up.
 pub fn started(pod: &Pod) -> Option<Timestamp> {
     pod.status.as_ref()?.start_time.as_ref().map(|t| t.0)

@@ -6,14 +6,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use tradewind_api::training_job::JobPhase;
+use tradewind_api::training_job::{InCluster, JobPhase};
 use tradewind_api::{Reason, TrainingJob, TrainingJobStatus, conditions, names};
+use tradewind_core::{Money, Offer};
 
 use super::decide::{Decision, Observed, Step, decide};
 use super::gang;
+use super::placement::{Choice, Rent};
 use super::turns::{Standing, Turn};
 use crate::controllers::worker::WorkerView;
 use crate::serving::AgentView;
+use crate::test_machine;
 
 /// A job whose world is changed by hand.
 struct Play {
@@ -372,4 +375,38 @@ fn agents_that_never_report_are_not_waited_for_for_ever() {
         play.o.views.clear();
     }
     assert_eq!((play.status().phase, play.reason("Failed")), (JobPhase::Failed, Reason::NotStartable.as_str()));
+}
+
+#[test]
+fn where_the_cluster_costs_money_the_cheaper_place_is_taken() {
+    let dollars = |text: &str| text.parse::<Money>().unwrap();
+    let choose = |play: &mut Play, price: &str| {
+        let first = Offer { price_per_hour: dollars(price), ..test_machine::offer("1") };
+        let (why, provider) = (format!("at ${price}/h"), "p".to_owned());
+        let rent = Rent { provider, offers: Vec::new(), why, rejected: Vec::new(), first, image_bytes: None };
+        play.o.choice = Some(Choice::Rent(Box::new(rent)));
+    };
+    let mut play = Play::new(&json!({"gpu": {"count": 2}}));
+    play.o.valid.priced(dollars("0.50"));
+    assert_eq!(play.o.valid.cluster_price, Some(dollars("1")));
+    assert_eq!(play.look().step, Step::Rest, "it is compared first");
+    play.o.choice = Some(Choice::Wait { message: "offers are read".to_owned() });
+    assert_eq!((play.look().step, play.reason("Placed")), (Step::Rest, "WaitingForOffers"));
+    for (price, cheaper) in [("0.99", true), ("1.00", false), ("1.01", false)] {
+        choose(&mut play, price);
+        assert_eq!(play.o.valid.is_cheaper(play.o.choice.as_ref()), cheaper, "{price}");
+        assert_eq!(play.look().step, Step::CreatePods { attempt: 0, ranks: vec![0] });
+    }
+    // A Pod that waits to be rented for, when the market is dear all of a sudden.
+    play.o.valid.in_cluster = InCluster::Never;
+    play.change(
+        0,
+        None,
+        &json!({"phase": "Pending"}),
+        &json!({"labels": {names::ATTEMPT: "0"}}),
+        &json!({"schedulerName": names::NO_SCHEDULER}),
+    );
+    assert_eq!(play.look().step, Step::RemovePod("j-0-0".to_owned()));
+    choose(&mut play, "0.10");
+    assert!(matches!(play.look().step, Step::Claim { .. }));
 }

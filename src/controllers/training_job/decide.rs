@@ -405,6 +405,10 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             }
             return r.rest(Wake::After(POD_AGAIN, "the Pod may be admitted now"));
         }
+        if let Some(Choice::Wait { message }) = o.choice.as_ref().filter(|_| machine.is_none()) {
+            r.waiting(Reason::WaitingForOffers, message);
+            return r.rest(Wake::After(Duration::from_secs(2), "offers"));
+        }
         if machine.is_some_and(|m| has_open_order(m)) {
             // Whether a machine was bought decides where the Pod is made again.
             r.phase(JobPhase::Renting, "its Pod is gone; it is made again once the order's outcome is known");
@@ -525,7 +529,7 @@ pub fn wants_plan(o: &Observed) -> bool {
         return false;
     }
     let Some(pod) = o.pods.iter().find(|p| pod::is_of(p, attempt)) else {
-        return false;
+        return valid.cluster_price.is_some() && status.ending.is_none();
     };
     let bound = pod::node(pod);
     match (bound.is_empty(), bound == o.node) {

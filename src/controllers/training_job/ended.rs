@@ -75,9 +75,10 @@ pub fn ended_machine(
     Some(next_pods(r, valid, next))
 }
 
-/// The Pods of the next attempt are made: of one worker at once, of several when it is their turn.
+/// The Pods of the next attempt are made: of one worker at once, of several when it is their turn, and where both the cluster and the
+/// market cost money, once it is known which costs less.
 pub fn next_pods(r: &Report, valid: &Valid, attempt: i64) -> Decision {
-    if valid.workers > 1 {
+    if valid.workers > 1 || valid.cluster_price.is_some() {
         return r.clone().rest(Wake::After(Duration::ZERO, "the next attempt"));
     }
     r.clone().decide(Step::CreatePods { attempt, ranks: vec![0] }, Wake::OnChange)

@@ -67,7 +67,12 @@ pub(super) async fn observe(
         start_deadline: ctx.settings.start_deadline,
         agent_image: ctx.settings.agent_image.clone(),
     };
+    observed.valid.priced(ctx.settings.cluster_gpu_price);
     let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    let waits = |pod: &Arc<Pod>| attempt.is_some_and(|a| pod::is_of(pod, a)) && pod::is_for_renting(pod);
+    if observed.valid.cluster_price.is_some() && observed.pods.iter().any(waits) {
+        observed.valid.in_cluster = InCluster::Never;
+    }
     if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
         let view = |rank| ctx.workers.get(&worker::id(uid, attempt, rank));
         observed.views = (0..observed.valid.workers).map(view).collect();
@@ -91,6 +96,9 @@ pub(super) async fn observe(
     if plans {
         ctx.want_offers();
         observed.choice = Some(choice(ctx, &observed).await);
+        if observed.valid.is_cheaper(observed.choice.as_ref()) {
+            observed.valid.in_cluster = InCluster::Never;
+        }
     }
     Ok(observed)
 }

@@ -32,6 +32,19 @@ pub fn place(
     {
         return decision;
     }
+    if pod::is_for_renting(pod)
+        && valid.cluster_price.is_some()
+        && bound.is_empty()
+        && !valid.is_cheaper(o.choice.as_ref())
+    {
+        // The market has changed: the cluster is the better place now.
+        r.waiting(
+            Reason::WaitingForCluster,
+            "renting is no longer cheaper than the cluster's own GPUs: its Pod is made again for the cluster",
+        );
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        return r.decide(Step::RemovePod(name), Wake::OnChange);
+    }
     if o.cordoned {
         r.waiting(
             Reason::NodeCordoned,

@@ -11,6 +11,7 @@ use tradewind_api::{Reason, TrainingJob};
 use tradewind_core::{GpuModel, Money, Trust, hex};
 use tradewind_planner as planner;
 
+use super::placement::Choice;
 use super::template;
 
 /// What a job asks for, checked.
@@ -36,6 +37,8 @@ pub struct Valid {
     pub all_ranks: bool,
     /// The job runs with our agent in the cluster too.
     pub needs_agent: bool,
+    /// What the cluster's own GPUs cost it an hour, where they are not free and renting is the other way: the cheaper one is taken.
+    pub cluster_price: Option<Money>,
     /// Hash of what its Pods ask the scheduler for.
     pub kind: String,
     /// Hash of what decides the result: template, workers, GPUs, and how it saves.
@@ -123,6 +126,22 @@ impl Valid {
     }
 }
 
+impl Valid {
+    /// What the cluster's GPUs cost the job, if that matters to it.
+    pub fn priced(&mut self, price_per_gpu: Money) {
+        let other_way = self.in_cluster == InCluster::Prefer && self.workers == 1 && self.rental.is_ok();
+        if other_way && price_per_gpu > Money::ZERO && self.needs.gpu_count > 0 {
+            self.cluster_price = Some(price_per_gpu.times(u64::from(self.needs.gpu_count)));
+        }
+    }
+
+    /// Whether renting this is cheaper than the cluster's own GPUs.
+    pub fn is_cheaper(&self, choice: Option<&Choice>) -> bool {
+        let Some(Choice::Rent(rent)) = choice else { return false };
+        self.cluster_price.is_some_and(|price| rent.first.price_per_hour < price)
+    }
+}
+
 /// A job's spec as values. Total: a spec that cannot be accepted has them too, since what was started before goes by them.
 pub fn values(job: &TrainingJob) -> Valid {
     let spec = &job.spec;
@@ -153,6 +172,7 @@ pub fn values(job: &TrainingJob) -> Valid {
         gang_timeout: Duration::from_secs(spec.gang_timeout.seconds()),
         all_ranks: spec.checkpoint.as_ref().is_some_and(|c| c.writers == Writers::AllRanks),
         needs_agent: template::needs_agent(job),
+        cluster_price: None,
         kind: kind(job),
         spec_hash: spec_hash(job),
         template_hash: hash(&spec.template),
