@@ -66,6 +66,19 @@ impl WorkerMemory {
         self.agent.control.as_ref()?.start_boot.as_deref()
     }
 
+    /// Its program runs as it was told to, and nothing that it saved waits for an answer.
+    pub fn only_goes_on(&self) -> bool {
+        let Some(report) = &self.agent.report else { return false };
+        let control = self.agent.control.as_ref();
+        let decided = control.map_or(0, |control| {
+            let refused = control.refused.as_ref().map_or(0, |refused| refused.offer);
+            control.committed.map_or(0, |committed| committed.offer).max(refused)
+        });
+        report.phase == AgentPhase::Running
+            && self.boot() == Some(report.boot.as_str())
+            && report.offer.as_ref().is_none_or(|offer| offer.number <= decided)
+    }
+
     /// Its agent has said that it will say nothing more that counts.
     pub fn said_all(&self) -> bool {
         let phase = self.agent.report.as_ref().map(|report| report.phase);
