@@ -42,8 +42,7 @@ impl AgentFile {
         if mailbox.has_agent(&self.is).await? {
             return Ok(self.is.clone());
         }
-        let binary =
-            std::fs::read(&self.path).with_context(|| format!("reading the agent {}", self.path.display()))?;
+        let binary = std::fs::read(&self.path).with_context(|| format!("reading the agent {}", self.path.display()))?;
         Ok(mailbox.publish_agent(Bytes::from(binary)).await?)
     }
 }

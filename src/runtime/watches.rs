@@ -87,14 +87,19 @@ where
 
 /// RentedMachines, whose growing cost is also counted.
 async fn machines(client: kube::Client, ctx: Arc<Context>, inbox: Arc<Inbox>) {
-    events::<RentedMachine>(client, Watch::default(), |_| {}, |event| {
-        match &event {
-            Event::Set(machine) => metrics().machine_seen(machine, false),
-            Event::Gone(machine) => metrics().machine_gone(machine),
-            Event::Relist(machines) => machines.iter().for_each(|m| metrics().machine_seen(m, true)),
-        }
-        inbox.ask(feed(&ctx.caches.rented, event));
-    })
+    events::<RentedMachine>(
+        client,
+        Watch::default(),
+        |_| {},
+        |event| {
+            match &event {
+                Event::Set(machine) => metrics().machine_seen(machine, false),
+                Event::Gone(machine) => metrics().machine_gone(machine),
+                Event::Relist(machines) => machines.iter().for_each(|m| metrics().machine_seen(m, true)),
+            }
+            inbox.ask(feed(&ctx.caches.rented, event));
+        },
+    )
     .await;
 }
 

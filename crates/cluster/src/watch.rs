@@ -37,12 +37,10 @@ pub async fn events<K>(
     let labels: Vec<String> = what.labels.query().into_iter().chain(what.label_present.map(str::to_owned)).collect();
     let label_selector = (!labels.is_empty()).then(|| labels.join(","));
     let config = Config { label_selector, field_selector: what.fields, ..Config::default() };
-    let stream = watcher(kube::Api::<K>::all(client), config.streaming_lists())
-        .default_backoff()
-        .modify(|object| {
-            kube::Resource::meta_mut(object).managed_fields = None;
-            slim(object);
-        });
+    let stream = watcher(kube::Api::<K>::all(client), config.streaming_lists()).default_backoff().modify(|object| {
+        kube::Resource::meta_mut(object).managed_fields = None;
+        slim(object);
+    });
     pin_mut!(stream);
     let mut listed = Vec::new();
     while let Some(event) = stream.next().await {
@@ -62,11 +60,16 @@ pub async fn feed<K>(client: kube::Client, what: Watch, cache: Arc<Mutex<Cache<K
 where
     K: Typed + kube::Resource<DynamicType = ()> + Debug,
 {
-    events(client, what, |_| {}, |event| {
-        let keys = cache.lock().unwrap_or_else(PoisonError::into_inner).apply(event);
-        if !keys.is_empty() {
-            changed(keys);
-        }
-    })
+    events(
+        client,
+        what,
+        |_| {},
+        |event| {
+            let keys = cache.lock().unwrap_or_else(PoisonError::into_inner).apply(event);
+            if !keys.is_empty() {
+                changed(keys);
+            }
+        },
+    )
     .await;
 }

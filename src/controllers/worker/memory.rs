@@ -15,8 +15,8 @@ use crate::serving;
 pub struct JobMemory {
     /// Uid of the job: another object of the same name begins anew.
     pub uid: String,
-    /// Workers by attempt and rank.
-    pub workers: BTreeMap<(i64, i64), WorkerMemory>,
+    /// Workers by attempt and rank. In boxes: a map has room for eleven from its first entry on, and there may be a thousand small gangs.
+    pub workers: BTreeMap<(i64, i64), Box<WorkerMemory>>,
     /// Workers whose attempt is decided and whose folders are removed.
     pub removed: BTreeSet<(i64, i64)>,
     /// The mailbox was asked for workers of this attempt that have no Pod.
@@ -48,8 +48,8 @@ pub struct WorkerMemory {
 
 impl WorkerMemory {
     /// A worker that was not known before.
-    pub fn new(id: String, pod: PodState) -> Self {
-        Self {
+    pub fn new(id: String, pod: PodState) -> Box<Self> {
+        Box::new(Self {
             id,
             agent: serving::Memory::default(),
             pod,
@@ -58,7 +58,7 @@ impl WorkerMemory {
             settled: false,
             tickets_at: Duration::ZERO,
             part: Part::default(),
-        }
+        })
     }
 
     /// The boot that it was told to start, if it was.

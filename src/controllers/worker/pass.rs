@@ -137,7 +137,7 @@ impl<'a> Common<'a> {
             self.publish(&mut workers, &heard, &wanting, memory);
         }
         let next = workers.values().filter_map(|worker| worker.due).min();
-        memory.workers.extend(workers.into_iter().map(|(rank, worker)| ((self.attempt, rank), worker)));
+        memory.workers.extend(workers.into_iter().map(|(rank, worker)| ((self.attempt, rank), Box::new(worker))));
         let now = self.now();
         next.map_or(Wake::OnChange, |due| Wake::After(due.saturating_sub(now), "the agents' reports"))
     }
@@ -146,7 +146,7 @@ impl<'a> Common<'a> {
     fn take_present(&self, memory: &mut JobMemory) -> BTreeMap<i64, WorkerMemory> {
         let present = |(attempt, _): &(i64, i64)| *attempt == self.attempt;
         let keys: Vec<(i64, i64)> = memory.workers.keys().copied().filter(present).collect();
-        let taken = keys.into_iter().filter_map(|key| Some((key.1, memory.workers.remove(&key)?)));
+        let taken = keys.into_iter().filter_map(|key| Some((key.1, *memory.workers.remove(&key)?)));
         taken
             .map(|(rank, mut worker)| {
                 if worker.agent.last_report_read {

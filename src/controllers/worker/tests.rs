@@ -379,6 +379,7 @@ fn nobody_in_a_gang_begins_before_all_are_there_and_only_the_first_saves() {
         report.phase = AgentPhase::Booted;
     });
     world.later();
+    world.later();
     assert!(world.view(0, 1).unwrap().agent.unwrap().restarted);
     assert_eq!(world.control(0, 1).unwrap().start_boot.as_deref(), Some("boot-0-1"));
 }
