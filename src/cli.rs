@@ -155,7 +155,8 @@ pub struct TimeArgs {
     /// How old offers may be when a job is placed.
     #[arg(long, env = "TRADEWIND_OFFERS_MAX_AGE", value_name = "TIME", default_value = "1m", value_parser = span)]
     pub offers_max_age: Duration,
-    /// How often the report of a living machine's agent is read.
+    /// How often the report of a living machine's agent is read; those of workers on the cluster's own nodes only while something is
+    /// awaited, and else at half of --status-interval or more rarely.
     #[arg(long, env = "TRADEWIND_REPORT_POLL", value_name = "TIME", default_value = "5s", value_parser = span)]
     pub report_poll: Duration,
     /// How often progress and cost are written into statuses at most.

@@ -1,5 +1,7 @@
 //! The mailbox at start: keys, bucket, and the agent's binary in it.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +25,32 @@ pub struct Open {
     pub tickets_live: Duration,
 }
 
+/// The agent's binary on our own disk. It is read as a whole only if the mailbox does not have it: memory that was used once stays with us.
+struct AgentFile {
+    path: PathBuf,
+    is: tradewind_checkpoints::AgentBinary,
+}
+
+impl AgentFile {
+    fn look_at(path: &Path) -> anyhow::Result<Self> {
+        let is = File::open(path).and_then(tradewind_checkpoints::AgentBinary::of);
+        Ok(Self { path: path.to_owned(), is: is.with_context(|| format!("reading the agent {}", path.display()))? })
+    }
+
+    /// Sees to it that it is in the mailbox.
+    async fn publish(&self, mailbox: &Mailbox) -> anyhow::Result<tradewind_checkpoints::AgentBinary> {
+        if mailbox.has_agent(&self.is).await? {
+            return Ok(self.is.clone());
+        }
+        let binary = std::fs::read(&self.path).with_context(|| format!("reading the agent {}", self.path.display()))?;
+        Ok(mailbox.publish_agent(Bytes::from(binary)).await?)
+    }
+}
+
 /// What is needed to open the mailbox, as often as it takes.
 pub struct Opener {
     config: MailboxConfig,
-    agent: Option<Bytes>,
+    agent: Option<AgentFile>,
     namespace: String,
     cluster: Arc<dyn Cluster>,
     stores: Arc<dyn Stores>,
@@ -50,10 +74,7 @@ impl Opener {
         ticket_lifetime: Duration,
     ) -> anyhow::Result<Option<Self>> {
         let Some(mailbox) = config.mailbox.clone() else { return Ok(None) };
-        let read = |path: &std::path::PathBuf| {
-            std::fs::read(path).with_context(|| format!("reading the agent {}", path.display()))
-        };
-        let agent = config.agent.as_ref().map(read).transpose()?.map(Bytes::from);
+        let agent = config.agent.as_deref().map(AgentFile::look_at).transpose()?;
         let trouble = Mutex::new(("NotTried", "the mailbox was not opened yet".to_owned()));
         let namespace = namespace.to_owned();
         Ok(Some(Self { config: mailbox, agent, namespace, cluster, stores, clock, ticket_lifetime, trouble }))
@@ -79,9 +100,8 @@ impl Opener {
         let left = ticket.expires.duration_since(self.clock.now());
         let tickets_live = Duration::try_from(left).unwrap_or_default();
         let agent = match &self.agent {
-            Some(binary) => {
-                let published =
-                    mailbox.publish_agent(binary.clone()).await.context("putting the agent into the mailbox")?;
+            Some(agent) => {
+                let published = agent.publish(&mailbox).await.context("putting the agent into the mailbox")?;
                 tracing::info!(sha256 = published.sha256, size_bytes = published.size_bytes, "Agent is in the mailbox");
                 Some(AgentBinary { sha256: published.sha256 })
             }

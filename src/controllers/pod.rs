@@ -1,7 +1,7 @@
 //! What a Pod says, in the words of all controllers. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
 use tradewind_api::names;
 use tradewind_api::rented_machine::Claim;
 
@@ -12,6 +12,28 @@ pub const CONTAINER_ID: &str = "tradewind://";
 pub fn machine_uid(pod: &Pod) -> Option<&str> {
     let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     container.container_id.as_deref()?.strip_prefix(CONTAINER_ID)
+}
+
+/// Takes off a Pod on another node than that of rented machines what no controller reads: there may be thousands of them, and they can never
+/// come to a machine, where the whole of a Pod is needed. What the functions below read stays.
+pub fn slim(pod: &mut Pod, rental_node: &str) {
+    let name = node(pod);
+    if name.is_empty() || name == rental_node {
+        return;
+    }
+    pod.spec = Some(PodSpec { node_name: Some(name.to_owned()), ..PodSpec::default() });
+    let Some(status) = &mut pod.status else { return };
+    if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|c| matches!(c.type_.as_str(), "DisruptionTarget" | "PodScheduled"));
+        conditions.shrink_to_fit();
+    }
+    // Only how the program ended is looked at.
+    let first = status.container_statuses.take().into_iter().flatten().next();
+    let terminated = first.and_then(|first| first.state).filter(|state| state.terminated.is_some());
+    status.container_statuses =
+        terminated.map(|state| vec![ContainerStatus { state: Some(state), ..ContainerStatus::default() }]);
+    (status.init_container_statuses, status.ephemeral_container_statuses) = (None, None);
+    (status.pod_ip, status.pod_ips, status.host_ip, status.host_ips) = (None, None, None, None);
 }
 
 /// The claim to a Pod.
@@ -109,4 +131,61 @@ pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
 pub fn exit_code(pod: &Pod) -> Option<i64> {
     let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
     Some(i64::from(state.terminated.as_ref()?.exit_code))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(node: &str, state: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": "a-1-0", "labels": { "tradewind.dev/rank": "0" }, "annotations": { "tradewind.dev/control": "u" },
+                "finalizers": ["x"], "deletionTimestamp": "2026-01-02T03:04:05Z" },
+            "spec": { "nodeName": node, "containers": [{ "name": "train", "image": "i", "command": ["a", "b"] }] },
+            "status": {
+                "phase": "Failed", "reason": "Evicted", "message": "m", "startTime": "2026-01-02T03:04:05Z", "podIP": "10.0.0.1",
+                "conditions": [
+                    { "type": "Ready", "status": "True" },
+                    { "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI" },
+                    { "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": "2026-01-02T03:04:05Z" },
+                ],
+                "containerStatuses": [{ "name": "train", "image": "i", "imageID": "s", "ready": true, "restartCount": 0, "state": state }],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn all_that_is_read_of_a_slim_pod_is_still_there() {
+        let ended = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
+        for state in [ended, json!({ "running": { "startedAt": "2026-01-02T03:04:05Z" } })] {
+            let whole = pod("gpu-7", state);
+            let mut slim = whole.clone();
+            super::slim(&mut slim, "tradewind-abc");
+            assert_eq!(slim.metadata, whole.metadata);
+            assert_eq!((node(&slim), phase(&slim), started(&slim)), (node(&whole), phase(&whole), started(&whole)));
+            assert_eq!((unschedulable(&slim), disruption(&slim)), (unschedulable(&whole), disruption(&whole)));
+            assert_eq!(
+                (exit_code(&slim), is_out_of_memory(&slim)),
+                (exit_code(&whole), is_out_of_memory(&whole)),
+                "of the program"
+            );
+            let told = |pod: &Pod| pod.status.as_ref().map(|s| (s.reason.clone(), s.message.clone()));
+            assert_eq!(told(&slim), told(&whole));
+            let size = |pod: &Pod| serde_json::to_string(pod).unwrap().len();
+            assert!(size(&slim) < size(&whole) && slim.spec.unwrap().containers.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_pod_that_may_come_to_a_machine_stays_whole() {
+        for node in ["", "tradewind-abc"] {
+            let whole = pod(node, json!({}));
+            let mut same = whole.clone();
+            slim(&mut same, "tradewind-abc");
+            assert_eq!(same, whole, "on {node:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Feeds the caches from the API server and tells the work queue what has changed.
 //!
 //! Scoped, so that memory does not grow with other people's objects: our own kinds; Pods with our label and Pods on our Node (two
-//! watches, one cache); our Node.
+//! watches, one cache), those on other nodes without what nobody reads; our Node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -17,6 +17,7 @@ use tradewind_cluster::{Key, Object, Typed};
 use super::inbox::Inbox;
 use super::queue::Work;
 use crate::context::{Cached, Caches, Context, routes};
+use crate::controllers::pod;
 use crate::telemetry::metrics;
 
 /// Starts all watches. They end when the set is dropped.
@@ -34,7 +35,8 @@ pub fn start(client: &kube::Client, ctx: &Arc<Context>, inbox: &Arc<Inbox>) -> J
     for (source, what) in [(0, labelled), (1, on_node)] {
         let (client, ctx, inbox, merged) = (client.clone(), Arc::clone(ctx), Arc::clone(inbox), Arc::clone(&merged));
         tasks.spawn(async move {
-            events::<Pod>(client, what, |event| {
+            let slim = |pod: &mut Pod| pod::slim(pod, &ctx.settings.node_name);
+            events::<Pod>(client, what, slim, |event| {
                 let mut merged = merged.lock().unwrap_or_else(PoisonError::into_inner);
                 for event in merged.pass(source, event, &ctx.caches.pods) {
                     inbox.ask(feed(&ctx.caches.pods, event));
@@ -80,19 +82,24 @@ where
     K: Typed + kube::Resource<DynamicType = ()> + Debug,
 {
     let (ctx, inbox) = (Arc::clone(ctx), Arc::clone(inbox));
-    async move { events(client, what, |event| inbox.ask(feed(cache(&ctx.caches), event))).await }
+    async move { events(client, what, |_| {}, |event| inbox.ask(feed(cache(&ctx.caches), event))).await }
 }
 
 /// RentedMachines, whose growing cost is also counted.
 async fn machines(client: kube::Client, ctx: Arc<Context>, inbox: Arc<Inbox>) {
-    events::<RentedMachine>(client, Watch::default(), |event| {
-        match &event {
-            Event::Set(machine) => metrics().machine_seen(machine, false),
-            Event::Gone(machine) => metrics().machine_gone(machine),
-            Event::Relist(machines) => machines.iter().for_each(|m| metrics().machine_seen(m, true)),
-        }
-        inbox.ask(feed(&ctx.caches.rented, event));
-    })
+    events::<RentedMachine>(
+        client,
+        Watch::default(),
+        |_| {},
+        |event| {
+            match &event {
+                Event::Set(machine) => metrics().machine_seen(machine, false),
+                Event::Gone(machine) => metrics().machine_gone(machine),
+                Event::Relist(machines) => machines.iter().for_each(|m| metrics().machine_seen(m, true)),
+            }
+            inbox.ask(feed(&ctx.caches.rented, event));
+        },
+    )
     .await;
 }
 

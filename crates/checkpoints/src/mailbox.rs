@@ -20,6 +20,9 @@ const MAX_MACHINES: usize = 100_000;
 /// The most objects of one machine that are deleted at once.
 const MAX_OBJECTS: usize = 10_000;
 
+/// Bytes of the agent's binary that are read at once.
+const PIECE: usize = 64 * 1024;
+
 /// The operator's side of the mailbox.
 #[derive(Clone)]
 pub struct Mailbox {
@@ -131,6 +134,27 @@ pub struct AgentBinary {
     pub sha256: String,
     /// Its size in bytes.
     pub size_bytes: u64,
+}
+
+impl AgentBinary {
+    /// Looks at a binary in pieces, without holding the whole of it.
+    ///
+    /// # Errors
+    /// If it cannot be read to its end.
+    pub fn of(mut binary: impl std::io::Read) -> std::io::Result<Self> {
+        let (mut hash, mut size_bytes, mut piece) = (Sha256::new(), 0, vec![0; PIECE]);
+        loop {
+            match binary.read(&mut piece) {
+                Ok(0) => return Ok(Self { sha256: tradewind_core::hex(&hash.finalize()), size_bytes }),
+                Ok(length) => {
+                    hash.update(&piece[..length]);
+                    size_bytes += length as u64;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 impl Mailbox {
@@ -255,13 +279,17 @@ impl Mailbox {
     /// Puts the agent's binary into the mailbox under its SHA-256, unless it is there.
     pub async fn publish_agent(&self, binary: Bytes) -> Result<AgentBinary, StoreError> {
         let size_bytes = binary.len() as u64;
-        let sha256 = tradewind_core::hex(&Sha256::digest(&binary));
-        let key = agent_key(&sha256);
-        let there = self.store.head(&key).await?;
-        if there.is_none_or(|there| there.size_bytes != size_bytes) {
-            self.store.put(&key, binary).await?;
+        let agent = AgentBinary { sha256: tradewind_core::hex(&Sha256::digest(&binary)), size_bytes };
+        if !self.has_agent(&agent).await? {
+            self.store.put(&agent_key(&agent.sha256), binary).await?;
         }
-        Ok(AgentBinary { sha256, size_bytes })
+        Ok(agent)
+    }
+
+    /// Whether this binary of the agent is there.
+    pub async fn has_agent(&self, agent: &AgentBinary) -> Result<bool, StoreError> {
+        let there = self.store.head(&agent_key(&agent.sha256)).await?;
+        Ok(there.is_some_and(|there| there.size_bytes == agent.size_bytes))
     }
 
     /// Ticket to read the agent's binary.

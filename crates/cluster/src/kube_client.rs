@@ -93,7 +93,10 @@ impl KubeCluster {
 
     async fn send_for_object(&self, kind: &'static Kind, call: Call) -> Result<Arc<dyn Object>, ClusterError> {
         let text = self.send(call).await?;
-        (kind.decode)(text.as_bytes()).map_err(unreadable)
+        let mut object = (kind.decode)(text.as_bytes()).map_err(unreadable)?;
+        // Nobody reads them, and answers to own writes are kept: they would be half of their memory.
+        own(&mut object).meta_mut().managed_fields = None;
+        Ok(object)
     }
 }
 

@@ -23,19 +23,24 @@ pub struct Watch {
 }
 
 /// Watches one kind over all namespaces and hands every event to `deliver`, after clearing managedFields (half of an object's
-/// memory). Errors are logged and tried again with backoff. Never returns; dropping the future ends the watch.
+/// memory) and whatever else `slim` takes off. Errors are logged and tried again with backoff. Never returns; dropping the future ends the watch.
 ///
 /// The client must have no read timeout: a quiet watch is a healthy one.
-pub async fn events<K>(client: kube::Client, what: Watch, mut deliver: impl FnMut(Event<K>))
-where
+pub async fn events<K>(
+    client: kube::Client,
+    what: Watch,
+    mut slim: impl FnMut(&mut K),
+    mut deliver: impl FnMut(Event<K>),
+) where
     K: Typed + kube::Resource<DynamicType = ()> + Debug,
 {
     let labels: Vec<String> = what.labels.query().into_iter().chain(what.label_present.map(str::to_owned)).collect();
     let label_selector = (!labels.is_empty()).then(|| labels.join(","));
     let config = Config { label_selector, field_selector: what.fields, ..Config::default() };
-    let stream = watcher(kube::Api::<K>::all(client), config.streaming_lists())
-        .default_backoff()
-        .modify(|object| kube::Resource::meta_mut(object).managed_fields = None);
+    let stream = watcher(kube::Api::<K>::all(client), config.streaming_lists()).default_backoff().modify(|object| {
+        kube::Resource::meta_mut(object).managed_fields = None;
+        slim(object);
+    });
     pin_mut!(stream);
     let mut listed = Vec::new();
     while let Some(event) = stream.next().await {
@@ -55,11 +60,16 @@ pub async fn feed<K>(client: kube::Client, what: Watch, cache: Arc<Mutex<Cache<K
 where
     K: Typed + kube::Resource<DynamicType = ()> + Debug,
 {
-    events(client, what, |event| {
-        let keys = cache.lock().unwrap_or_else(PoisonError::into_inner).apply(event);
-        if !keys.is_empty() {
-            changed(keys);
-        }
-    })
+    events(
+        client,
+        what,
+        |_| {},
+        |event| {
+            let keys = cache.lock().unwrap_or_else(PoisonError::into_inner).apply(event);
+            if !keys.is_empty() {
+                changed(keys);
+            }
+        },
+    )
     .await;
 }

@@ -15,8 +15,8 @@ use crate::serving;
 pub struct JobMemory {
     /// Uid of the job: another object of the same name begins anew.
     pub uid: String,
-    /// Workers by attempt and rank.
-    pub workers: BTreeMap<(i64, i64), WorkerMemory>,
+    /// Workers by attempt and rank. In boxes: a map has room for eleven from its first entry on, and there may be a thousand small gangs.
+    pub workers: BTreeMap<(i64, i64), Box<WorkerMemory>>,
     /// Workers whose attempt is decided and whose folders are removed.
     pub removed: BTreeSet<(i64, i64)>,
     /// The mailbox was asked for workers of this attempt that have no Pod.
@@ -48,8 +48,8 @@ pub struct WorkerMemory {
 
 impl WorkerMemory {
     /// A worker that was not known before.
-    pub fn new(id: String, pod: PodState) -> Self {
-        Self {
+    pub fn new(id: String, pod: PodState) -> Box<Self> {
+        Box::new(Self {
             id,
             agent: serving::Memory::default(),
             pod,
@@ -58,12 +58,25 @@ impl WorkerMemory {
             settled: false,
             tickets_at: Duration::ZERO,
             part: Part::default(),
-        }
+        })
     }
 
     /// The boot that it was told to start, if it was.
     pub fn boot(&self) -> Option<&str> {
         self.agent.control.as_ref()?.start_boot.as_deref()
+    }
+
+    /// Its program runs as it was told to, and nothing that it saved waits for an answer.
+    pub fn only_goes_on(&self) -> bool {
+        let Some(report) = &self.agent.report else { return false };
+        let control = self.agent.control.as_ref();
+        let decided = control.map_or(0, |control| {
+            let refused = control.refused.as_ref().map_or(0, |refused| refused.offer);
+            control.committed.map_or(0, |committed| committed.offer).max(refused)
+        });
+        report.phase == AgentPhase::Running
+            && self.boot() == Some(report.boot.as_str())
+            && report.offer.as_ref().is_none_or(|offer| offer.number <= decided)
     }
 
     /// Its agent has said that it will say nothing more that counts.

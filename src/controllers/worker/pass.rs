@@ -27,7 +27,7 @@ use crate::serving::{self, Begin, Program, Restorable, Saving, Serving, Turn, Ve
 /// Reads and writes of one job that are under way at once.
 const AT_ONCE: usize = 16;
 /// Workers other than the first are looked at so many times more rarely while they run: their Pods say whether they live.
-const OTHERS: u32 = 6;
+const OTHERS: u32 = 4;
 /// A Pod that should be gone by now is believed to say nothing more after so long: its node may be dead, and its clock and ours differ.
 const LATE: SignedDuration = SignedDuration::from_secs(10);
 /// An agent in a Pod that is going reports every few seconds; after so long without a word it is dead with its node.
@@ -137,7 +137,7 @@ impl<'a> Common<'a> {
             self.publish(&mut workers, &heard, &wanting, memory);
         }
         let next = workers.values().filter_map(|worker| worker.due).min();
-        memory.workers.extend(workers.into_iter().map(|(rank, worker)| ((self.attempt, rank), worker)));
+        memory.workers.extend(workers.into_iter().map(|(rank, worker)| ((self.attempt, rank), Box::new(worker))));
         let now = self.now();
         next.map_or(Wake::OnChange, |due| Wake::After(due.saturating_sub(now), "the agents' reports"))
     }
@@ -146,7 +146,7 @@ impl<'a> Common<'a> {
     fn take_present(&self, memory: &mut JobMemory) -> BTreeMap<i64, WorkerMemory> {
         let present = |(attempt, _): &(i64, i64)| *attempt == self.attempt;
         let keys: Vec<(i64, i64)> = memory.workers.keys().copied().filter(present).collect();
-        let taken = keys.into_iter().filter_map(|key| Some((key.1, memory.workers.remove(&key)?)));
+        let taken = keys.into_iter().filter_map(|key| Some((key.1, *memory.workers.remove(&key)?)));
         taken
             .map(|(rank, mut worker)| {
                 if worker.agent.last_report_read {
@@ -211,15 +211,20 @@ impl<'a> Common<'a> {
         (worker, true)
     }
 
-    /// When a worker is looked at next.
+    /// When a worker is looked at next: often while somebody waits for what it says or for our answer; while its program only goes on, twice
+    /// for each time that progress is written into the status. Its end is seen by its Pod.
     fn next_look(&self, rank: i64, worker: &WorkerMemory) -> Option<Duration> {
-        let often = self.ctx.settings.report_poll;
+        let settings = &self.ctx.settings;
+        let often = settings.report_poll;
         let now = self.now();
         match worker.pod {
             _ if worker.agent.last_report_read => None,
             _ if worker.agent.trouble.is_some() => Some(now + often),
             PodState::Bound if worker.agent.control.is_some() => None,
-            PodState::Running if worker.boot().is_some() && rank > 0 && !self.together() => Some(now + often * OTHERS),
+            PodState::Running if worker.only_goes_on() => {
+                let steady = often.max(settings.status_interval / 2);
+                Some(now + if rank > 0 && !self.together() { steady * OTHERS } else { steady })
+            }
             _ => Some(now + often),
         }
     }

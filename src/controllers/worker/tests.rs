@@ -25,6 +25,9 @@ use crate::settings::Settings;
 const UID: &str = "7a1c2f60-0000-4000-8000-00000000000a";
 const SHA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
+const REPORTS_IN_5_S: Wake = Wake::After(Duration::from_secs(5), "the agents' reports");
+const REPORTS_IN_15_S: Wake = Wake::After(Duration::from_secs(15), "the agents' reports");
+
 /// A cluster, a bucket for the mailbox and one for checkpoints, and a job with its Pods.
 struct World {
     clock: Arc<ManualClock>,
@@ -366,7 +369,7 @@ fn nobody_in_a_gang_begins_before_all_are_there_and_only_the_first_saves() {
     }
     all_say(&mut agents, &world, runs);
     let wake = world.later();
-    assert_eq!(wake, Wake::After(Duration::from_secs(5), "the agents' reports"), "the first is read often");
+    assert_eq!(wake, REPORTS_IN_15_S, "the first one's progress is wanted");
     let slots: Vec<usize> = (0..3).map(|rank| world.control(0, rank).unwrap().slots.len()).collect();
     assert_eq!(slots, [1, 0, 0]);
 
@@ -376,8 +379,31 @@ fn nobody_in_a_gang_begins_before_all_are_there_and_only_the_first_saves() {
         report.phase = AgentPhase::Booted;
     });
     world.later();
+    world.later();
     assert!(world.view(0, 1).unwrap().agent.unwrap().restarted);
     assert_eq!(world.control(0, 1).unwrap().start_boot.as_deref(), Some("boot-0-1"));
+}
+
+#[test]
+fn workers_that_only_go_on_are_looked_at_rarely_and_those_that_wait_for_an_answer_often() {
+    let mut world = World::new(2, checkpoint("AllRanks"));
+    world.look();
+    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
+    agents[0].says(&world, |_| {});
+    assert_eq!(world.later(), REPORTS_IN_5_S, "the other one is waited for");
+    agents[1].says(&world, |_| {});
+    assert_eq!(world.later(), REPORTS_IN_5_S, "their programs are about to start");
+    all_say(&mut agents, &world, runs);
+    assert_eq!(world.later(), REPORTS_IN_15_S);
+    all_say(&mut agents, &world, |report| steps(report, 7));
+    assert_eq!(world.later(), REPORTS_IN_15_S, "progress is no reason to look more often");
+    agents[0].saves(&world, 7);
+    assert_eq!(world.later(), REPORTS_IN_5_S, "the first one waits for what the other one saves");
+    agents[1].saves(&world, 7);
+    assert_eq!(world.later(), REPORTS_IN_15_S, "both are answered");
+    assert!((0..2).all(|rank| world.control(0, rank).unwrap().committed.is_some()));
+    agents[0].says(&world, |report| report.phase = AgentPhase::Stopping);
+    assert_eq!(world.later(), REPORTS_IN_5_S, "its end is near");
 }
 
 #[test]

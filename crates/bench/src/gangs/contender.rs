@@ -91,8 +91,6 @@ impl Contender {
                 let market = json!({ "providers": { "vast": account } });
                 let mut wanted = StackOptions::new("bench-gangs", market).production_intervals();
                 wanted.plane = options;
-                // No kubelet of a fake node asks for it.
-                let wanted = wanted.operator_flag("agent-image", "tradewind-agent:bench");
                 World::Tradewind(Box::new(Stack::start(wanted).await?))
             }
             Kind::JobSet => {

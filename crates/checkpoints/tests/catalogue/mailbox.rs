@@ -199,7 +199,13 @@ fn machines_are_listed_and_forgotten() {
     let mailbox = mailbox(&stage);
     now(mailbox.write_control(&control(&mailbox, 1))).unwrap();
     now(mailbox.write_start(&start("x"))).unwrap();
+    let long: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let published = now(mailbox.publish_agent(Bytes::from(long.clone()))).unwrap();
+    assert_eq!(tradewind_checkpoints::AgentBinary::of(&long[..]).unwrap(), published, "read in pieces");
+    let looked_at = tradewind_checkpoints::AgentBinary::of(&b"agent"[..]).unwrap();
+    assert!(!now(mailbox.has_agent(&looked_at)).unwrap());
     let binary = now(mailbox.publish_agent(Bytes::from_static(b"agent"))).unwrap();
+    assert!(looked_at == binary && now(mailbox.has_agent(&looked_at)).unwrap());
     assert_eq!(binary, now(mailbox.publish_agent(Bytes::from_static(b"agent"))).unwrap());
     assert_eq!(now(mailbox.list_machines()).unwrap(), [MACHINE]);
     now(mailbox.forget(MACHINE)).unwrap();
