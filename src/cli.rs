@@ -1,6 +1,6 @@
 //! The command line. Every flag of `run` can also be given as `TRADEWIND_<FLAG>` in the environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub struct RunArgs {
     pub mailbox: MailboxArgs,
     #[command(flatten)]
     pub times: TimeArgs,
+    #[command(flatten)]
+    pub kubelet: KubeletArgs,
 
     /// The sweeper only reports machines that nobody claims, and ends none.
     #[arg(long, env = "TRADEWIND_SWEEP_REPORT_ONLY")]
@@ -111,6 +113,27 @@ pub struct MailboxArgs {
     /// with checkpoints or several workers cannot run in the cluster.
     #[arg(long, env = "TRADEWIND_AGENT_IMAGE", value_name = "IMAGE")]
     pub agent_image: Option<String>,
+}
+
+/// The endpoint of the virtual Node, by which `kubectl logs` reads the output of rented Pods.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Logs (kubectl logs of rented Pods)")]
+pub struct KubeletArgs {
+    /// Where the API server's requests for logs are served, with TLS; port 0 takes any.
+    #[arg(
+        long = "kubelet-listen",
+        env = "TRADEWIND_KUBELET_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "0.0.0.0:10250"
+    )]
+    pub listen: SocketAddr,
+    /// Address at which the API server reaches this very process [default: POD_IP of the environment]. Without one no logs are served.
+    #[arg(long = "kubelet-address", env = "TRADEWIND_KUBELET_ADDRESS", value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// A RISK: logs are served to whoever can connect, without a client certificate. Only for clusters whose API server shows none, and
+    /// only behind a NetworkPolicy.
+    #[arg(long = "kubelet-anonymous", env = "TRADEWIND_KUBELET_ANONYMOUS")]
+    pub anonymous: bool,
 }
 
 /// All intervals and limits.

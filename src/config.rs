@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that reads the environment")]
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +39,12 @@ pub struct Config {
     pub concurrency: usize,
     /// Probes and metrics.
     pub metrics_listen: SocketAddr,
+    /// Where logs of rented Pods are served.
+    pub kubelet_listen: SocketAddr,
+    /// Where the API server reaches that; `None`: nothing is served.
+    pub kubelet_address: Option<IpAddr>,
+    /// Logs are served without a client certificate too.
+    pub kubelet_anonymous: bool,
     /// The election's times.
     pub terms: Terms,
     /// For work that runs when the operator is told to stop.
@@ -91,6 +97,12 @@ impl Config {
     }
 
     fn with_environment(args: RunArgs, environment: impl Fn(&str) -> Option<Vec<u8>>) -> anyhow::Result<Self> {
+        let pod_ip = environment("POD_IP").filter(|ip| !ip.is_empty());
+        let pod_ip = pod_ip.map(|ip| String::from_utf8_lossy(&ip).trim().parse().context("POD_IP is no IP address"));
+        let kubelet_address = match args.kubelet.address {
+            Some(address) => Some(address),
+            None => pod_ip.transpose()?,
+        };
         let mailbox_args = args.mailbox;
         let mailbox = match mailbox_args.mailbox {
             None => None,
@@ -133,6 +145,9 @@ impl Config {
             image_registries: args.image_registries == Switch::On,
             concurrency: args.concurrency.into(),
             metrics_listen: args.metrics_listen,
+            kubelet_listen: args.kubelet.listen,
+            kubelet_address,
+            kubelet_anonymous: args.kubelet.anonymous,
             terms,
             drain_limit: args.times.drain_limit,
             rent_limit: args.times.rent_limit,
@@ -193,6 +208,16 @@ mod tests {
         assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::new(install, "tradewind-system")));
         assert_eq!(config.terms, Terms::default());
         assert!(config.mailbox.is_none() && config.rate_limits && !config.allow_http_stores);
+    }
+
+    #[test]
+    fn the_address_for_logs_is_the_flags_or_the_pods() {
+        let address = |flags: &[&str], ip: &str| parse(flags, &[("POD_IP", ip)]).map(|c| c.kubelet_address);
+        let ip = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(address(&[], "10.1.2.3").unwrap(), ip("10.1.2.3"));
+        assert_eq!(address(&["--kubelet-address", "fd00::1"], "10.1.2.3").unwrap(), ip("fd00::1"));
+        assert_eq!(address(&[], "").unwrap(), None);
+        assert!(format!("{:#}", address(&[], "here").unwrap_err()).contains("POD_IP"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod context;
 pub mod controllers;
 pub mod events;
 pub mod images;
+pub mod kubelet;
 pub mod market;
 pub mod runtime;
 pub mod serving;

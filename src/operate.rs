@@ -17,6 +17,7 @@ use tradewind::context::{Caches, Context};
 use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job, worker};
 use tradewind::events::Told;
 use tradewind::images::{ImageSizes, Images};
+use tradewind::kubelet::{self, LogKeeper};
 use tradewind::market::{Market, MarketKeeper, MarketReader, keeper};
 use tradewind::runtime::adapters::{Buckets, ImageRegistries, Markets};
 use tradewind::runtime::election::Election;
@@ -54,7 +55,7 @@ pub async fn operate(config: Config) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("listening on {} for probes and metrics", config.metrics_listen))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %address, "Serving probes and metrics");
-    let start = prepare(&config, &health);
+    let start = prepare(&config, &health, &stop);
     let prepared = tokio::select! {
         prepared = start => prepared?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
@@ -73,7 +74,7 @@ struct Prepared {
     findings: Vec<node::Finding>,
 }
 
-async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepared> {
+async fn prepare(config: &Config, health: &Arc<Health>, stop: &CancellationToken) -> anyhow::Result<Prepared> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let kube_config = kube_config(config).await?;
     let in_cluster = config.kubeconfig.is_none().then(|| kube_config.default_namespace.clone());
@@ -86,7 +87,7 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
     wait_for_kinds(&*cluster, health).await;
 
     let stores: Arc<dyn Stores> = Arc::new(Buckets::new(Arc::clone(&clock), config.allow_http_stores));
-    let settings = config.settings(install, &namespace);
+    let mut settings = config.settings(install, &namespace);
     let opener = Opener::new(
         config,
         &namespace,
@@ -102,6 +103,8 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
         tracing::warn!("No --agent was given, so no machine can be started");
     }
 
+    let kubelet = listen_for_logs(config).await;
+    settings.kubelet = kubelet.as_ref().map(|kubelet| kubelet.at);
     let ctx = Arc::new(Context {
         cluster,
         clock: Arc::clone(&clock),
@@ -129,6 +132,11 @@ async fn prepare(config: &Config, health: &Arc<Health>) -> anyhow::Result<Prepar
     let watches = watches::start(&client, &ctx, &inbox);
     wait_for_caches(&ctx.caches, health).await;
     health.show(Arc::clone(&ctx));
+    if let Some(kubelet) = kubelet {
+        // A connection of its own, as for the election: streams of logs keep no controller waiting.
+        let client = kube_client::client(kube_config.clone()).context("building the client of the logs endpoint")?;
+        kubelet::serve(kubelet, Arc::clone(&ctx), client, config.kubelet_anonymous, stop.clone());
+    }
 
     // A connection of its own, so that no other request keeps a renewal waiting.
     let lease_client = kube_client::client(kube_config).context("building the client of the election")?;
@@ -165,7 +173,11 @@ async fn work(
     // What came in while another replica led is in the caches.
     inbox.clear();
     inbox.ask(watches::everything(&ctx.caches));
-    inbox.ask([(node::NAME, Key::cluster(node::SINGLE)), (MarketKeeper::NAME, MarketKeeper::key())]);
+    inbox.ask([
+        (node::NAME, Key::cluster(node::SINGLE)),
+        (MarketKeeper::NAME, MarketKeeper::key()),
+        (LogKeeper::NAME, LogKeeper::key()),
+    ]);
 
     let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx, findings), config.concurrency);
     let restart = CancellationToken::new();
@@ -205,6 +217,22 @@ async fn work(
     Ok(if restart.is_cancelled() { ExitCode::from(AGAIN) } else { ExitCode::SUCCESS })
 }
 
+/// Nothing else hangs on logs: an endpoint that cannot be opened is said and done without.
+async fn listen_for_logs(config: &Config) -> Option<kubelet::Listening> {
+    let Some(address) = config.kubelet_address else {
+        tracing::info!("No --kubelet-address and no POD_IP was given, so kubectl logs does not work for rented Pods");
+        return None;
+    };
+    match kubelet::listen(config.kubelet_listen, address).await {
+        Ok(listening) => Some(listening),
+        Err(error) => {
+            let listen = config.kubelet_listen;
+            tracing::error!(%error, %listen, "Logs cannot be served, so kubectl logs does not work for rented Pods");
+            None
+        }
+    }
+}
+
 /// Who is asked how large images are, if anybody may be.
 fn image_sizes(config: &Config) -> Option<Arc<dyn ImageSizes>> {
     if !config.image_registries {
@@ -227,6 +255,7 @@ fn reconcilers(ctx: &Arc<Context>, findings: Vec<node::Finding>) -> Vec<Arc<dyn 
         Arc::new(provider::Providers::new(Arc::clone(ctx))),
         Arc::new(node::Nodes::new(Arc::clone(ctx)).with_findings(findings)),
         Arc::new(sweeper::Sweeper::new(Arc::clone(ctx))),
+        Arc::new(LogKeeper::new(Arc::clone(ctx))),
         Arc::new(MarketReader::new(Arc::clone(ctx))),
         Arc::new(MarketKeeper::new(Arc::clone(ctx))),
     ]

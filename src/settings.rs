@@ -1,5 +1,6 @@
 //! Everything that can be set, with its default. Filled by the binary from flags and environment, by tests directly.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tradewind_core::{InstallId, Money};
@@ -46,6 +47,8 @@ pub struct Settings {
     pub cluster_gpu_price: Money,
     /// How often agents poll and report, if not the agent's own defaults (demo and tests).
     pub agent_poll: Option<Duration>,
+    /// Where the API server finds the logs of rented Pods: the Node's kubelet. `None`: nowhere.
+    pub kubelet: Option<SocketAddr>,
 }
 
 impl Settings {
@@ -74,6 +77,7 @@ impl Settings {
             agent_image: None,
             cluster_gpu_price: Money::ZERO,
             agent_poll: None,
+            kubelet: None,
         }
     }
 }

@@ -1,8 +1,11 @@
-//! A RentedMachine and an offer for unit tests.
+//! A RentedMachine, an offer and a store for unit tests.
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tradewind_api::RentedMachine;
-use tradewind_core::{Capacity, Money, Offer, Trust};
+use tradewind_checkpoints::{MemoryPlace, MemoryStore};
+use tradewind_core::{Capacity, ManualClock, Money, Offer, Trust};
 
 /// One of this uid and status, rented on the account `p`.
 pub fn machine(uid: &str, status: &Value) -> RentedMachine {
@@ -44,4 +47,11 @@ pub fn offer(id: &str) -> Offer {
         cuda_milli: 0,
         max_duration_s: None,
     }
+}
+
+/// An empty place in a store in memory.
+pub fn store() -> MemoryPlace {
+    let server = MemoryStore::new(Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH, 1)));
+    server.create_bucket("bucket");
+    server.at(&"s3://bucket/p/".parse().expect("a location"))
 }

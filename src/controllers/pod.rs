@@ -5,6 +5,15 @@ use k8s_openapi::api::core::v1::Pod;
 use tradewind_api::names;
 use tradewind_api::rented_machine::Claim;
 
+/// What the id of a rented Pod's container begins with; the uid of its RentedMachine follows.
+pub const CONTAINER_ID: &str = "tradewind://";
+
+/// Uid of the RentedMachine that the Pod was last shown to run on.
+pub fn machine_uid(pod: &Pod) -> Option<&str> {
+    let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    container.container_id.as_deref()?.strip_prefix(CONTAINER_ID)
+}
+
 /// The claim to a Pod.
 pub fn claim(pod: &Pod) -> Claim {
     Claim {

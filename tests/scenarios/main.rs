@@ -23,6 +23,7 @@ mod home;
 mod hostile;
 mod hosts;
 mod limits;
+mod logs;
 mod lost;
 mod many;
 mod neighbours;

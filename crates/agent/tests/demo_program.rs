@@ -277,7 +277,7 @@ async fn a_program_cut_down_at_any_step_ends_with_the_same_weights_on_another_ma
 
 impl Operator {
     async fn data_of_log(&self, machine: &Machine) -> String {
-        let bytes = self.mailbox.store().get(&format!("machines/{}/logs/0", machine.uid), 1 << 20).await.unwrap();
-        String::from_utf8(LogSegment::decode(&bytes.unwrap()).unwrap().text).unwrap()
+        let bytes = self.mailbox.store().get(&format!("logs/{}/0", machine.uid), 1 << 20).await.unwrap();
+        String::from_utf8(LogSegment::decode(&bytes.unwrap()).unwrap().text()).unwrap()
     }
 }

@@ -28,7 +28,7 @@ pub use gated::Gated;
 pub use gc::{Collected, Keep};
 pub use location::{Location, LocationError};
 pub use log::{BadEntry, Log, StoredCheckpoint};
-pub use mailbox::{LogTail, Mailbox, MailboxError, ReportRead};
+pub use mailbox::{KeptLogs, LogTail, Mailbox, MailboxError, ReportRead, SegmentRead};
 pub use memory::{MemoryPlace, MemoryStore, RedeemError};
 pub use probe::{ProbeFailure, probe};
 pub use retention::{Retention, retain};

@@ -1,8 +1,9 @@
 //! Where operator and agents meet: typed access to the operator's own bucket.
 //!
 //! Below `machines/<uid>/`: `control.json` (the operator overwrites), `report.json` (the agent overwrites through a ticket),
-//! `sealed/<boot>-<attempt>.json` (the start document, written once), `tickets/<attempt>-<first slot>.json` (written once), `logs/<slot>`
-//! (a ring). `agent/<sha256>` is the agent's binary, `market/<install>.json` what an operator has learned of markets and hosts.
+//! `sealed/<boot>-<attempt>.json` (the start document, written once), `tickets/<attempt>-<first slot>.json` (written once).
+//! `logs/<uid>/<slot>` is the ring of the machine's output, which outlives the machine: `kept/<install>/<uid>` says so, until it is
+//! removed. `agent/<sha256>` is the agent's binary, `market/<install>.json` what an operator has learned of markets and hosts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +97,31 @@ pub struct LogTail {
     pub segments: Vec<LogSegment>,
     /// The number to ask for next.
     pub next: u64,
+}
+
+/// Answer to a look at one slot of a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentRead {
+    /// Nothing was ever written there, or nothing that is a segment.
+    Absent,
+    /// It is the segment that the caller has seen.
+    Unchanged,
+    /// A segment.
+    Changed {
+        /// The segment.
+        segment: LogSegment,
+        /// For the next look.
+        etag: Option<String>,
+    },
+}
+
+/// Output that has outlived its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptLogs {
+    /// Uid of the machine.
+    pub machine: String,
+    /// Since when the machine is gone.
+    pub since: jiff::Timestamp,
 }
 
 /// The agent's binary in the mailbox.
@@ -266,6 +292,52 @@ impl Mailbox {
         Ok(tail)
     }
 
+    /// Reads one slot of a machine's ring of logs if it is another segment than the one with this etag, or that has grown.
+    pub async fn read_log_slot(
+        &self,
+        machine: &str,
+        slot: u32,
+        etag: Option<&str>,
+    ) -> Result<SegmentRead, MailboxError> {
+        let key = log_key(machine, slot.into());
+        let fetched = match self.store.get_if_changed(&key, etag, LogSegment::MAX_BYTES as u64).await {
+            Err(StoreError::TooLarge { .. }) => return Ok(SegmentRead::Absent),
+            fetched => fetched?,
+        };
+        Ok(match fetched {
+            Fetched::Absent => SegmentRead::Absent,
+            Fetched::Unchanged => SegmentRead::Unchanged,
+            Fetched::Changed { bytes, etag } => {
+                LogSegment::decode(&bytes).map_or(SegmentRead::Absent, |segment| SegmentRead::Changed { segment, etag })
+            }
+        })
+    }
+
+    /// Notes that a machine's output stays although the machine goes, until [`Mailbox::remove_logs`]. Safe to repeat.
+    pub async fn keep_logs(&self, install: &InstallId, machine: &str) -> Result<(), StoreError> {
+        self.store.put(&format!("{}{machine}", kept_prefix(install)), Bytes::new()).await
+    }
+
+    /// Output of machines of this install that are gone.
+    pub async fn kept_logs(&self, install: &InstallId) -> Result<Vec<KeptLogs>, StoreError> {
+        let prefix = kept_prefix(install);
+        let objects = self.store.list(&prefix, MAX_MACHINES).await?;
+        let kept = objects.into_iter().filter_map(|object| {
+            let machine = object.key.strip_prefix(&prefix)?.to_owned();
+            Some(KeptLogs { machine, since: object.last_modified })
+        });
+        Ok(kept.collect())
+    }
+
+    /// Removes a machine's output and the note of it. Safe to repeat.
+    pub async fn remove_logs(&self, install: &InstallId, machine: &str) -> Result<(), StoreError> {
+        for object in self.store.list(&format!("logs/{machine}/"), MAX_OBJECTS).await? {
+            self.store.delete(&object.key).await?;
+        }
+        // Last, so that a removal that broke off is done again.
+        self.store.delete(&format!("{}{machine}", kept_prefix(install))).await
+    }
+
     /// What the operators of this install have learned of markets and hosts, as last written; at most `max_bytes`.
     pub async fn read_market(&self, install: &InstallId, max_bytes: u64) -> Result<Option<Bytes>, StoreError> {
         self.store.get(&market_key(install), max_bytes).await
@@ -276,7 +348,7 @@ impl Mailbox {
         self.store.put(&market_key(install), Bytes::from(bytes)).await
     }
 
-    /// Deletes every object of a machine. Safe to repeat; a machine that still writes leaves new ones.
+    /// Deletes every object of a machine but its output ([`Mailbox::keep_logs`]). Safe to repeat; a machine that still writes leaves new ones.
     pub async fn forget(&self, machine: &str) -> Result<(), StoreError> {
         let objects = self.store.list(&machine_prefix(machine), MAX_OBJECTS).await?;
         for object in objects {
@@ -312,7 +384,11 @@ fn slots_key(machine: &str, attempt: u32, first: u64) -> String {
 }
 
 fn log_key(machine: &str, slot: u64) -> String {
-    format!("machines/{machine}/logs/{slot}")
+    format!("logs/{machine}/{slot}")
+}
+
+fn kept_prefix(install: &InstallId) -> String {
+    format!("kept/{install}/")
 }
 
 fn market_key(install: &InstallId) -> String {

@@ -62,7 +62,7 @@ impl Logs {
             // The newest segment grows until it is full.
             let from = told.segments.keys().next_back().copied().unwrap_or(0);
             if let Ok(tail) = mailbox.read_log_segments(&uid, from, written, RING).await {
-                told.segments.extend(tail.segments.into_iter().map(|segment| (segment.number, segment.text)));
+                told.segments.extend(tail.segments.into_iter().map(|segment| (segment.number, segment.text())));
             }
         }
     }

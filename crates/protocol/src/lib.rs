@@ -19,7 +19,7 @@ pub use check::{MAX_ATTEMPT, clean_text};
 pub use control::{CheckpointSettings, Control, Desired, RestoreCandidate, SelfEnd, SlotBatch, Start};
 pub use document::Document;
 pub use expand::expand;
-pub use log::LogSegment;
+pub use log::{LogRecord, LogSegment, Said};
 pub use manifest::{Chunk, EntryKind, LogEntry, Manifest, ManifestFile, Writer};
 pub use report::{AgentPhase, CheckpointOffer, Exit, HostFacts, Progress, Report, RestoreOutcome};
 pub use ticket::Ticket;

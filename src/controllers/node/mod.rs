@@ -75,6 +75,7 @@ impl Nodes {
         }
         self.make_ready(&node).await?;
         self.tell_findings(&node).await?;
+        self.say_where(&node).await?;
         self.renew_lease(&node).await?;
         for pod in ctx.caches.pods.all() {
             if pod::node(&pod) == key.name {
@@ -154,6 +155,29 @@ impl Nodes {
             return Ok(());
         }
         let patch = StatusPatch { strategy: Strategy::Strategic, status: json!({"conditions": conditions}) };
+        let written = self.ctx.cluster.amend_status::<Node>(&Key::of(node), &patch, &Guard::same(node)).await?;
+        self.ctx.caches.nodes.own(&written);
+        Ok(())
+    }
+
+    /// Where `kubectl logs` finds us: exactly one address, for the API server takes the first of the first kind it prefers and tries no other.
+    /// Whoever leads names its own.
+    async fn say_where(&self, node: &Node) -> Result<(), Failure> {
+        let wanted = self.ctx.settings.kubelet;
+        let address = node.status.as_ref().and_then(|s| s.addresses.as_ref()).and_then(|a| a.first());
+        let port = node.status.as_ref().and_then(|s| s.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref());
+        let told = (address.map(|a| a.address.clone()), port.map(|p| p.port));
+        if told == (wanted.map(|w| w.ip().to_string()), wanted.map(|w| i32::from(w.port()))) {
+            return Ok(());
+        }
+        let status = match wanted {
+            Some(at) => json!({
+                "addresses": [{"type": "InternalIP", "address": at.ip().to_string()}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": at.port()}},
+            }),
+            None => json!({"addresses": null, "daemonEndpoints": {"kubeletEndpoint": null}}),
+        };
+        let patch = StatusPatch { strategy: Strategy::Merge, status };
         let written = self.ctx.cluster.amend_status::<Node>(&Key::of(node), &patch, &Guard::same(node)).await?;
         self.ctx.caches.nodes.own(&written);
         Ok(())

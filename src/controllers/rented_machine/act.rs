@@ -490,7 +490,9 @@ impl Acting<'_> {
         self.tidy_finished_run().await;
         if let Some(mailbox) = &self.ctx.mailbox {
             // What stays behind costs next to nothing; the object must not hang on it.
-            if let Err(error) = mailbox.forget(&self.observed.uid).await {
+            let uid = &self.observed.uid;
+            let kept = mailbox.keep_logs(&self.ctx.settings.install, uid).await;
+            if let Err(error) = kept.and(mailbox.forget(uid).await) {
                 tracing::warn!(%error, reason = "MailboxUnavailable", "Leaving a finished machine's mailbox behind");
             }
         }
@@ -541,7 +543,8 @@ pub async fn project_pod(ctx: &Context, machine: &RentedMachine) -> Result<(), F
     if pod.metadata.deletion_timestamp.is_some() && !drains {
         return free_pod(ctx, machine).await;
     }
-    let Some(patch) = project::patch(&machine.spec, &status, &pod, ctx.clock.now()) else {
+    let uid = machine.metadata.uid.as_deref().unwrap_or_default();
+    let Some(patch) = project::patch(uid, &machine.spec, &status, &pod, ctx.clock.now()) else {
         return free_finished_pod(ctx, &pod).await;
     };
     let patch = StatusPatch { strategy: Strategy::Strategic, status: patch };

@@ -11,7 +11,15 @@ use tradewind_api::{Reason, RentedMachineStatus};
 use crate::controllers::pod;
 
 /// The status patch (strategic merge) that brings the Pod in line; `None` if it is in line.
-pub fn patch(spec: &RentedMachineSpec, status: &RentedMachineStatus, pod: &Pod, now: jiff::Timestamp) -> Option<Value> {
+///
+/// The machine's uid becomes the container's id: by it the Pod's output is found when the machine is long gone.
+pub fn patch(
+    uid: &str,
+    spec: &RentedMachineSpec,
+    status: &RentedMachineStatus,
+    pod: &Pod,
+    now: jiff::Timestamp,
+) -> Option<Value> {
     let want = wanted(spec, status);
     let have = pod.status.as_ref();
     let phase = pod::phase(pod);
@@ -27,6 +35,7 @@ pub fn patch(spec: &RentedMachineSpec, status: &RentedMachineStatus, pod: &Pod, 
     let message = have.and_then(|s| s.message.as_deref()).unwrap_or("");
     let in_line = phase == want.phase
         && message == want.message
+        && pod::machine_uid(pod) == Some(uid)
         && condition("Ready") == Some((want.ready, want.reason))
         && condition("PodScheduled").is_some_and(|(s, _)| s == "True");
     if in_line {
@@ -47,6 +56,7 @@ pub fn patch(spec: &RentedMachineSpec, status: &RentedMachineStatus, pod: &Pod, 
             "name": spec.workload.container,
             "image": spec.workload.image,
             "imageID": "",
+            "containerID": format!("{}{uid}", pod::CONTAINER_ID),
             "ready": want.ready == "True",
             "restartCount": 0,
             "state": want.state(status, now),

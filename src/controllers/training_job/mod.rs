@@ -56,6 +56,8 @@ struct JobMemory {
     storage_fine: bool,
     /// When the status was last written (monotonic).
     status_written: Option<Duration>,
+    /// Since when a status that is only on its way waits to be written (monotonic).
+    held_since: Option<Duration>,
     /// Since when the end waits to be written down (monotonic).
     end_since: Option<Duration>,
     /// The last Pod of this attempt could not be made: until when it is not tried again (monotonic), and why.
@@ -100,12 +102,16 @@ impl TrainingJobs {
         if was_open && status.phase.is_terminal() && status.attempt.is_some() {
             self.write_end(&observed, &status, memory).await?;
         }
-        let job = self.write_status(job, status, &step, memory).await?;
+        let (job, held) = self.write_status(job, status, &step, memory).await?;
         if was_open {
             self.tell_end(&job).await;
         }
         let acted = act::carry_out(ctx, &observed, &job, &step, memory).await?;
-        Ok(if acted { Wake::After(Duration::ZERO, "the next step") } else { wake })
+        Ok(match (acted, held) {
+            (true, _) => Wake::After(Duration::ZERO, "the next step"),
+            (false, Some(held)) => wake.sooner(Wake::After(held, "the status is written")),
+            (false, None) => wake,
+        })
     }
 
     /// How the run ended, at its place: first there, then in the status, so that whoever finds the job gone finds the end.
@@ -145,19 +151,27 @@ impl TrainingJobs {
         self.ctx.tell(&reference(TrainingJob::KIND, job), severity, reason, "Finish", note).await;
     }
 
-    /// Writes the status if it says something new; progress and cost wait for their turn.
+    /// Writes the status if it says something new; progress and cost wait for their turn. Gives back the time until what is on its way is
+    /// written, if it waits.
     async fn write_status(
         &self,
         job: Arc<TrainingJob>,
         status: TrainingJobStatus,
         step: &Step,
         memory: &mut JobMemory,
-    ) -> Result<Arc<TrainingJob>, Failure> {
+    ) -> Result<(Arc<TrainingJob>, Option<Duration>), Failure> {
         let old = job.status.clone().unwrap_or_default();
         if old == status {
-            return Ok(job);
+            return Ok((job, None));
         }
         let now = self.ctx.clock.monotonic();
+        if *step == Step::Rest && is_on_its_way(&old, &status) {
+            let patience = ON_ITS_WAY.min(self.ctx.settings.status_interval);
+            let waited = now.saturating_sub(*memory.held_since.get_or_insert(now));
+            if waited < patience {
+                return Ok((job, Some(patience.saturating_sub(waited))));
+            }
+        }
         let since = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));
         let patience = if *step != Step::Rest || essential(&old) != essential(&status) {
             Duration::ZERO
@@ -167,19 +181,39 @@ impl TrainingJobs {
             self.ctx.settings.status_interval * super::rented_machine::COST_ALONE
         };
         if since < patience {
-            return Ok(job);
+            return Ok((job, None));
         }
         let mut next = (*job).clone();
         next.status = Some(status);
         let written = self.ctx.cluster.write_status(next).await?;
         memory.status_written = Some(now);
+        memory.held_since = None;
         self.ctx.caches.jobs.own(&written);
         // Machines wait for their settlement.
         for machine in self.ctx.caches.rented.of_job(job.metadata.uid.as_deref().unwrap_or_default()) {
             self.ctx.ask(super::rented_machine::NAME, Key::of_meta(&machine.metadata));
         }
-        Ok(written)
+        Ok((written, None))
     }
+}
+
+/// How long a job that gets its nodes, or whose last reports are read after a good end, may say less than is known: a moment later it runs
+/// or is complete, and nobody has missed what was between.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// Whether the same attempt only goes from waiting for the scheduler to starting in the cluster, or from running to its good end.
+fn is_on_its_way(old: &TrainingJobStatus, new: &TrainingJobStatus) -> bool {
+    let passing = |status: &TrainingJobStatus| {
+        matches!(status.phase, JobPhase::Waiting | JobPhase::Starting | JobPhase::Resuming)
+    };
+    let placed = conditions::condition(&new.conditions, conditions::PLACED);
+    let in_cluster =
+        placed.is_some_and(|c| [Reason::WaitingForCluster, Reason::InCluster].iter().any(|r| r.as_str() == c.reason));
+    let same =
+        (old.attempt, &old.run_id, old.observed_generation) == (new.attempt, &new.run_id, new.observed_generation);
+    let finished =
+        |status: &TrainingJobStatus| status.ending.as_ref().is_some_and(|e| e.reason == Reason::Finished.as_str());
+    same && ((in_cluster && passing(old) && passing(new)) || (old.ending.is_none() && finished(new)))
 }
 
 /// A status without cost that still grows.

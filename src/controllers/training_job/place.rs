@@ -76,17 +76,17 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
     if let (Some(since), None) = (refused, r.status.unschedulable_since.as_ref()) {
         r.status.unschedulable_since = Some(Time(since));
     }
+    if let Some(gate) = pod::gate(pod) {
+        let message = format!("the scheduling gate {gate} holds its Pod; whoever set it decides when it may run");
+        r.waiting(Reason::Gated, &message);
+        return Some(r.clone().rest(Wake::OnChange));
+    }
     if let Err(obstacle) = &valid.rental {
         r.waiting(Reason::WaitingForCluster, &format!("stays in the cluster: {}", obstacle.message));
         return Some(r.clone().rest(Wake::OnChange));
     }
     if valid.in_cluster == InCluster::Only {
         r.waiting(Reason::WaitingForCluster, "placement.inCluster is Only; waits for room in the cluster");
-        return Some(r.clone().rest(Wake::OnChange));
-    }
-    if let Some(gate) = pod::gate(pod) {
-        let message = format!("the scheduling gate {gate} holds its Pod; whoever set it decides when it may run");
-        r.waiting(Reason::Gated, &message);
         return Some(r.clone().rest(Wake::OnChange));
     }
     if refused.is_none() {

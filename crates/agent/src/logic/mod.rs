@@ -28,6 +28,8 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use tradewind_protocol::{
     AgentPhase, Control, Exit, HostFacts, Manifest, Report, RestoreOutcome, SlotBatch, Start, Ticket, VERSION,
 };
@@ -275,8 +277,8 @@ impl Logic {
             }
             Input::Restored { seq, result } => self.restore_done(seq, result),
             Input::Output(bytes) => {
-                let ring = self.mailbox.control().map_or(0, |control| control.logs.len());
-                self.output.push(&bytes, &self.boot.settings, ring);
+                let (of, ring) = self.log_place();
+                self.output.push(of, &bytes, &self.boot.settings, ring);
                 self.alive_at = self.now.monotonic;
             }
             Input::Progress(progress) => {
@@ -430,6 +432,12 @@ impl Logic {
             .flatten()
             .any(|since| self.now.monotonic.saturating_sub(since) < settings.fast_for);
         if fast { settings.poll_fast.min(settings.poll) } else { settings.poll }
+    }
+
+    /// Whose output it is that comes now, and how many segments the ring has.
+    fn log_place(&self) -> ((u32, Timestamp), usize) {
+        let ring = self.mailbox.control().map_or(0, |control| control.logs.len());
+        ((self.attempt().unwrap_or(0), self.now.wall), ring)
     }
 
     fn log_wake(&self) -> Option<Duration> {

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tradewind_protocol::{LogSegment, Progress, Ticket};
+use jiff::Timestamp;
+use tradewind_protocol::{LogRecord, LogSegment, Progress, Said, Ticket};
 
 use super::Action;
 use super::settings::{Settings, backoff};
@@ -17,7 +18,12 @@ const TAIL_CHARS: usize = 2_000;
 #[derive(Debug)]
 struct Segment {
     number: u64,
+    attempt: u32,
+    begins: Timestamp,
+    /// The object: head and records.
     bytes: Vec<u8>,
+    /// Bytes of the program's own in it.
+    text: usize,
     /// Bytes that are in the store.
     stored: usize,
 }
@@ -63,24 +69,45 @@ impl Output {
         self.progress = None;
     }
 
-    /// Takes in output.
-    pub fn push(&mut self, bytes: &[u8], settings: &Settings, ring: usize) {
+    /// Takes in output of an attempt's program.
+    pub fn push(&mut self, (attempt, at): (u32, Timestamp), bytes: &[u8], settings: &Settings, ring: usize) {
         self.tail.extend(bytes);
         let surplus = self.tail.len().saturating_sub(TAIL_CHARS * 4);
         self.tail.drain(..surplus);
         self.read_progress(bytes);
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             for piece in part.chunks(settings.log_segment_bytes.max(1)) {
-                self.append(piece, settings, ring);
+                let said = match piece.strip_suffix(b"\n") {
+                    Some(line) => Said::Line(line.to_vec()),
+                    None => Said::Part(piece.to_vec()),
+                };
+                self.append((attempt, at), &said, piece.len(), settings, ring);
             }
         }
     }
 
-    fn append(&mut self, piece: &[u8], settings: &Settings, ring: usize) {
-        let full =
-            self.segments.back().is_none_or(|segment| segment.bytes.len() + piece.len() > settings.log_segment_bytes);
+    /// The attempt's program has ended: readers need not wait for more of it.
+    pub fn end(&mut self, (attempt, at): (u32, Timestamp), code: i32, settings: &Settings, ring: usize) {
+        self.append((attempt, at), &Said::End(code), 0, settings, ring);
+    }
+
+    fn append(
+        &mut self,
+        (attempt, at): (u32, Timestamp),
+        said: &Said,
+        length: usize,
+        settings: &Settings,
+        ring: usize,
+    ) {
+        let full = self.segments.back().is_none_or(|segment| {
+            segment.attempt != attempt
+                || segment.text + length > settings.log_segment_bytes
+                // A program that prints mostly empty lines: the records weigh more than what they hold.
+                || segment.bytes.len() + length + LogRecord::OVERHEAD > LogSegment::MAX_BYTES
+        });
         if full {
-            self.segments.push_back(Segment { number: self.next, bytes: Vec::new(), stored: 0 });
+            let bytes = LogSegment::head(self.next, attempt, at);
+            self.segments.push_back(Segment { number: self.next, attempt, begins: at, bytes, text: 0, stored: 0 });
             self.next += 1;
             // What the ring would overwrite anyway need not be kept; two rings' worth are never held.
             while self.segments.len() > ring.max(2) {
@@ -88,7 +115,8 @@ impl Output {
             }
         }
         if let Some(segment) = self.segments.back_mut() {
-            segment.bytes.extend_from_slice(piece);
+            LogRecord::encode(said, at, segment.begins, &mut segment.bytes);
+            segment.text += length;
         }
     }
 
@@ -144,7 +172,7 @@ impl Output {
         out.push(Action::WriteLog {
             segment: segment.number,
             ticket: tickets[slot].clone(),
-            body: LogSegment { number: segment.number, text: segment.bytes.clone() }.encode(),
+            body: segment.bytes.clone(),
         });
     }
 

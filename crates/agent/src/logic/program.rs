@@ -304,6 +304,8 @@ impl Logic {
             ProgramEnd::Signal(signal) => 128 + signal,
         };
         let (at, log_tail) = (self.now.wall, self.output.tail());
+        let (of, ring) = self.log_place();
+        self.output.end(of, code, &self.boot.settings, ring);
         self.exit = Some(Exit { code, told_to_stop, at, log_tail, oom_killed });
         self.stage = Stage::Finishing { scanned: false, headway: (0, 0), since: self.now.monotonic };
         // A program that was cut down in the middle of a save leaves half of it behind.

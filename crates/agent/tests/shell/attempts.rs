@@ -66,9 +66,14 @@ fn a_failed_program_is_begun_again_in_place_from_its_checkpoint() {
     let exit = report.exit.unwrap();
     assert_eq!((report.attempt, exit.code, report.slots_used), (Some(2), 0, 1));
     assert_eq!(exit.log_tail, "second *** and *** from 10: weights 10\nstep 20/20\n");
-    let log = LogSegment::decode(&world.store.get("mail/logs/0").unwrap()).unwrap();
-    let text = String::from_utf8(log.text).unwrap();
-    assert!(text.starts_with("first ***\n") && text.contains("second ***"), "the ring goes on: {text}");
+    let log = |slot: u32| LogSegment::decode(&world.store.get(&format!("mail/logs/{slot}")).unwrap()).unwrap();
+    let (first, second) = (log(0), log(1));
+    assert_eq!(
+        (first.attempt, second.attempt),
+        (Some(1), Some(2)),
+        "the ring goes on, each attempt in segments of its own"
+    );
+    assert!(first.text().starts_with(b"first ***\n") && second.text().starts_with(b"second ***"));
     assert!(!world.read("stdout").contains("s3cr3t"));
 }
 

@@ -64,7 +64,7 @@ fn a_job_runs_saves_commits_and_ends() {
     assert_eq!((progress.step, progress.total, progress.loss.as_deref()), (20, Some(20), Some("0.20")));
     assert_eq!(report.log_segments, 1);
     let log = LogSegment::decode(&world.store.get("mail/logs/0").unwrap()).unwrap();
-    let text = String::from_utf8(log.text).unwrap();
+    let text = String::from_utf8(log.text()).unwrap();
     assert!(text.contains("hello *** 6 injected run run-1 attempt 1 every 30\n"), "{text}");
     assert!(text.contains("hidden: no no no\n"), "{text}");
     let whole = |printed: &String| printed.contains("step 20/20 loss 0.20") && printed.contains("tradewind: Exited");
@@ -327,11 +327,11 @@ fn log_segments_fill_and_go_round_the_ring() {
         .map(|slot| LogSegment::decode(&world.store.get(&format!("mail/logs/{slot}")).unwrap()).unwrap())
         .collect();
     let newest = segments.iter().find(|segment| segment.number == last).unwrap();
-    assert!(newest.text.ends_with(b"line 19999 of a program that talks a great deal\n"));
+    assert!(newest.text().ends_with(b"line 19999 of a program that talks a great deal\n"));
     let mut numbers: Vec<u64> = segments.iter().map(|segment| segment.number).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (last - 3..=last).collect::<Vec<_>>());
-    let complete = |segment: &LogSegment| segment.text.starts_with(b"line ") && segment.text.ends_with(b"deal\n");
+    let complete = |segment: &LogSegment| segment.text().starts_with(b"line ") && segment.text().ends_with(b"deal\n");
     assert!(segments.iter().all(complete), "segments are cut between lines");
 }
 

@@ -9,10 +9,12 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use tradewind_checkpoints::store::Answer;
 use tradewind_checkpoints::{
-    Fetched, Mailbox, MailboxError, ObjectInfo, ProbeFailure, PutOutcome, ReportRead, Store, StoreError, probe,
+    Fetched, Mailbox, MailboxError, ObjectInfo, ProbeFailure, PutOutcome, ReportRead, SegmentRead, Store, StoreError,
+    probe,
 };
+use tradewind_core::InstallId;
 use tradewind_protocol::manifest::data_prefix;
-use tradewind_protocol::{AgentPhase, Control, Desired, LogSegment, Report, SlotBatch, Start, Ticket, VERSION};
+use tradewind_protocol::{AgentPhase, Control, Desired, Report, SlotBatch, Start, Ticket, VERSION};
 
 use crate::stage::{BUCKET, Stage, now};
 
@@ -149,9 +151,9 @@ fn the_ring_of_logs_is_read_as_far_as_it_goes() {
     let mailbox = mailbox(&stage);
     let tickets = now(mailbox.log_tickets(MACHINE, 3, HOUR)).unwrap();
     let write = |number: u64| {
-        let text = format!("line {number}\n").into_bytes();
+        let object = format!("tradewind-log2 {number} 1 5\nF0 line {number}\n");
         let slot = usize::try_from(number % 3).unwrap();
-        stage.server.redeem_put(&tickets[slot].url, Bytes::from(LogSegment { number, text }.encode()), false).unwrap();
+        stage.server.redeem_put(&tickets[slot].url, Bytes::from(object), false).unwrap();
     };
     (0..5).for_each(write);
     let numbers = |from, written| {
@@ -164,6 +166,31 @@ fn the_ring_of_logs_is_read_as_far_as_it_goes() {
     write(5);
     assert_eq!(numbers(0, 5), (vec![3, 4], 5), "segment 2 was overwritten after the report");
     assert_eq!(numbers(0, u64::MAX).0, Vec::<u64>::new(), "a machine that lies costs three reads");
+    let SegmentRead::Changed { segment, etag } = now(mailbox.read_log_slot(MACHINE, 2, None)).unwrap() else {
+        panic!("a segment");
+    };
+    assert_eq!((segment.number, segment.text()), (5, b"line 5\n".to_vec()));
+    assert_eq!(now(mailbox.read_log_slot(MACHINE, 2, etag.as_deref())).unwrap(), SegmentRead::Unchanged);
+    assert_eq!(now(mailbox.read_log_slot(MACHINE, 7, None)).unwrap(), SegmentRead::Absent);
+}
+
+#[test]
+fn output_outlives_its_machine_until_it_is_removed() {
+    let stage = Stage::default();
+    let mailbox = mailbox(&stage);
+    let (ours, theirs) = (InstallId::derive("a", "r"), InstallId::derive("b", "r"));
+    let tickets = now(mailbox.log_tickets(MACHINE, 3, HOUR)).unwrap();
+    stage.server.redeem_put(&tickets[0].url, Bytes::from_static(b"tradewind-log2 0 1 5\nF0 x\n"), false).unwrap();
+    now(mailbox.keep_logs(&ours, MACHINE)).unwrap();
+    now(mailbox.forget(MACHINE)).unwrap();
+    assert!(now(mailbox.list_machines()).unwrap().is_empty(), "output is no machine");
+    assert!(matches!(now(mailbox.read_log_slot(MACHINE, 0, None)).unwrap(), SegmentRead::Changed { .. }));
+    let kept = |install| now(mailbox.kept_logs(install)).unwrap().into_iter().map(|k| k.machine).collect::<Vec<_>>();
+    assert_eq!((kept(&ours), kept(&theirs)), (vec![MACHINE.to_owned()], vec![]), "each install has its own");
+    now(mailbox.remove_logs(&ours, MACHINE)).unwrap();
+    now(mailbox.remove_logs(&ours, MACHINE)).unwrap();
+    assert!(kept(&ours).is_empty());
+    assert_eq!(now(mailbox.read_log_slot(MACHINE, 0, None)).unwrap(), SegmentRead::Absent);
 }
 
 #[test]

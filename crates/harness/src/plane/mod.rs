@@ -92,6 +92,9 @@ impl Plane {
         let mut controller_arguments = vec![
             format!("--service-account-private-key-file={}", pki.file("sa.key").display()),
             format!("--root-ca-file={}", pki.file("ca.crt").display()),
+            // Signs requests for certificates, as it does in real clusters.
+            format!("--cluster-signing-cert-file={}", pki.file("ca.crt").display()),
+            format!("--cluster-signing-key-file={}", pki.file("ca.key").display()),
             "--use-service-account-credentials=true".into(),
             "--leader-elect=false".into(),
             "--secure-port=0".into(),
@@ -156,6 +159,12 @@ impl Plane {
     /// kubectl as its administrator.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
+    }
+
+    /// Directory with the authority of all certificates (`ca.crt`, `ca.key`) and with what the API server shows to kubelets
+    /// (`kubelet-client.crt`, `kubelet-client.key`).
+    pub fn pki(&self) -> PathBuf {
+        self.directory.join("pki")
     }
 
     /// The API server's process, to be frozen or looked at.

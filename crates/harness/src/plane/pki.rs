@@ -33,6 +33,7 @@ impl Pki {
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let pki = pki(ca.self_signed(&ca_key).map_err(failed)?.pem());
         pki.write("ca.crt", &pki.authority)?;
+        pki.write("ca.key", &ca_key.serialize_pem())?;
 
         let issuer = Issuer::new(ca, ca_key);
         let hosts =
@@ -53,7 +54,7 @@ impl Pki {
         Ok(pki)
     }
 
-    /// A file by name: `ca.crt`, `apiserver.crt`, `apiserver.key`, `kubelet-client.crt`, `kubelet-client.key`, `sa.key`,
+    /// A file by name: `ca.crt`, `ca.key`, `apiserver.crt`, `apiserver.key`, `kubelet-client.crt`, `kubelet-client.key`, `sa.key`,
     /// `sa.pub`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)

@@ -97,11 +97,15 @@ impl Operator {
     }
 }
 
-/// Serves probes and metrics at a port of its own.
+/// Serves probes and metrics, and the logs of rented Pods, at ports of its own.
 fn listening(launch: Launch) -> Result<(Launch, String)> {
     let listen = format!("127.0.0.1:{}", free_port()?);
     let url = format!("http://{listen}");
-    Ok((launch.env("TRADEWIND_METRICS_LISTEN", listen), url))
+    let launch = launch
+        .env("TRADEWIND_METRICS_LISTEN", listen)
+        .env("TRADEWIND_KUBELET_LISTEN", format!("127.0.0.1:{}", free_port()?))
+        .env("TRADEWIND_KUBELET_ADDRESS", "127.0.0.1");
+    Ok((launch, url))
 }
 
 /// Where the operator finds each account: the simulator itself, or the proxy in front of it.

@@ -393,7 +393,7 @@ fn log_segments_grow_close_and_are_written_again_after_a_failure() {
     assert!(writes(&mut rig).is_empty());
     rig.pass(seconds(5));
     let again = writes(&mut rig);
-    assert_eq!((again[0].0, again[0].2), (0, first[0].2 + 4));
+    assert_eq!((again[0].0, again[0].2), (0, first[0].2 + b"F0 two\n".len()));
     rig.give(Input::LogWritten { segment: 0, stored: true });
     assert_eq!(rig.logic.report().log_segments, 1);
     // Three segments at once: the first of them is written at once, and the ring goes round.
