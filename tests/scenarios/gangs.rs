@@ -38,7 +38,7 @@ fn four_workers_run_to_their_end() {
             ensure!(log.contains(&format!("rank {rank} of 4: starting")) && log.contains("finished"), "{rank}: {log}");
         }
         finished_right(world, &job).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -72,7 +72,7 @@ fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
         let second = done.status.as_ref().and_then(|s| s.placement.as_ref()).and_then(|p| p.why.clone());
         ensure!(second.as_ref().is_some_and(|why| !why.contains(&dead)), "attempt 1 {second:?}");
         ensure!(record(&done, 1)?.from_step >= Some(10), "{:?}", record(&done, 1)?);
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -96,7 +96,7 @@ fn one_that_fails_restarts_all_and_counts_once() {
             ensure!(log.contains("finished"), "{rank}: {log}");
         }
         world.all_gone().await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -116,7 +116,7 @@ fn one_that_hangs_restarts_all() {
         hung.iter().for_each(|process| process.freeze(true));
         let done = went_on(world, &job, "ProgramStalled", (0, 0, 1)).await?;
         ensure!(record(&done, 0)?.message.contains("no sign of life"), "{:?}", record(&done, 0)?);
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -145,7 +145,7 @@ fn a_pod_of_higher_priority_takes_a_node_and_the_job_goes_on_after_it() {
         let ran = world.stack.kubectl().get_json(["pod", "urgent", "-n", &namespace]).await?;
         ensure!(ran["status"]["phase"] == "Succeeded", "{}", ran["status"]);
         world.stack.kubectl().run(["delete", "priorityclass", "urgent"]).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -163,7 +163,7 @@ fn a_drained_node_costs_nothing_of_the_work() {
         let done = saved_and_went_on(world, &job, "Disrupted", (1, 0, 0)).await?;
         ensure!(record(&done, 0)?.message.contains("kubectl drain"), "{:?}", record(&done, 0)?);
         golden(world, "gang-drained", &job).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -181,7 +181,7 @@ fn suspended_it_holds_no_node_and_goes_on() {
         ensure!(running.is_empty(), "{running:?}");
         patch(world, &job, json!({ "suspend": false })).await?;
         saved_and_went_on(world, &job, "Suspended", (0, 0, 0)).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -195,7 +195,7 @@ fn one_deleted_pod_is_a_new_attempt_of_all() {
         job.phase(world, JobPhase::Running, PATIENCE).await?;
         world.stack.kubectl().run(["delete", "pod", "run-0-2", "-n", &namespace, "--timeout=60s"]).await?;
         saved_and_went_on(world, &job, "PodDeleted", (0, 0, 0)).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -220,7 +220,7 @@ fn parts_of_the_same_step_are_one_checkpoint_and_come_back_to_their_workers() {
             let log = cluster.log(&job, &format!("run-1-{rank}"));
             ensure!(log.contains(&format!("rank {rank} of 4: resumed from step")), "{rank}: {log}");
         }
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -241,6 +241,6 @@ fn parts_of_different_steps_are_refused_and_it_is_said_why() {
         job.phase(world, JobPhase::Suspended, PATIENCE).await?;
         told(world, &job, "CheckpointCommitted", &["of all 4 workers counts"]).await?;
         job.delete(world).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }

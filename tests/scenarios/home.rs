@@ -56,7 +56,7 @@ fn rented_while_the_cluster_is_full_and_back_once_there_is_room() {
         ensure!(second.place == "cluster" && second.from_step >= Some(5), "{second:?}");
         ensure!(counts(&done) == (1, 0, 0) && world.machines().await?.len() == 1, "{:?}", done.status);
         finished_right(world, &job).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -82,7 +82,7 @@ fn rented_once_its_node_is_drained_and_nothing_else_has_room() {
         finished_right(world, &job).await?;
         let events = job.events(world).await?;
         ensure!(events.iter().any(|(reason, _)| reason == "Rented"), "{events:#?}");
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 

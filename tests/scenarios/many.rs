@@ -61,7 +61,7 @@ fn many_more_jobs_than_room_all_finish_the_oldest_first() {
         ensure!(late <= room + 10, "a job was overtaken by {late} younger ones that there was no room for beside it");
         ensure!(wasted <= i64::try_from(jobs)? / 2, "{wasted} attempts for nothing");
         world.stack.kubectl().run(["delete", "tj", "--all", "-n", &namespace, "--timeout=100s"]).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -161,7 +161,7 @@ fn of_two_jobs_that_each_hold_half_of_the_cluster_the_younger_gives_back() {
         ensure!(done.iter().all(|job| counts(job) == (0, 0, 0)), "{done:#?}");
         ensure!(attempts(&done[0]) == Some(0), "the older one keeps what it has: attempt {:?}", attempts(&done[0]));
         ensure!(attempts(&done[1]) == Some(1), "the younger one gave back once: attempt {:?}", attempts(&done[1]));
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -180,7 +180,7 @@ fn two_unlike_jobs_that_each_hold_half_of_the_cluster_do_not_wait_for_ever() {
         ensure!(done.iter().all(|job| counts(job) == (0, 0, 0)), "{done:#?}");
         let gave_back = done.iter().filter_map(attempts).sum::<i64>();
         ensure!((1..=6).contains(&gave_back), "given back {gave_back} times");
-        cluster.end().await
+        cluster.end(world).await
     });
 }
 
@@ -201,6 +201,6 @@ fn who_waits_for_an_older_job_is_told_so() {
         golden(world, "gang-turn", &younger).await?;
         older.delete(world).await?;
         younger.delete(world).await?;
-        cluster.end().await
+        cluster.end(world).await
     });
 }

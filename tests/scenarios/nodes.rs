@@ -52,8 +52,18 @@ impl Cluster {
         self.nodes.iter().map(|node| node.log(&job.namespace, pod, "train")).collect()
     }
 
-    /// Removes all of them.
-    pub async fn end(self) -> Result<()> {
+    /// Removes all of them, once nothing runs on them any more: what is left of a Pod whose node is gone stays for a minute.
+    pub async fn end(self, world: &World) -> Result<()> {
+        let look = || async {
+            let pods = world.stack.kubectl().get_json(["pods", "-A"]).await.map_err(|e| e.to_string())?;
+            let ours = |name: &str| self.nodes.iter().any(|node| node.name() == name);
+            let over = |pod: &Value| pod["status"]["phase"] == "Succeeded" || pod["status"]["phase"] == "Failed";
+            let all = pods["items"].as_array().into_iter().flatten();
+            let left = all.filter(|pod| ours(pod["spec"]["nodeName"].as_str().unwrap_or_default()) && !over(pod));
+            let names: Vec<_> = left.map(|pod| pod["metadata"]["name"].to_string()).collect();
+            if names.is_empty() { Ok(()) } else { Err(names.join(", ")) }
+        };
+        world.stack.eventually("the end of all Pods on the nodes", PATIENCE, look).await?;
         for node in self.nodes {
             node.delete().await?;
         }
