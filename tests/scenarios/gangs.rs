@@ -72,6 +72,8 @@ fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
         let second = done.status.as_ref().and_then(|s| s.placement.as_ref()).and_then(|p| p.why.clone());
         ensure!(second.as_ref().is_some_and(|why| !why.contains(&dead)), "attempt 1 {second:?}");
         ensure!(record(&done, 1)?.from_step >= Some(10), "{:?}", record(&done, 1)?);
+        // What was left on it goes once it is back.
+        node.revive().await?;
         cluster.end(world).await
     });
 }
