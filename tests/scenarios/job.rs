@@ -139,15 +139,53 @@ impl Job {
         Ok(world.stack.events_about(&self.namespace, &self.name).await?)
     }
 
-    /// What an undisturbed run saves last: the same program, run here.
+    /// What an undisturbed run saves last: the same program in as many workers, run here without a pause.
     pub fn undisturbed(&self) -> Result<Vec<u8>> {
         let scratch = tempfile::tempdir()?;
-        let program = tradewind_harness::project_root().join("tests/scenarios/images/train/bin/train");
+        let container = &self.manifest["spec"]["template"]["spec"]["containers"][0];
+        let name = container["command"][0].as_str().unwrap_or_default();
+        let program = tradewind_harness::project_root().join(format!("tests/scenarios/images/{name}/bin/{name}"));
         let arguments = [self.steps.to_string(), self.every.to_string(), "0".into()];
-        let output = std::process::Command::new(program).args(arguments).current_dir(scratch.path()).output()?;
-        anyhow::ensure!(output.status.success(), "{output:?}");
-        Ok(std::fs::read(scratch.path().join(format!("ckpt/step-{:06}.txt", self.steps)))?)
+        let workers = self.manifest["spec"]["workers"].as_u64().unwrap_or(1);
+        let port = free_port()?;
+        let start = |rank: u64| {
+            let directory = scratch.path().join(rank.to_string());
+            std::fs::create_dir(&directory)?;
+            let mut command = std::process::Command::new(&program);
+            command.args(&arguments).current_dir(directory).stdout(std::process::Stdio::null());
+            command.envs(gang_environment(rank, workers, port));
+            for variable in container["env"].as_array().into_iter().flatten() {
+                let text = |field: &str| variable[field].as_str().unwrap_or_default().to_owned();
+                command.env(text("name"), text("value"));
+            }
+            command.spawn()
+        };
+        let running = (0..workers).map(start).collect::<std::io::Result<Vec<_>>>()?;
+        for mut worker in running {
+            let status = worker.wait()?;
+            anyhow::ensure!(status.success(), "{status}");
+        }
+        let last = |rank: u64| scratch.path().join(format!("{rank}/ckpt/step-{:06}.txt", self.steps));
+        let parts = (0..workers).map(last).filter(|path| path.exists()).map(std::fs::read);
+        Ok(parts.collect::<std::io::Result<Vec<_>>>()?.concat())
     }
+}
+
+/// What workers are told of each other, on this machine.
+fn gang_environment(rank: u64, workers: u64, port: u16) -> Vec<(&'static str, String)> {
+    let mut environment = vec![
+        ("MASTER_ADDR", "127.0.0.1".to_owned()),
+        ("MASTER_PORT", port.to_string()),
+        ("NODE_IPS", vec!["127.0.0.1"; usize::try_from(workers).unwrap_or(1)].join("\n")),
+    ];
+    environment.extend(["RANK", "NODE_RANK", "PET_NODE_RANK", "JAX_PROCESS_ID"].map(|name| (name, rank.to_string())));
+    let sizes = ["WORLD_SIZE", "NUM_NODES", "PET_NNODES", "JAX_NUM_PROCESSES"];
+    environment.extend(sizes.map(|name| (name, workers.to_string())));
+    environment
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// A JSON merge patch (RFC 7396).

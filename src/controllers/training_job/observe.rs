@@ -14,7 +14,7 @@ use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
-use super::status::settles;
+use super::status::{is_in_cluster, settles};
 use super::template::{self, AgentPod, Goes, Seat};
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
@@ -109,7 +109,9 @@ fn is_about_to_begin(o: &Observed, attempt: i64) -> bool {
         o.job.status.as_ref().is_some_and(|s| !s.phase.is_terminal() && s.ending.is_none() && s.restarts_on.is_none());
     let machine = o.machines.iter().any(|m| m.spec.attempt == attempt);
     let in_cluster = o.valid.needs_agent && o.valid.in_cluster != InCluster::Never;
-    open && in_cluster && !machine && o.turn == Turn::Go && !o.pods.iter().any(|pod| pod::is_of(pod, attempt))
+    // Then its number is its own, and its Pods are lost.
+    let began = o.job.status.as_ref().is_some_and(is_in_cluster);
+    open && in_cluster && !began && !machine && o.turn == Turn::Go && !o.pods.iter().any(|pod| pod::is_of(pod, attempt))
 }
 
 /// Where a job with several workers stands among the others, and what it may do.

@@ -30,6 +30,12 @@ pub struct Report {
     workers: i64,
 }
 
+/// All workers of the present attempt have, or had, a node of the cluster.
+pub fn is_in_cluster(status: &TrainingJobStatus) -> bool {
+    let placed = condition(&status.conditions, PLACED);
+    placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
+}
+
 impl Report {
     /// Starts from the status that the job has.
     pub fn new(o: &Observed) -> Self {
@@ -67,8 +73,7 @@ impl Report {
 
     /// All workers of the present attempt have, or had, a node of the cluster.
     pub fn is_in_cluster(&self) -> bool {
-        let placed = condition(&self.status.conditions, PLACED);
-        placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
+        is_in_cluster(&self.status)
     }
 
     /// The spec can be carried out.
