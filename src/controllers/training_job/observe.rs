@@ -14,7 +14,7 @@ use super::decide::{Admission, Observed, machine_of, wants_plan};
 use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
-use super::status::settles;
+use super::status::{is_in_cluster, settles};
 use super::template::{self, AgentPod, Goes, Seat};
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
@@ -68,6 +68,9 @@ pub(super) async fn observe(
         agent_image: ctx.settings.agent_image.clone(),
     };
     let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    if attempt.is_some_and(|attempt| may_lag(&observed, attempt)) {
+        observed.pods = pods_now(ctx, job).await?;
+    }
     if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
         let view = |rank| ctx.workers.get(&worker::id(uid, attempt, rank));
         observed.views = (0..observed.valid.workers).map(view).collect();
@@ -184,6 +187,11 @@ async fn as_stored(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Resul
         if machines.iter().any(|m| Some(m.spec.attempt) == attempt) {
             return Err(Failure::benign("WatchLags", "a machine of this attempt is there; the watch lags"));
         }
+        // The same for its Pods in the cluster.
+        let pods = pods_now(ctx, &o.job).await?;
+        if pods.iter().any(|pod| attempt.is_some_and(|attempt| pod::is_of(pod, attempt))) {
+            return Err(Failure::benign("WatchLags", "a Pod of this attempt is there; the watch lags"));
+        }
     }
     let run_id = o.job.status.as_ref().and_then(|s| s.run_id.as_deref()).unwrap_or_default();
     let end = identity::ended(catalogue.store(), run_id).await;
@@ -206,6 +214,23 @@ async fn machines(ctx: &Context, job: &TrainingJob) -> Result<Vec<Arc<RentedMach
         return Ok(known);
     }
     Ok(ctx.cluster.read_all::<RentedMachine>(None, &Selector::label(names::JOB_UID, uid)).await?)
+}
+
+/// The job's Pods as they are.
+async fn pods_now(ctx: &Context, job: &TrainingJob) -> Result<Vec<Arc<Pod>>, Failure> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let namespace = job.metadata.namespace.as_deref();
+    Ok(ctx.cluster.read_all::<Pod>(namespace, &Selector::label(names::JOB_UID, uid)).await?)
+}
+
+/// Whether the watch shows no Pod of a worker that had one as the job's status says: it may lag behind the status, which another operator
+/// has written, and a worker that runs would be taken for a lost one.
+fn may_lag(o: &Observed, attempt: i64) -> bool {
+    let Some(status) = o.job.status.as_ref() else { return false };
+    let ends = status.ending.as_ref().is_some_and(|ending| ending.attempt == attempt);
+    let there = o.pods.iter().filter(|pod| pod::is_of(pod, attempt)).count();
+    let all = usize::try_from(o.valid.workers).unwrap_or(1);
+    !status.phase.is_terminal() && (ends || is_in_cluster(status)) && there < all
 }
 
 /// The first Secret or key that the program's environment names and that cannot be had: a machine would wait for it, and cost.

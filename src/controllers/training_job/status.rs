@@ -67,8 +67,7 @@ impl Report {
 
     /// All workers of the present attempt have, or had, a node of the cluster.
     pub fn is_in_cluster(&self) -> bool {
-        let placed = condition(&self.status.conditions, PLACED);
-        placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
+        is_in_cluster(&self.status)
     }
 
     /// The spec can be carried out.
@@ -378,4 +377,10 @@ pub fn cents(amount: Money) -> String {
         return format!("{}.{:02}", rounded / 100, rounded % 100);
     }
     amount.to_string()
+}
+
+/// Whether the attempt is placed in the cluster: all its workers have, or had, nodes there.
+pub fn is_in_cluster(status: &TrainingJobStatus) -> bool {
+    let placed = condition(&status.conditions, PLACED);
+    placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
 }

@@ -160,6 +160,8 @@ impl WorkerAgents {
             let new = || WorkerMemory::new(id(&memory.uid, *attempt, *rank), *pod);
             let worker = memory.workers.entry(at).or_insert_with(new);
             if worker.pod == PodState::Over && *pod != PodState::Over {
+                // The watch lagged: what was taken for its last report is not.
+                self.ctx.workers.forget(&worker.id);
                 *worker = new();
             } else if std::mem::discriminant(&worker.pod) != std::mem::discriminant(pod) {
                 worker.due = Some(std::time::Duration::ZERO);

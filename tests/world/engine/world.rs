@@ -117,6 +117,7 @@ impl World {
             checker.jobs = vec![super::checker::Watched::default(); plan.jobs.len()];
             checker.recipes = plan.jobs.iter().map(|r| (r.salt, r.steps)).collect();
             checker.parts = (0..plan.jobs.len()).filter(|n| plan.jobs[*n].all_ranks).collect();
+            checker.workers = plan.jobs.iter().map(|r| usize::try_from(r.workers).unwrap_or(1)).collect();
             checker.awaited = if let Mood::Cell(cell) = options.mood { Some(cell.at) } else { None };
             checker.per_hour = plan.per_hour.parse().expect("an amount");
         }

@@ -166,6 +166,7 @@ impl Checker {
         let twice = !self.jobs[n].began.insert((attempt, rank));
         self.ensure(!twice, || format!("{name}: the program of attempt {attempt} was started twice"));
         let safe = self.jobs[n].offered.range(..attempt).map(|(_, step)| *step).max().unwrap_or(0);
+        let safe = safe.max(self.offered_together(n, attempt));
         let excused = self.losses_excused || !alive;
         let other = self.jobs[n].starts.iter().find(|(known, _)| *known == attempt).map(|(_, step)| *step);
         self.ensure(other.is_none_or(|other| other == step) || excused, || {

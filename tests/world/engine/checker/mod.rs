@@ -59,8 +59,8 @@ pub struct Watched {
     pub starts: Vec<(u32, u64)>,
     /// Workers whose programs started: attempt and rank.
     pub began: BTreeSet<(u32, u32)>,
-    /// Ranks that offered a step, by attempt and step.
-    pub parts: BTreeMap<(u32, u64), BTreeSet<u32>>,
+    /// What each worker offered last, by attempt and rank, where all save together.
+    pub parts: BTreeMap<u32, BTreeMap<u32, u64>>,
     /// Highest step that a machine offered while it was there, by attempt.
     pub offered: BTreeMap<u32, u64>,
 }
@@ -78,6 +78,8 @@ pub struct Checker {
     pub recipes: Vec<(u64, u64)>,
     /// Jobs of which each worker saves its part.
     pub parts: BTreeSet<usize>,
+    /// Workers of each job.
+    pub workers: Vec<usize>,
     /// Dollars an hour that may be spent.
     pub per_hour: Money,
     /// Work may be lost to more than preemptions in this world: a checkpoint was damaged, or a store was away.

@@ -14,9 +14,9 @@ impl Checker {
     /// A worker's report with an offer is in the mailbox, while its Pod is there. `writers`: so many must offer a step before it counts.
     pub fn worker_offered(&mut self, n: usize, attempt: u32, rank: u32, step: u64, writers: u32) {
         let job = &mut self.jobs[n];
-        let parts = job.parts.entry((attempt, step)).or_default();
-        parts.insert(rank);
-        if parts.len() < usize::try_from(writers).unwrap_or(1) {
+        if writers > 1 {
+            // A report holds one offer: while no operator reads, a newer one takes the place of what all have saved.
+            job.parts.entry(attempt).or_default().insert(rank, step);
             return;
         }
         let fenced = job.starts.iter().any(|(newer, _)| *newer > attempt);
@@ -25,6 +25,16 @@ impl Checker {
             *best = step;
             self.offers += 1;
         }
+    }
+
+    /// The highest step that all workers of an attempt before this one have offered last.
+    pub(super) fn offered_together(&self, n: usize, before: u32) -> u64 {
+        let (job, workers) = (&self.jobs[n], self.workers.get(n).copied().unwrap_or(1));
+        let of = |parts: &std::collections::BTreeMap<u32, u64>| {
+            let step = parts.values().next().copied()?;
+            (parts.len() == workers && parts.values().all(|other| *other == step)).then_some(step)
+        };
+        job.parts.range(..before).filter_map(|(_, parts)| of(parts)).max().unwrap_or(0)
     }
 
     /// No Pod of a job that is over is unfinished, no worker runs, and in a world without mishaps no folder of one is left.
