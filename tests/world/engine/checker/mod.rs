@@ -237,8 +237,8 @@ impl Checker {
     /// The end of a cell happens now.
     pub fn end_happens(&mut self, cell: Cell) {
         self.job_end = cell.job_end();
-        // In these two phases the run-up itself has asked the machine to stop.
-        let stopping = matches!(cell.at, At::Job(JobPhase::Checkpointing | JobPhase::Suspending));
+        // In these phases the run-up itself has asked the machine to stop, or its program has failed for good.
+        let stopping = matches!(cell.at, At::Job(JobPhase::Checkpointing | JobPhase::Suspending | JobPhase::Failed));
         if cell.fate() == Fate::GoesOn && !stopping {
             let bought = |r: &Rental| {
                 let status = r.object.status.as_ref();
