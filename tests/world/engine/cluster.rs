@@ -13,9 +13,9 @@ use tradewind_cluster::memory::{at_once, controllers};
 use tradewind_cluster::{Cluster, Key, Memory, Propagation, Removal, Typed};
 use tradewind_core::Clock;
 
-use super::operator::settings;
 use super::machines::Fleet;
 use super::nodes::{Nodes, add_node};
+use super::operator::settings;
 use super::plan::Plan;
 use super::ports::{ACCOUNT, BUCKET};
 use super::wire::Common;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tradewind_agent::logic::{
-    Action, Boot, ChunkOutcome, Fetched, InCluster, Input, Logic, Now, Piece, ProgramEnd, ProgramSignal, Restore, SaveId,
-    SeenSave, Settings, StagedFile, StagedPiece,
+    Action, Boot, ChunkOutcome, Fetched, InCluster, Input, Logic, Now, Piece, ProgramEnd, ProgramSignal, Restore,
+    SaveId, SeenSave, Settings, StagedFile, StagedPiece,
 };
 use tradewind_checkpoints::{Fetched as Stored, PutOutcome};
 use tradewind_core::{Clock, ExposeSecret};

@@ -89,6 +89,7 @@ pub enum Story {
     SecretDeleted,
     /// The program fails once and begins again on the same machine.
     Fails,
+    // From here on the jobs run in the cluster.
     /// Runs in the cluster, is drained away, goes on on a machine.
     Drained,
     /// Rented, outbid, goes on in the cluster.
@@ -430,7 +431,9 @@ impl Plan {
         let moment = chance.millis(24_000, 34_000);
         let happens = |what| vec![(moment, what)];
         plan.happenings = match at {
-            At::Job(JobPhase::Checkpointing) | At::Machine(MachinePhase::Draining) => happens(Happening::PodDeleted),
+            At::Job(JobPhase::Checkpointing)
+            | At::InCluster(JobPhase::Checkpointing)
+            | At::Machine(MachinePhase::Draining) => happens(Happening::PodDeleted),
             At::Job(JobPhase::Suspending | JobPhase::Suspended) => happens(Happening::Suspended),
             At::Job(JobPhase::Resuming) | At::Machine(MachinePhase::Terminating | MachinePhase::Gone) => {
                 happens(Happening::Outbid)
@@ -446,6 +449,9 @@ impl Plan {
         // The last save takes its time, so that something can happen before it is home.
         plan.jobs[0].save_time = chance.millis(400, 4_000);
         plan.in_cluster = if chance.one_in(3) { "Prefer" } else { "Never" };
+        if matches!(at, At::InCluster(_)) {
+            (plan.in_cluster, plan.room_at) = ("Prefer", Some(Duration::ZERO));
+        }
         plan.watch_lag = chance.millis(20, 1_500);
         // A phase is reached long before; the end moves this to after its own troubles.
         plan.calm_at = Duration::from_mins(15);
@@ -551,14 +557,9 @@ impl Plan {
             all_ranks: story == Story::GangSaves,
         };
         let two = matches!(story, Story::TwoJobs | Story::TwoGangs);
-        use Story::{Drained, Gang, GangSaves, Room, TwoGangs, WorkerDeleted};
-        let clustered = matches!(story, Drained | Room | WorkerDeleted | Gang | GangSaves | TwoGangs);
+        let clustered = story >= Story::Drained;
         Self {
-            jobs: if two {
-                vec![Recipe { salt: 8, ..recipe.clone() }, recipe]
-            } else {
-                vec![recipe]
-            },
+            jobs: if two { vec![Recipe { salt: 8, ..recipe.clone() }, recipe] } else { vec![recipe] },
             in_cluster: if story == Story::PodLost || clustered { "Prefer" } else { "Never" },
             slots: if story == Story::TwoGangs { vec![2, 1] } else { vec![1, 1] },
             room_at: clustered.then(|| if story == Story::Room { at(50) } else { Duration::ZERO }),

@@ -1,5 +1,6 @@
 //! Workers in Pods of the cluster: the same agent and the same programs as on machines, under a kubelet.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -82,8 +83,7 @@ impl Fleet {
         self.workers += 1;
         let machine = FIRST + self.workers;
         common.note(|| format!("machine {machine} is worker {} of {}", seat.rank, seat.key));
-        let pod =
-            InCluster { program: vec!["python".to_owned()], address: Some(address), warnings: Vec::new() };
+        let pod = InCluster { program: vec!["python".to_owned()], address: Some(address), warnings: Vec::new() };
         self.came.insert((seat.job, seat.attempt, seat.rank));
         self.boot(common, machine, &url, 0, Some((pod, seat)));
         address.to_string()
@@ -168,7 +168,7 @@ impl Fleet {
     }
 
     /// A worker's program starts: everybody must be there, and nobody of another attempt may run.
-    pub(super) fn worker_begins(&self, common: &Common, at: usize, env: &std::collections::BTreeMap<String, String>) {
+    pub(super) fn worker_begins(&self, common: &Common, at: usize, env: &BTreeMap<String, String>) {
         let Some(seat) = &self.boots[at].seat else { return };
         let count = self.recipes[seat.job].workers;
         if count > 1 {

@@ -359,7 +359,12 @@ impl World {
         if writes > writes_before {
             checker.fail(format!("{} writes although nothing changes any more", writes - writes_before));
         }
-        checker.at_the_end(&self.common, &self.plan.jobs, &working, matches!(self.mood, Mood::Story(_)) && self.untouched);
+        checker.at_the_end(
+            &self.common,
+            &self.plan.jobs,
+            &working,
+            matches!(self.mood, Mood::Story(_)) && self.untouched,
+        );
     }
 
     /// Moves the clock to the next thing that is due.

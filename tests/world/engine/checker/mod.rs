@@ -155,7 +155,9 @@ impl Checker {
             known.uid = job.metadata.uid.clone().unwrap_or_default();
             known.object = Some(job.clone());
             known.deleted |= change.gone || job.metadata.deletion_timestamp.is_some();
-            self.sees(At::Job(job.status.as_ref().map_or(JobPhase::Pending, |s| s.phase)));
+            let phase = job.status.as_ref().map_or(JobPhase::Pending, |s| s.phase);
+            self.sees(At::Job(phase));
+            self.sees(At::InCluster(phase));
         }
     }
 

@@ -1,5 +1,7 @@
 //! Workers in the cluster: what they offer counts, and nothing of them stays behind.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 use tradewind::controllers::worker;
 use tradewind_api::names;
@@ -30,7 +32,7 @@ impl Checker {
     /// The highest step that all workers of an attempt before this one have offered last.
     pub(super) fn offered_together(&self, n: usize, before: u32) -> u64 {
         let (job, workers) = (&self.jobs[n], self.workers.get(n).copied().unwrap_or(1));
-        let of = |parts: &std::collections::BTreeMap<u32, u64>| {
+        let of = |parts: &BTreeMap<u32, u64>| {
             let step = parts.values().next().copied()?;
             (parts.len() == workers && parts.values().all(|other| *other == step)).then_some(step)
         };
