@@ -27,13 +27,24 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
         conditions.retain(|c| matches!(c.type_.as_str(), "DisruptionTarget" | "PodScheduled"));
         conditions.shrink_to_fit();
     }
-    // Only how the program ended is looked at.
+    // Only how containers ended, and why they wait, is looked at.
     let first = status.container_statuses.take().into_iter().flatten().next();
-    let terminated = first.and_then(|first| first.state).filter(|state| state.terminated.is_some());
-    status.container_statuses =
-        terminated.map(|state| vec![ContainerStatus { state: Some(state), ..ContainerStatus::default() }]);
-    (status.init_container_statuses, status.ephemeral_container_statuses) = (None, None);
+    status.container_statuses = first.and_then(state_alone).map(|state| vec![state]);
+    let init = status.init_container_statuses.take().into_iter().flatten();
+    let init: Vec<ContainerStatus> = init.filter(|s| !ended_well(s)).filter_map(state_alone).collect();
+    status.init_container_statuses = Some(init).filter(|init| !init.is_empty());
+    status.ephemeral_container_statuses = None;
     (status.pod_ip, status.pod_ips, status.host_ip, status.host_ips) = (None, None, None, None);
+}
+
+/// Why a container waits or how it ended; `None` while it runs.
+fn state_alone(status: ContainerStatus) -> Option<ContainerStatus> {
+    let state = status.state.filter(|state| state.terminated.is_some() || state.waiting.is_some())?;
+    Some(ContainerStatus { name: status.name, state: Some(state), ..ContainerStatus::default() })
+}
+
+fn ended_well(status: &ContainerStatus) -> bool {
+    status.state.as_ref().and_then(|state| state.terminated.as_ref()).is_some_and(|ended| ended.exit_code == 0)
 }
 
 /// The claim to a Pod.
@@ -125,6 +136,13 @@ pub fn is_out_of_memory(pod: &Pod) -> bool {
 /// A label of a Pod.
 pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
     pod.metadata.labels.as_ref()?.get(name)
+}
+
+/// Exit code of an init container that failed.
+pub fn init_exit_code(pod: &Pod) -> Option<i64> {
+    let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    let codes = statuses.iter().filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code));
+    codes.map(i64::from).find(|code| *code != 0)
 }
 
 /// Exit code of the program in a Pod, once it has ended.

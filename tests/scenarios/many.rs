@@ -74,7 +74,8 @@ fn latecomers(done: &[TrainingJob]) -> Result<usize> {
         let end = conditions.iter().find(|c| c.type_ == "Complete").context("Complete")?.last_transition_time.0;
         ends.push((born, end));
     }
-    let overtaken = |(born, end): &(jiff::Timestamp, jiff::Timestamp)| ends.iter().filter(|o| o.0 > *born && o.1 < *end).count();
+    let overtaken =
+        |(born, end): &(jiff::Timestamp, jiff::Timestamp)| ends.iter().filter(|o| o.0 > *born && o.1 < *end).count();
     Ok(ends.iter().map(overtaken).max().unwrap_or(0))
 }
 

@@ -29,6 +29,7 @@ fn matrix(cells: &BTreeMap<usize, char>) -> String {
     let name = |at: &At| match at {
         At::Job(phase) => format!("job {phase:?}"),
         At::Machine(phase) => format!("machine {phase:?}"),
+        At::InCluster(phase) => format!("cluster {phase:?}"),
     };
     let mut lines: Vec<String> =
         columns.iter().enumerate().map(|(n, at)| format!("{:18}{}| {}", "", "  ".repeat(n), name(at))).collect();

@@ -79,6 +79,20 @@ fn all_hold(failures: &[String], worlds: usize) {
 }
 
 #[test]
+fn rough_clusters_keep_the_promises() {
+    if let Some(seed) = knob("WORLD_SEED") {
+        return told_world(Options::new(seed, Mood::Cluster));
+    }
+    let from = knob("WORLD_FROM").unwrap_or(0);
+    let runs = knob("WORLD_RUNS").unwrap_or(60);
+    let watch = stopwatch();
+    let worlds: Vec<Options> = (from..from + runs).map(|seed| Options::new(seed, Mood::Cluster)).collect();
+    let failures = sweep::run_all(&worlds);
+    println!("{} rough worlds in the cluster in {:.1} s", worlds.len(), watch.elapsed().as_secs_f64());
+    all_hold(&failures, worlds.len());
+}
+
+#[test]
 fn a_seed_repeats() {
     let options = Options::new(3, Mood::Rough);
     let (a, b) = (run(&options), run(&options));

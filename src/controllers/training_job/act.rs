@@ -157,6 +157,17 @@ async fn created(
         }
         // Either it is ours and the watch lags, or an older one of this name is still going.
         Err(NotMade::Refused(ClusterError::AlreadyExists)) => {
+            let key = Key::namespaced(job.metadata.namespace.as_deref().unwrap_or_default(), template::name(job, seat));
+            let there = ctx.cluster.find::<Pod>(&key).await?;
+            let owner = there.as_ref().map(|pod| crate::controllers::pod::label(pod, names::JOB_UID).cloned());
+            if owner.is_some_and(|owner| owner != job.metadata.uid) {
+                let note = format!(
+                    "Pod {} is there already and is not this job's: rename the job or delete that Pod",
+                    key.name
+                );
+                memory.pod_refused = Some((ctx.clock.monotonic() + POD_AGAIN, Reason::PodRefused, note));
+                return Ok(());
+            }
             Err(Failure::benign("PodExists", "a Pod of this name is still there; it is tried again"))
         }
         Err(NotMade::Refused(error @ ClusterError::Refused { .. })) => {

@@ -56,6 +56,13 @@ pub struct Crew<'a> {
     pub workers: Vec<Worker<'a>>,
 }
 
+impl Worker<'_> {
+    /// Its Pod runs, and the mailbox has not been asked about it since this process began.
+    fn is_unheard(&self) -> bool {
+        self.state == State::Starting && self.view.is_none_or(|view| !view.looked)
+    }
+}
+
 impl<'a> Crew<'a> {
     /// The workers of this attempt.
     pub fn of(o: &'a Observed, attempt: i64) -> Self {
@@ -89,6 +96,11 @@ impl<'a> Crew<'a> {
         self.pods().any(|pod| !pod::node(pod).is_empty())
     }
 
+    /// Whether nothing is left to run.
+    pub fn is_over(&self) -> bool {
+        self.cause().is_some() || self.workers.iter().all(|w| w.state == State::Done)
+    }
+
     /// Why the attempt is over, if it is: a disruption explains the failures that follow from it.
     fn cause(&self) -> Option<Cause> {
         let causes = || self.workers.iter().filter_map(|w| if let State::Over(c) = &w.state { Some(c) } else { None });
@@ -116,6 +128,10 @@ fn state(pod: &Pod, view: Option<&WorkerView>, with_agent: bool) -> State {
         _ if node.is_empty() => pod::gate(pod).map_or(State::Pending, |gate| State::Gated(gate.to_owned())),
         phase => {
             let agent = view.and_then(|v| v.agent.as_ref());
+            if view.is_some_and(|v| v.fenced) {
+                let message = format!("Pod {name} on node {node}: a later attempt of the run has begun");
+                return State::Over(Cause::new(Reason::AgentFailed, message));
+            }
             if let Some(agent) = agent.filter(|a| a.restarted || a.failed) {
                 let why = agent.warnings.last().cloned().unwrap_or_else(|| "its agent cannot go on".to_owned());
                 return State::Over(Cause::new(Reason::AgentFailed, format!("Pod {name} on node {node}: {why}")));
@@ -131,13 +147,17 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let node = pod::node(pod);
     let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
-    let Some(code) = pod::exit_code(pod) else {
-        // Nothing of it ran: the kubelet refused it, or its first container could not be started.
+    let init = pod::init_exit_code(pod).map(|code| (code, "an init container"));
+    let Some((code, what)) = pod::exit_code(pod).map(|code| (code, "the program")).or(init) else {
+        // Nothing of it ran: the kubelet refused it.
         let status = pod.status.as_ref();
         let reason = status.and_then(|s| s.reason.clone()).unwrap_or_else(|| "no reason given".to_owned());
         let message = status.and_then(|s| s.message.clone()).unwrap_or_default();
-        return Cause::new(Reason::Disrupted, format!("Pod {name} did not run on node {node}: {reason} {message}"));
+        return Cause::new(Reason::NotStartable, format!("Pod {name} did not run on node {node}: {reason} {message}"));
     };
+    if exit.is_none() && view.and_then(|v| v.agent.as_ref()).is_some_and(|agent| agent.failed) {
+        return Cause::new(Reason::AgentFailed, format!("the agent in Pod {name} on node {node} could not go on"));
+    }
     if exit.is_some_and(|exit| exit.told_to_stop) {
         return Cause::new(Reason::Disrupted, format!("Pod {name} was told to stop by node {node}"));
     }
@@ -147,11 +167,7 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
         (Reason::ProgramFailed, format!("ended with exit code {code}"))
     };
     let log = exit.map(|exit| exit.log_tail.clone()).unwrap_or_default();
-    Cause {
-        exit_code: Some(code),
-        log,
-        ..Cause::new(reason, format!("the program in Pod {name} {how} on node {node}"))
-    }
+    Cause { exit_code: Some(code), log, ..Cause::new(reason, format!("{what} in Pod {name} {how} on node {node}")) }
 }
 
 /// The attempt is in the cluster, or on its way there.
@@ -173,6 +189,10 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
     if crew.count(nodeless) > 0 {
         return gang::gather(o, r, attempt, &crew);
     }
+    if o.valid.needs_agent && r.is_in_cluster() && crew.workers.iter().any(Worker::is_unheard) {
+        // This process has not read yet what runs for long: nothing is new.
+        return r.rest(Wake::OnChange);
+    }
     r.status.placement = Some(placement(o, &crew));
     if let Some(cause) = stalled(o, &crew) {
         return ending::begin(o, r, &crew, attempt, cause);
@@ -181,11 +201,10 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
         return ending::begin(o, r, &crew, attempt, cause);
     }
     follow(&mut r, &crew);
-    let begun = crew.workers.iter().filter_map(|w| w.pod.and_then(|pod| pod::started(pod))).max();
-    match begun.filter(|_| o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0) {
-        Some(begun) => start_deadline(o, r, attempt, &crew, begun),
-        None => r.rest(Wake::OnChange),
+    if o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0 {
+        return start_deadline(o, r, attempt, &crew);
     }
+    r.rest(Wake::OnChange)
 }
 
 /// A worker that had a node has no Pod any more: all had one once the status says so.
@@ -200,7 +219,14 @@ fn stalled(o: &Observed, crew: &Crew<'_>) -> Option<Cause> {
         let agent = w.view?.agent.as_ref()?;
         (w.state == State::Running && agent.phase == "Running").then_some(agent.quiet_s)
     };
-    let least = crew.workers.iter().map(quiet).collect::<Option<Vec<_>>>()?.into_iter().min()?;
+    let least = crew
+        .workers
+        .iter()
+        .filter(|w| w.state != State::Done)
+        .map(quiet)
+        .collect::<Option<Vec<_>>>()?
+        .into_iter()
+        .min()?;
     if least < o.valid.stall_timeout.as_secs() {
         return None;
     }
@@ -209,28 +235,35 @@ fn stalled(o: &Observed, crew: &Crew<'_>) -> Option<Cause> {
     Some(Cause::new(Reason::ProgramStalled, message))
 }
 
-/// Workers that went on from different checkpoints would spoil the run without a word: one of them met a bad part.
+/// Workers that went on from different checkpoints would spoil the run without a word: one of them met a bad part. The next attempt is not
+/// offered what one of them has refused.
 fn torn(crew: &Crew<'_>) -> Option<Cause> {
     let runs = crew.workers.iter().filter(|w| w.state == State::Running);
     let steps: Vec<Option<i64>> = runs.filter_map(|w| Some(w.view?.agent.as_ref()?.restored_step)).collect();
     let (first, other) = (steps.first()?, steps.iter().find(|step| **step != steps[0])?);
     let word = |step: &Option<i64>| step.map_or("zero".to_owned(), |step| format!("step {step}"));
     let message = format!("the workers went on from different checkpoints, {} and {}", word(first), word(other));
-    Some(Cause { exit_code: Some(1), ..Cause::new(Reason::CheckpointCorrupt, message) })
+    Some(Cause::new(Reason::CheckpointCorrupt, message))
 }
 
-/// The agents of some workers have not said that the program runs: not for ever.
-fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>, begun: jiff::Timestamp) -> Decision {
-    let silent = crew.workers.iter().find(|w| w.state == State::Starting && w.view.is_none_or(|v| v.agent.is_none()));
-    let Some(silent) = silent else { return r.rest(Wake::OnChange) };
+/// The agents of some workers have said nothing: not for ever. That they were looked for in vain counts, not that we could not look.
+fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>) -> Decision {
+    let is_silent = |w: &&Worker<'_>| {
+        let looked = w.view.is_some_and(|v| v.looked && v.agent.is_none() && v.trouble.is_none());
+        w.state == State::Starting && looked
+    };
+    let since = |w: &Worker<'_>| Some(pod::started(w.pod?)?.max(w.view?.heard_at.unwrap_or(jiff::Timestamp::MIN)));
+    let silent = crew.workers.iter().filter(is_silent).find_map(|w| Some((w, since(w)?)));
+    let Some((silent, begun)) = silent else { return r.rest(Wake::OnChange) };
     let due = begun.checked_add(o.start_deadline).unwrap_or(jiff::Timestamp::MAX);
     if o.now < due {
         let left = std::time::Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
         return r.rest(Wake::After(left, "the agents' first reports"));
     }
     let pod = silent.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();
-    let trouble = silent.view.and_then(|v| v.trouble.clone()).map(|t| format!(" ({t})")).unwrap_or_default();
-    let message = format!("the agent in Pod {pod} has not reported: it must reach the operator's mailbox{trouble}");
+    let minutes = o.start_deadline.as_secs().div_ceil(60);
+    let message =
+        format!("the agent in Pod {pod} has not reported for {minutes} min: it must reach the operator's mailbox");
     ending::begin(o, r, crew, attempt, Cause::new(Reason::AgentNotStarted, message))
 }
 
@@ -279,7 +312,9 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
         _ if total > 1 => format!("the program runs in {ready} of {total} workers; the others are about to start it"),
         _ => on.replacen("runs", "starts", 1),
     };
-    r.phase(JobPhase::Starting, &message);
+    let trouble = crew.workers.iter().find_map(|w| w.view.and_then(|v| v.trouble.clone()));
+    let trouble = trouble.map(|trouble| format!("; {trouble}")).unwrap_or_default();
+    r.phase(JobPhase::Starting, &format!("{message}{trouble}"));
 }
 
 /// Progress that says something new; when it was read is not news.

@@ -360,21 +360,112 @@ fn a_plain_pod_needs_no_report() {
 #[test]
 fn agents_that_never_report_are_not_waited_for_for_ever() {
     let mut play = Play::gang(2);
+    let looked = |play: &mut Play| {
+        let view = WorkerView { looked: true, heard_at: Some(play.o.now), ..WorkerView::default() };
+        play.o.views = vec![Some(view.clone()), Some(view)];
+    };
     for attempt in 0..5 {
         let begun: Timestamp = play.o.now;
         for rank in 0..2 {
             play.pod(rank, Some("gpu-0"), &json!({"phase": "Running", "startTime": begun.to_string()}));
         }
+        looked(&mut play);
         play.look();
         let over = play.after(Duration::from_mins(15));
         assert_eq!(over.status.ending.as_ref().map(|e| e.reason.as_str()), Some("AgentNotStarted"), "{attempt}");
-        play.says(0, "Booted");
-        play.o.views[0].as_mut().unwrap().agent = None;
         play.all_gone();
         play.look();
         play.o.views.clear();
+        if attempt < 4 {
+            assert_eq!(play.look().step, Step::Rest, "not at once");
+        }
     }
     assert_eq!((play.status().phase, play.reason("Failed")), (JobPhase::Failed, Reason::NotStartable.as_str()));
+}
+
+#[test]
+fn an_operator_that_has_just_started_takes_nobody_for_silent() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    for rank in 0..2 {
+        let long_ago = json!({"phase": "Running", "startTime": "2025-12-01T00:00:00Z"});
+        play.pod(rank, Some("gpu-0"), &long_ago);
+    }
+    play.o.views = vec![None, None];
+    let looked = play.look();
+    assert_eq!((looked.status.phase, looked.step), (JobPhase::Running, Step::Rest), "nothing is new");
+}
+
+#[test]
+fn what_fails_before_the_program_is_counted_too() {
+    let mut play = Play::new(&json!({"failurePolicy": {"maxRestarts": 1}}));
+    play.look();
+    let init = json!({"phase": "Failed", "initContainerStatuses": [
+        {"name": "i", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 2}}},
+    ]});
+    for restarts in [1, 1] {
+        play.o.pods.clear();
+        play.change(
+            0,
+            Some("gpu-0"),
+            &init,
+            &json!({"labels": {names::ATTEMPT: play.status().attempt.unwrap().to_string()}}),
+            &json!({}),
+        );
+        assert_eq!(play.look().status.restarts, restarts);
+    }
+    assert_eq!((play.status().phase, play.reason("Failed")), (JobPhase::Failed, "TooManyRestarts"));
+}
+
+#[test]
+fn a_pod_that_its_node_refuses_is_tried_again_after_a_pause() {
+    let mut play = Play::new(&json!({}));
+    play.look();
+    let refused = json!({"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no device"});
+    play.change(0, Some("gpu-0"), &refused, &json!({"labels": {names::ATTEMPT: "0"}}), &json!({}));
+    let again = play.look();
+    assert_eq!((again.status.attempt, again.status.preemptions, again.status.restarts), (Some(1), 0, 0));
+    assert_eq!(play.look().step, Step::Rest);
+    assert_eq!(play.after(Duration::from_secs(21)).step, Step::CreatePods { attempt: 1, ranks: vec![0] });
+}
+
+#[test]
+fn a_failure_beside_a_node_that_turns_out_to_be_lost_is_no_failure() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(0, Some("gpu-0"), &exited(1));
+    assert_eq!(play.look().step, Step::RemovePods(vec!["j-0-1".to_owned()]));
+    let going = json!({"deletionTimestamp": "2026-01-01T00:02:00Z"});
+    play.change(1, Some("gpu-1"), &disrupted("Running", "DeletionByTaintManager"), &going, &json!({}));
+    play.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
+    let next = play.after(Duration::from_mins(3));
+    assert_eq!((next.status.attempt, next.status.preemptions, next.status.restarts), (Some(1), 1, 0));
+}
+
+#[test]
+fn a_program_that_is_finished_is_not_suspended() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    for rank in 0..2 {
+        play.pod(rank, Some("gpu-1"), &exited(0));
+    }
+    let mut job = (*play.o.job).clone();
+    job.spec.suspend = true;
+    play.o.job = Arc::new(job);
+    play.look();
+    play.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
+    assert_eq!(play.look().status.phase, JobPhase::Complete);
+}
+
+#[test]
+fn last_reports_that_cannot_be_read_do_not_hold_a_job_for_ever() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(1, Some("gpu-1"), &exited(1));
+    play.look();
+    play.o.pods.clear();
+    assert_eq!(play.after(Duration::from_mins(14)).status.attempt, Some(0));
+    assert_eq!(play.after(Duration::from_mins(2)).status.attempt, Some(1));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::status::Report;
 use super::stop;
 use super::turns::Turn;
 use super::valid::{Refused, Valid};
-use super::{crew, ending};
+use super::{crew, ending, gang};
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
@@ -418,6 +418,14 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
         if machine.is_some() && !on_node {
             // A claim for a Pod that is gone: rented_machine gives it up by itself.
             r.phase(JobPhase::Waiting, "its Pod is gone; it is made again");
+        }
+        if let Some(until) = gang::resting_until(o).filter(|_| machine.is_none()) {
+            let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
+            r.resuming(&format!(
+                "the last attempt never began in the cluster; it is tried again at {}",
+                until.strftime("%H:%M:%S UTC")
+            ));
+            return r.rest(Wake::After(left + Duration::from_millis(50), "the pause is over"));
         }
         let step = if on_node { Step::RemakePod { attempt } } else { Step::CreatePods { attempt, ranks: vec![0] } };
         return r.decide(step, Wake::OnChange);

@@ -42,7 +42,8 @@ pub fn ended_machine(
     }
     let message = status.ended_message.clone().unwrap_or_default();
     remember(o, r, attempt, status, ended, &message);
-    if let Some(decision) = too_many_never_started(r, &machine.spec.workload.image, &message) {
+    let machines = format!("machines in a row never ran image {}", machine.spec.workload.image);
+    if let Some(decision) = too_many_never_started(r, &machines, &message) {
         return Some(decision);
     }
     match status.exit_code {
@@ -85,12 +86,12 @@ pub fn next_pods(r: &Report, valid: &Valid, attempt: i64) -> Decision {
 }
 
 /// Image, not hosts, is to blame: too many attempts in a row never started it. The record of the last one is written already.
-pub fn too_many_never_started(r: &mut Report, image: &str, last: &str) -> Option<Decision> {
+pub fn too_many_never_started(r: &mut Report, what: &str, last: &str) -> Option<Decision> {
     let in_a_row = r.status.history.iter().rev().take_while(|record| never_started(&record.ended)).count();
     if in_a_row < HOSTS_TRIED {
         return None;
     }
-    let message = format!("{in_a_row} machines in a row never ran image {image}; the last one: {last}");
+    let message = format!("{in_a_row} {what}; the last one: {last}");
     r.failed(Reason::NotStartable, &message);
     Some(r.clone().rest(Wake::OnChange))
 }

@@ -22,6 +22,9 @@ use crate::runtime::Wake;
 /// checkpoints out.
 const LINGERS: Duration = Duration::from_secs(15);
 
+/// So long the last reports are waited for, as those of rented machines: where the mailbox or the bucket is gone, nothing would ever be read.
+const LAST_REPORT_LIMIT: Duration = Duration::from_mins(15);
+
 /// Why an attempt ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cause {
@@ -92,7 +95,9 @@ pub fn proceed(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option
         let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
         return Some(r.clone().rest(Wake::After(left + Duration::from_millis(50), "the attempt's Pods are given up")));
     }
-    if !settled(o, &crew) {
+    let late =
+        ending.at.as_ref().is_some_and(|at| at.0.checked_add(LAST_REPORT_LIMIT).is_ok_and(|until| until < o.now));
+    if !settled(o, &crew) && !late {
         let first = crew.workers.iter().find_map(|w| w.view.and_then(|v| v.trouble.clone()));
         let trouble = first.map(|t| format!(" ({t})")).unwrap_or_default();
         r.phase(
@@ -103,11 +108,43 @@ pub fn proceed(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option
     }
     take_last_words(r, &crew);
     r.status.ending = None;
-    let mut decision = follows(o, r, &crew, &ending);
+    let mut decision = follows(o, r, &crew, &judged_again(&crew, ending));
     if held && matches!(decision.step, Step::CreatePods { .. }) {
         (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
     }
     Some(decision)
+}
+
+/// With the last reports, and with what the other Pods have shown since, more is known: where a node was lost or an agent broke, the programs
+/// fail that talked to it, often before anybody says why.
+fn judged_again(crew: &Crew<'_>, mut ending: EndingStatus) -> EndingStatus {
+    if ending.exit_code.is_none() {
+        return ending;
+    }
+    let lost = crew.pods().find_map(|pod| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let mute = || (!pod::is_over(pod)).then(|| "its node does not answer".to_owned());
+        pod::disruption(pod).or_else(mute).map(|why| format!("Pod {name} on node {}: {why}", pod::node(pod)))
+    });
+    let broken = crew.workers.iter().find_map(|w| {
+        let agent = w.view?.agent.as_ref().filter(|a| a.failed && a.exit.is_none())?;
+        Some(
+            agent.warnings.last().cloned().unwrap_or_else(|| format!("the agent of worker {} could not go on", w.rank)),
+        )
+    });
+    if let Some((reason, why)) = lost.map(|l| (Reason::Disrupted, l)).or(broken.map(|b| (Reason::AgentFailed, b))) {
+        (ending.reason, ending.exit_code) = (reason.as_str().to_owned(), None);
+        ending.message = format!("{why}; {}", ending.message);
+        return ending;
+    }
+    if ending.log.is_empty() {
+        let exits = crew.workers.iter().filter_map(|w| w.view?.agent.as_ref()?.exit.as_ref());
+        let log = exits
+            .filter(|exit| i64::from(exit.code) == ending.exit_code.unwrap_or(0))
+            .map(|exit| exit.log_tail.clone());
+        ending.log = log.into_iter().next().unwrap_or_default();
+    }
+    ending
 }
 
 /// Pods of the attempt that are not over and not going.
@@ -164,11 +201,14 @@ fn follows(o: &Observed, r: &mut Report, crew: &Crew<'_>, ending: &EndingStatus)
                 return decision;
             }
         }
-        (Reason::AgentNotStarted, _) => {
-            let image = o.agent_image.as_deref().unwrap_or_default();
-            if let Some(decision) = too_many_never_started(r, image, &ending.message) {
+        (Reason::AgentNotStarted | Reason::NotStartable, _) => {
+            if let Some(decision) =
+                too_many_never_started(r, "attempts in a row never began in the cluster", &ending.message)
+            {
                 return decision;
             }
+            r.moves_on(&o.valid, next, &goes_on);
+            return r.clone().rest(Wake::After(Duration::ZERO, "the next attempt, after a pause"));
         }
         (Reason::GangTimeout | Reason::WaitingForTurn, _) => {
             r.moves_on(&o.valid, next, &ending.message);

@@ -8,6 +8,7 @@ use tradewind_api::training_job::InCluster;
 
 use super::crew::{Crew, State};
 use super::decide::{Decision, Observed, POD_AGAIN, Step};
+use super::ended::never_started;
 use super::ending::{self, Cause};
 use super::status::Report;
 use super::turns::{Standing, Turn};
@@ -24,7 +25,9 @@ pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
         return None;
     }
     let crew = Crew::of(o, attempt);
-    if crew.count(|s| matches!(s, State::Missing | State::Pending)) == 0 || resting_until(o).is_some() {
+    let asks = crew.count(|s| matches!(s, State::Missing | State::Pending)) > 0 && resting_until(o).is_none();
+    // Whoever is refused by a quota, or as a whole, is no reason for others to wait.
+    if !asks || o.refused.is_some() || (o.pod_refused.is_some() && !crew.missing().is_empty()) {
         return None;
     }
     if crew.pods().any(|pod| pod::node(pod).is_empty() && pod::unschedulable(pod).is_some()) {
@@ -33,9 +36,15 @@ pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
     Some(if crew.missing().is_empty() { Standing::Trying } else { Standing::Waiting })
 }
 
-/// Until when a job that has given back its nodes leaves them to others.
-fn resting_until(o: &Observed) -> Option<Timestamp> {
-    let last = o.job.status.as_ref()?.history.last()?;
+/// Until when a job that has given back its nodes leaves them to others, or one whose Pods never began waits before it tries again.
+pub fn resting_until(o: &Observed) -> Option<Timestamp> {
+    let history = &o.job.status.as_ref()?.history;
+    let last = history.last().filter(|last| last.place == "cluster")?;
+    if never_started(&last.ended) {
+        let in_a_row = history.iter().rev().take_while(|record| never_started(&record.ended)).count();
+        let pause = Duration::from_secs(10) * 2_u32.pow(u32::try_from(in_a_row.min(6)).unwrap_or(6));
+        return last.at.as_ref()?.0.checked_add(pause).ok().filter(|until| *until > o.now);
+    }
     if last.ended != Reason::GangTimeout.as_str() {
         return None;
     }
@@ -77,11 +86,14 @@ pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     if !missing.is_empty() {
         if let Some(until) = resting_until(o) {
             let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
-            let message = format!(
-                "the cluster had no room for all of {total} workers; it is tried again at {}",
-                until.strftime("%H:%M:%S UTC")
-            );
-            r.waiting(Reason::GangTimeout, &message);
+            let last = o.job.status.as_ref().and_then(|s| s.history.last()).map(|last| last.ended.as_str());
+            let (reason, what) = match last.and_then(Reason::from_word) {
+                Some(Reason::GangTimeout) | None => {
+                    (Reason::GangTimeout, format!("the cluster had no room for all of {total} workers"))
+                }
+                Some(reason) => (reason, "the last attempt never began".to_owned()),
+            };
+            r.waiting(reason, &format!("{what}; it is tried again at {}", until.strftime("%H:%M:%S UTC")));
             return r.rest(Wake::After(left + Duration::from_millis(50), "the pause is over"));
         }
         return r.decide(Step::CreatePods { attempt, ranks: missing }, Wake::OnChange);
@@ -129,7 +141,7 @@ fn wait(o: &Observed, mut r: Report, crew: &Crew<'_>) -> Decision {
         r.waiting(Reason::NoPrivateNetwork, &message);
     }
     let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
-    r.rest(Wake::After(left.max(Duration::from_secs(1)), "gangTimeout"))
+    r.rest(Wake::After(if left.is_zero() { LOOK } else { left }, "gangTimeout"))
 }
 
 /// Since when workers wait that have asked for a node.

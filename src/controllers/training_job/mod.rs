@@ -45,6 +45,8 @@ pub const NAME: &str = "training_job";
 pub struct TrainingJobs {
     ctx: Arc<Context>,
     memory: Mutex<BTreeMap<String, JobMemory>>,
+    /// Uids of the jobs of these keys: a deleted job is only ever seen to be missing.
+    uids: Mutex<BTreeMap<Key, String>>,
 }
 
 /// What is remembered of a job besides its object; all of it can be found out again.
@@ -72,7 +74,7 @@ const END_LIMIT: Duration = Duration::from_mins(15);
 impl TrainingJobs {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, memory: Mutex::new(BTreeMap::new()) }
+        Self { ctx, memory: Mutex::new(BTreeMap::new()), uids: Mutex::default() }
     }
 
     fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, JobMemory>> {
@@ -80,18 +82,28 @@ impl TrainingJobs {
     }
 
     async fn run(&self, key: &Key) -> Result<Wake, Failure> {
-        let Some(job) = self.ctx.caches.jobs.get(key) else { return Ok(Wake::OnChange) };
-        let uid = job.metadata.uid.clone().unwrap_or_default();
-        if job.metadata.deletion_timestamp.is_some() {
-            // Pods go with their owner; machines see for themselves that the job is gone.
-            self.memory().remove(&uid);
-            observe::leave(&self.ctx, &uid);
-            return Ok(Wake::OnChange);
+        // Pods go with their owner; machines see for themselves that the job is gone.
+        let job = self.ctx.caches.jobs.get(key).filter(|job| job.metadata.deletion_timestamp.is_none());
+        let uid = job.as_ref().and_then(|job| job.metadata.uid.clone());
+        if let Some(gone) = self.was(key, uid.as_deref()) {
+            self.memory().remove(&gone);
+            observe::leave(&self.ctx, &gone);
         }
+        let (Some(job), Some(uid)) = (job, uid) else { return Ok(Wake::OnChange) };
         let mut memory = self.memory().get(&uid).cloned().unwrap_or_default();
         let outcome = self.pass(job, &mut memory).await;
         self.memory().insert(uid, memory);
         outcome
+    }
+
+    /// Takes note of the job of a key. Gives back the uid of the one before, if that is gone.
+    fn was(&self, key: &Key, uid: Option<&str>) -> Option<String> {
+        let mut uids = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match uid {
+            Some(uid) => uids.insert(key.clone(), uid.to_owned()),
+            None => uids.remove(key),
+        };
+        before.filter(|before| Some(before.as_str()) != uid)
     }
 
     async fn pass(&self, job: Arc<TrainingJob>, memory: &mut JobMemory) -> Result<Wake, Failure> {

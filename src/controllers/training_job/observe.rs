@@ -18,7 +18,7 @@ use super::status::{is_in_cluster, settles};
 use super::template::{self, AgentPod, Goes, Seat};
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
-use super::{JobMemory, crew, gang, place, placement};
+use super::{JobMemory, crew, gang, place, placement, stop};
 use crate::context::Context;
 use crate::controllers::{pod, worker};
 use crate::runtime::Failure;
@@ -47,7 +47,7 @@ pub(super) async fn observe(
         valid,
         refused,
         admission,
-        pods: ctx.caches.pods.of_job(uid),
+        pods: own_pods(ctx, job),
         machines: machines(ctx, job).await?,
         choice: None,
         node: ctx.settings.node_name.clone(),
@@ -69,6 +69,9 @@ pub(super) async fn observe(
     };
     observed.valid.priced(ctx.settings.cluster_gpu_price);
     let attempt = job.status.as_ref().and_then(|s| s.attempt);
+    if attempt.is_some_and(|attempt| may_lag(&observed, attempt)) {
+        observed.pods = pods_now(ctx, job).await?;
+    }
     let waits = |pod: &Arc<Pod>| attempt.is_some_and(|a| pod::is_of(pod, a)) && pod::is_for_renting(pod);
     if observed.valid.cluster_price.is_some() && observed.pods.iter().any(waits) {
         observed.valid.in_cluster = InCluster::Never;
@@ -91,7 +94,15 @@ pub(super) async fn observe(
     }
     let plans = wants_plan(&observed);
     if plans || begins {
-        (observed.newest_attempt, observed.over) = as_stored(ctx, &observed, memory).await?;
+        match as_stored(ctx, &observed, memory).await {
+            Ok(stored) => (observed.newest_attempt, observed.over) = stored,
+            // Its Pods wait for that, and the status says so.
+            Err(failure) if !plans && !failure.benign => {
+                let reason = Reason::from_word(failure.reason).unwrap_or(Reason::StorageUnavailable);
+                observed.pod_refused = Some((reason, format!("{}; it is tried again", failure.message)));
+            }
+            Err(failure) => return Err(failure),
+        }
     }
     if plans {
         ctx.want_offers();
@@ -111,7 +122,20 @@ fn is_about_to_begin(o: &Observed, attempt: i64) -> bool {
     let in_cluster = o.valid.needs_agent && o.valid.in_cluster != InCluster::Never;
     // Then its number is its own, and its Pods are lost.
     let began = o.job.status.as_ref().is_some_and(is_in_cluster);
-    open && in_cluster && !began && !machine && o.turn == Turn::Go && !o.pods.iter().any(|pod| pod::is_of(pod, attempt))
+    let wanted = o.job.status.as_ref().is_some_and(|status| stop::wanted(o, status, &o.valid).is_none());
+    open && wanted
+        && in_cluster
+        && !began
+        && !machine
+        && o.turn == Turn::Go
+        && !o.pods.iter().any(|pod| pod::is_of(pod, attempt))
+}
+
+/// The job's Pods. Labels are anybody's: what lies in other namespaces is not the job's.
+fn own_pods(ctx: &Context, job: &TrainingJob) -> Vec<Arc<Pod>> {
+    let mut pods = ctx.caches.pods.of_job(job.metadata.uid.as_deref().unwrap_or_default());
+    pods.retain(|pod| pod.metadata.namespace == job.metadata.namespace);
+    pods
 }
 
 /// Where a job with several workers stands among the others, and what it may do.
@@ -194,6 +218,11 @@ async fn as_stored(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Resul
         if machines.iter().any(|m| Some(m.spec.attempt) == attempt) {
             return Err(Failure::benign("WatchLags", "a machine of this attempt is there; the watch lags"));
         }
+        // The same for its Pods in the cluster.
+        let pods = pods_now(ctx, &o.job).await?;
+        if pods.iter().any(|pod| attempt.is_some_and(|attempt| pod::is_of(pod, attempt))) {
+            return Err(Failure::benign("WatchLags", "a Pod of this attempt is there; the watch lags"));
+        }
     }
     let run_id = o.job.status.as_ref().and_then(|s| s.run_id.as_deref()).unwrap_or_default();
     let end = identity::ended(catalogue.store(), run_id).await;
@@ -216,6 +245,23 @@ async fn machines(ctx: &Context, job: &TrainingJob) -> Result<Vec<Arc<RentedMach
         return Ok(known);
     }
     Ok(ctx.cluster.read_all::<RentedMachine>(None, &Selector::label(names::JOB_UID, uid)).await?)
+}
+
+/// The job's Pods as they are.
+async fn pods_now(ctx: &Context, job: &TrainingJob) -> Result<Vec<Arc<Pod>>, Failure> {
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let namespace = job.metadata.namespace.as_deref();
+    Ok(ctx.cluster.read_all::<Pod>(namespace, &Selector::label(names::JOB_UID, uid)).await?)
+}
+
+/// Whether the watch shows no Pod of a worker that had one as the job's status says: it may lag behind the status, which another operator
+/// has written, and a worker that runs would be taken for a lost one.
+fn may_lag(o: &Observed, attempt: i64) -> bool {
+    let Some(status) = o.job.status.as_ref() else { return false };
+    let ends = status.ending.as_ref().is_some_and(|ending| ending.attempt == attempt);
+    let there = o.pods.iter().filter(|pod| pod::is_of(pod, attempt)).count();
+    let all = usize::try_from(o.valid.workers).unwrap_or(1);
+    !status.phase.is_terminal() && (ends || is_in_cluster(status)) && there < all
 }
 
 /// The first Secret or key that the program's environment names and that cannot be had: a machine would wait for it, and cost.

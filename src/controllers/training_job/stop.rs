@@ -6,7 +6,7 @@ use tradewind_api::training_job::JobPhase;
 use tradewind_api::{Reason, RentedMachine, TrainingJobStatus};
 use tradewind_core::Money;
 
-use super::crew::Crew;
+use super::crew::{self, Crew};
 use super::decide::{Decision, Observed, Step, lives, machine_of};
 use super::ending;
 use super::status::Report;
@@ -99,9 +99,14 @@ pub fn stopping(o: &Observed, mut r: Report, valid: &Valid, attempt: i64, wanted
         return r.rest(Wake::OnChange);
     }
     if o.pods.iter().any(|pod| pod::is_of(pod, attempt) && !pod::node(pod).is_empty() && pod::node(pod) != o.node) {
+        let crew = Crew::of(o, attempt);
+        if crew.is_over() {
+            // What it came to comes first: a program that is finished is not run again.
+            return crew::look(o, r, attempt);
+        }
         // They may have begun to run: they are told to stop, and the attempt's number is spent.
         let cause = ending::Cause::new(wanted.reason, wanted.message.clone());
-        let mut decision = ending::begin(o, r, &Crew::of(o, attempt), attempt, cause);
+        let mut decision = ending::begin(o, r, &crew, attempt, cause);
         if decision.status.ending.is_some() {
             decision.status.phase = JobPhase::Suspending;
         }

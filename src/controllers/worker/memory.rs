@@ -21,6 +21,8 @@ pub struct JobMemory {
     pub removed: BTreeSet<(i64, i64)>,
     /// The mailbox was asked for workers of this attempt that have no Pod.
     pub sought: Option<i64>,
+    /// Checkpoints, by their sequence, that some worker could not restore.
+    pub rejected: BTreeSet<u64>,
     /// When `training_job` was last asked to look at what only grows (monotonic).
     pub told: Option<Duration>,
 }

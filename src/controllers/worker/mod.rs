@@ -11,7 +11,7 @@ pub mod rendezvous;
 mod tests;
 mod whom;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
@@ -19,6 +19,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use sha2::{Digest, Sha256};
+use tradewind_api::rented_machine::MachineCheckpoint;
 use tradewind_api::training_job::{CheckpointStatus, JobPhase};
 use tradewind_api::{TrainingJob, names};
 use tradewind_cluster::Key;
@@ -127,7 +128,7 @@ impl WorkerAgents {
         let uid = job.as_ref().and_then(|job| job.metadata.uid.clone());
         if !memory.uid.is_empty() && uid.as_deref() != Some(memory.uid.as_str()) {
             // The job is gone, its Pods follow; what they still write is removed with the last of them.
-            self.see(memory, None);
+            self.see(key, memory, None);
             self.remove_decided(memory, |_| true).await;
             if uid.is_some() || memory.workers.is_empty() {
                 *memory = JobMemory::default();
@@ -136,8 +137,11 @@ impl WorkerAgents {
         let Some(job) = job else { return Ok(Wake::OnChange) };
         memory.uid = uid.unwrap_or_default();
         let Some(common) = Common::new(&self.ctx, key, &job) else { return Ok(Wake::OnChange) };
-        self.see(memory, Some(&job));
+        self.see(key, memory, Some(&job));
         let terminal = job.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+        if terminal && !memory.workers.is_empty() {
+            self.tidy_finished_run(key, &job).await;
+        }
         let present = common.attempt();
         self.remove_decided(memory, |attempt| terminal || attempt < present).await;
         if terminal {
@@ -146,9 +150,22 @@ impl WorkerAgents {
         Ok(common.pass(memory).await)
     }
 
+    /// A run that has finished uploads nothing any more: data that no checkpoint names goes now. Only tidiness hangs on it.
+    async fn tidy_finished_run(&self, key: &Key, job: &TrainingJob) {
+        let complete = job.status.as_ref().is_some_and(|s| s.phase == JobPhase::Complete);
+        let Some(settings) = job.spec.checkpoint.as_ref().filter(|_| complete).map(MachineCheckpoint::from) else {
+            return;
+        };
+        if let Ok(catalogue) = self.ctx.catalogue(&key.namespace, &settings.to, &settings.secret_ref.name).await {
+            crate::serving::tidy(&catalogue, &settings, BTreeSet::new(), true).await;
+        }
+    }
+
     /// Takes in what the Pods show.
-    fn see(&self, memory: &mut JobMemory, job: Option<&TrainingJob>) {
-        let seats = whom::seats(&self.ctx.caches.pods.of_job(&memory.uid), &self.ctx.settings.node_name);
+    fn see(&self, key: &Key, memory: &mut JobMemory, job: Option<&TrainingJob>) {
+        let mut pods = self.ctx.caches.pods.of_job(&memory.uid);
+        pods.retain(|pod| pod.metadata.namespace.as_deref() == Some(key.namespace.as_str()));
+        let seats = whom::seats(&pods, &self.ctx.settings.node_name);
         let status = job.and_then(|job| job.status.as_ref());
         let present = status.and_then(|status| status.attempt);
         for Seat { attempt, rank, pod } in &seats {
@@ -160,6 +177,8 @@ impl WorkerAgents {
             let new = || WorkerMemory::new(id(&memory.uid, *attempt, *rank), *pod);
             let worker = memory.workers.entry(at).or_insert_with(new);
             if worker.pod == PodState::Over && *pod != PodState::Over {
+                // The watch lagged: what was taken for its last report is not.
+                self.ctx.workers.forget(&worker.id);
                 *worker = new();
             } else if std::mem::discriminant(&worker.pod) != std::mem::discriminant(pod) {
                 worker.due = Some(std::time::Duration::ZERO);

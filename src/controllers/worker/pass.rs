@@ -1,6 +1,6 @@
 //! One look at a job's workers: read what is due, let them meet, decide on what they save together, answer, publish.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -237,7 +237,7 @@ impl<'a> Common<'a> {
         if let Meeting::Go(addresses) = meet(&ranks)
             && ranks.iter().any(|rank| !rank.started)
         {
-            match self.begin(workers).await {
+            match self.begin(workers, memory).await {
                 Ok(restore) => {
                     let gang = Gang { addresses, ..self.gang.clone() };
                     turns.begin = Some(Beginning { gang, restore });
@@ -249,14 +249,22 @@ impl<'a> Common<'a> {
                 }
             }
         }
-        if self.together() && workers.len() >= self.count {
+        for worker in workers.values() {
+            let rejected = worker.agent.report.as_ref().and_then(|report| report.restore.as_ref()).map(|r| &r.rejected);
+            memory.rejected.extend(rejected.into_iter().flatten().map(|bad| bad.seq));
+        }
+        if self.together() && (0..self.count).all(|n| workers.contains_key(&rank_of(n))) {
             turns.verdicts = self.decide_together(workers, memory).await;
         }
         turns
     }
 
     /// Puts up the attempt's fence and lists what all begin with.
-    async fn begin(&self, workers: &mut BTreeMap<i64, WorkerMemory>) -> Result<Vec<RestoreCandidate>, String> {
+    async fn begin(
+        &self,
+        workers: &mut BTreeMap<i64, WorkerMemory>,
+        memory: &JobMemory,
+    ) -> Result<Vec<RestoreCandidate>, String> {
         let Some(settings) = &self.checkpoint else { return Ok(Vec::new()) };
         let catalogue = self.serving(0, "", None).catalogue(settings).await?;
         let attempt = self.attempt_u32();
@@ -269,7 +277,7 @@ impl<'a> Common<'a> {
             Restorable::AtFence,
         ));
         match begun.await? {
-            Ok(candidates) => Ok(self.for_all(candidates).await),
+            Ok(candidates) => self.for_all(candidates, &memory.rejected).await,
             Err(refused) => {
                 if let FenceRefused::HigherAttempt { newest } = refused {
                     tracing::info!(attempt, newest, "Not starting an attempt that is fenced off");
@@ -283,10 +291,26 @@ impl<'a> Common<'a> {
     }
 
     /// What every worker can go on from: all begin with the same checkpoint or none does.
-    async fn for_all(&self, candidates: Vec<RestoreCandidate>) -> Vec<RestoreCandidate> {
+    async fn for_all(
+        &self,
+        mut candidates: Vec<RestoreCandidate>,
+        rejected: &BTreeSet<u64>,
+    ) -> Result<Vec<RestoreCandidate>, String> {
         let about = serving::job_reference(&self.job);
         let mut usable = Vec::new();
+        let mut misfit = None;
+        // What one worker could not restore, the others do not go on from either.
+        candidates.retain(|candidate| self.count == 1 || !rejected.contains(&candidate.seq));
         for candidate in candidates {
+            let writers = candidate.manifest.writers.len();
+            if candidate.manifest.files.iter().any(|file| file.rank.is_some()) && writers != self.count {
+                let step = candidate.manifest.step;
+                misfit = Some(format!(
+                    "the checkpoint of step {step} has parts of {writers} workers, and the job has {} now: set spec.workers back, or start over with checkpoint.onExisting Fresh",
+                    self.count
+                ));
+                continue;
+            }
             match (0..self.count).find_map(|rank| gang::for_rank(&candidate, rank).err()) {
                 None => usable.push(candidate),
                 Some(why) => {
@@ -295,7 +319,10 @@ impl<'a> Common<'a> {
                 }
             }
         }
-        usable
+        match misfit {
+            Some(misfit) if usable.is_empty() => Err(misfit),
+            _ => Ok(usable),
+        }
     }
 
     /// Commits what all have saved, or finds out which offers never can be.

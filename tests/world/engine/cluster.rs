@@ -10,9 +10,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tradewind_api::{Provider, TrainingJob};
 use tradewind_cluster::memory::{at_once, controllers};
-use tradewind_cluster::{Cluster, Guard, Key, Memory, Propagation, Removal, StatusPatch, Strategy, Typed};
+use tradewind_cluster::{Cluster, Key, Memory, Propagation, Removal, Typed};
 use tradewind_core::Clock;
 
+use super::machines::Fleet;
+use super::nodes::{Nodes, add_node};
 use super::operator::settings;
 use super::plan::Plan;
 use super::ports::{ACCOUNT, BUCKET};
@@ -24,8 +26,6 @@ pub const OPERATOR_NAMESPACE: &str = "tradewind-system";
 pub const TEAM: &str = "team";
 /// The account's key at first.
 pub const FIRST_KEY: &str = "vast-key";
-/// The cluster's own GPU node.
-const REAL_NODE: &str = "gpu-1";
 /// The value of a Secret that travels to the machine.
 pub const SECRET_VALUE: &str = "hunter2-hunter2";
 
@@ -59,8 +59,7 @@ pub fn apply(memory: &Memory, plan: &Plan) {
     apply_account_secret(memory, FIRST_KEY);
     secret(memory, TEAM, "s3", &[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")]);
     secret(memory, TEAM, "token", &[("token", SECRET_VALUE)]);
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": REAL_NODE}});
-    add::<Node>(memory, serde_json::from_value(node).expect("a node"));
+    (0..plan.slots.len()).for_each(|n| add_node(memory, n));
     apply_provider(memory, plan);
     for n in 0..plan.jobs.len() {
         add(memory, job(plan, n));
@@ -148,6 +147,17 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
             "work": {"hours": "0.1"},
         },
     });
+    let recipe = &plan.jobs[n];
+    if recipe.workers > 1 {
+        job["spec"]["workers"] = recipe.workers.into();
+        job["spec"]["gangTimeout"] = "1m".into();
+    }
+    if recipe.all_ranks {
+        job["spec"]["checkpoint"]["writers"] = "AllRanks".into();
+    }
+    if recipe.hangs.is_some() {
+        job["spec"]["stallTimeout"] = "2m".into();
+    }
     if let Some(most) = plan.max_restarts {
         job["spec"]["failurePolicy"] = json!({"maxRestarts": most});
     }
@@ -157,8 +167,8 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
 /// What the control plane does by itself.
 pub struct ControlPlane {
     memory: Arc<Memory>,
-    /// The cluster's own node has room from then on.
-    room_at: Option<Duration>,
+    /// The cluster's own nodes.
+    pub nodes: Nodes,
     /// Since when our Node is missing.
     node_missing: Option<Duration>,
     next_at: Duration,
@@ -166,8 +176,9 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// A control plane that looks for the first time at once.
-    pub fn new(memory: Arc<Memory>, room_at: Option<Duration>) -> Self {
-        Self { memory, room_at, node_missing: None, next_at: Duration::ZERO }
+    pub fn new(memory: Arc<Memory>, plan: &Plan) -> Self {
+        let nodes = Nodes::new(Arc::clone(&memory), &plan.slots, plan.room_at);
+        Self { memory, nodes, node_missing: None, next_at: Duration::ZERO }
     }
 
     /// When it looks again.
@@ -175,15 +186,13 @@ impl ControlPlane {
         self.next_at
     }
 
-    /// One look of every controller. `again_in`: time to the next.
-    pub fn step(&mut self, common: &Common, again_in: Duration) {
+    /// One look of every controller. `again_in`: time to the next; `skips`: how often the scheduler errs.
+    pub fn step(&mut self, common: &Common, fleet: &mut Fleet, again_in: Duration, skips: u64) {
         let now = common.now();
         self.next_at = now + again_in;
         let memory = &self.memory;
-        let room = self.room_at.is_some_and(|at| at <= now);
-        controllers::schedule(memory, &mut |_| room.then(|| REAL_NODE.to_owned()));
-        run_kubelet(memory, common);
-        controllers::finish_pods(memory, &|node| node == REAL_NODE);
+        self.nodes.schedule(now, &mut fleet.chance, skips);
+        self.nodes.run(common, fleet);
         while controllers::collect_garbage(memory) > 0 {}
         controllers::drain_namespaces(memory);
         self.lose_node(common);
@@ -210,28 +219,6 @@ impl ControlPlane {
             common.note(|| "the Node's Lease is late: Ready=Unknown".to_owned());
             controllers::lose_node(&self.memory, &name);
         }
-    }
-}
-
-/// Pods on the cluster's own node run and succeed.
-fn run_kubelet(memory: &Memory, common: &Common) {
-    let cluster: &dyn Cluster = memory;
-    for pod in memory.peek_all::<Pod>() {
-        let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
-        if node != Some(REAL_NODE) || pod.metadata.deletion_timestamp.is_some() {
-            continue;
-        }
-        let status = match pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
-            Some("Pending") => json!({"phase": "Running"}),
-            Some("Running") => json!({"phase": "Succeeded", "containerStatuses": [{
-                "name": "train", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-                "state": {"terminated": {"exitCode": 0}},
-            }]}),
-            _ => continue,
-        };
-        common.note(|| format!("kubelet: {} {}", Key::of(&*pod), status["phase"]));
-        let patch = StatusPatch { strategy: Strategy::Strategic, status };
-        let _ = at_once(cluster.amend_status::<Pod>(&Key::of(&*pod), &patch, &Guard::same(&*pod)));
     }
 }
 

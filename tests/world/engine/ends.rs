@@ -117,6 +117,9 @@ impl World {
             | Happening::PodsCollected
             | Happening::NodeDeleted
             | Happening::Cordoned => memory.peek::<Node>(&Key::cluster(settings().node_name)).is_some(),
+            Happening::RoomGone | Happening::WorkerPreempted | Happening::WorkerNodeLost => {
+                !self.control_plane.nodes.pods(None).is_empty()
+            }
             Happening::MachineDeleted => !memory.peek_all::<RentedMachine>().is_empty(),
             Happening::ClaimLost => !self.open_claims().is_empty(),
             Happening::Reboot => market(&|s| *s == State::Running),

@@ -49,6 +49,10 @@ pub enum Passing {
     KeyRevoked,
     /// The stranger's Pod is deleted.
     Stranger,
+    /// The cluster's own nodes are uncordoned.
+    RoomGone,
+    /// A kubelet answers again.
+    WorkerNodeLost(usize),
 }
 
 /// Longest trouble that passes by itself in a cell of the table, in milliseconds: longer than any lag and any pause between two looks.
@@ -176,6 +180,23 @@ impl World {
                     delete::<RentedMachine>(&self.common, &key);
                 }
             }
+            Happening::RoomGone => {
+                self.control_plane.nodes.close(true);
+                self.control_plane.nodes.disrupt(None, "EvictionByEvictionAPI");
+                self.pass_later(Passing::RoomGone, 20_000, 300_000);
+            }
+            Happening::WorkerPreempted => {
+                let pods = self.control_plane.nodes.pods(None);
+                if !pods.is_empty() {
+                    let key = Key::of(&*pods[self.chance.below(pods.len())]);
+                    drop(controllers::disrupt(&self.common.memory, &key, "PreemptionByScheduler", "preempted"));
+                }
+            }
+            Happening::WorkerNodeLost => self.lose_worker_node(),
+            Happening::WorkerNodeGone => {
+                let node = self.chance.below(self.control_plane.nodes.count());
+                self.control_plane.nodes.replace(node);
+            }
             Happening::ClaimLost => self.tear_claims(),
             Happening::Damage => self.damage(),
             Happening::Rubbish => {
@@ -258,6 +279,8 @@ impl World {
             Passing::Cordoned => cordon(&self.common, false),
             Passing::Poor(n) => edit_job(&self.common, n, |job| job.spec.budget = None),
             Passing::KeyRevoked => rotate_account_secret(&self.common, SECOND_KEY),
+            Passing::RoomGone => self.control_plane.nodes.close(false),
+            Passing::WorkerNodeLost(node) => self.control_plane.nodes.set_down(node, false),
             Passing::Stranger => drop(delete::<Pod>(&self.common, &stranger())),
         }
         true
@@ -273,9 +296,31 @@ impl World {
             calls.away.clear();
         }
         lock(&self.common.faults).clear();
+        let gangs = self.plan.jobs.iter().any(|job| job.workers > 1) || self.plan.in_cluster == "Only";
+        self.control_plane.nodes.calm_down(gangs);
         self.set_stock(2);
         self.reset_prices();
         self.common.with_market(|market, at| drop(market.set_credit(at, ACCOUNT, 50_000_000)));
+    }
+
+    /// A node's kubelet no longer answers: its workers are cut off or not, and its Pods mostly given up.
+    fn lose_worker_node(&mut self) {
+        let node = self.chance.below(self.control_plane.nodes.count());
+        self.control_plane.nodes.set_down(node, true);
+        let lasts = self.pass_later(Passing::WorkerNodeLost(node), 5_000, 300_000);
+        let given_up = !self.is_rough() || self.chance.one_in(2);
+        let cut_off = self.chance.one_in(2);
+        for pod in self.control_plane.nodes.pods(Some(node)) {
+            let uid = pod.metadata.uid.clone().unwrap_or_default();
+            if given_up {
+                self.fleet.strand(&self.common, &uid);
+            } else if cut_off {
+                self.fleet.cut_off(&self.common, &uid, lasts);
+            }
+        }
+        if given_up {
+            self.control_plane.nodes.disrupt(Some(node), "DeletionByTaintManager");
+        }
     }
 
     fn cut_budget(&mut self, n: usize) {

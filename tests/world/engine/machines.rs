@@ -1,4 +1,5 @@
-//! What runs on rented machines: the agent's real logic against the object store in memory, and a program that is simulated.
+//! What runs on rented machines, and in Pods of the cluster: the agent's real logic against the object store in memory, and a program that
+//! is simulated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -6,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tradewind_agent::logic::{
-    Action, Boot, ChunkOutcome, Fetched, Input, Logic, Now, Piece, ProgramEnd, ProgramSignal, Restore, SaveId,
-    SeenSave, Settings, StagedFile, StagedPiece,
+    Action, Boot, ChunkOutcome, Fetched, InCluster, Input, Logic, Now, Piece, ProgramEnd, ProgramSignal, Restore,
+    SaveId, SeenSave, Settings, StagedFile, StagedPiece,
 };
 use tradewind_checkpoints::{Fetched as Stored, PutOutcome};
 use tradewind_core::{Clock, ExposeSecret};
@@ -23,13 +24,20 @@ use super::plan::{Mutant, Plan};
 use super::ports::ACCOUNT;
 use super::program::{Deed, Files, Program, Recipe, read, sha256_hex};
 use super::wire::{Common, lock};
+use super::workers::Seat;
 
 /// Everything that runs on machines.
 pub struct Fleet {
-    boots: Vec<Running>,
+    pub(super) boots: Vec<Running>,
     disks: BTreeMap<u64, Disk>,
-    chance: Chance,
-    recipes: Vec<Recipe>,
+    pub(super) chance: Chance,
+    pub(super) recipes: Vec<Recipe>,
+    /// Workers started.
+    pub(super) workers: u64,
+    /// Exit codes of workers by the uids of their Pods.
+    pub(super) exits: BTreeMap<String, i32>,
+    /// Job, attempt and rank of workers whose agents were started.
+    pub(super) came: BTreeSet<(usize, u32, u32)>,
     secrets: bool,
     odd_hosts: bool,
     started: usize,
@@ -43,19 +51,21 @@ struct Disk {
 }
 
 /// One boot of the agent.
-struct Running {
-    machine: u64,
+pub(super) struct Running {
+    pub(super) machine: u64,
+    /// Which worker it is, in the cluster.
+    pub(super) seat: Option<Seat>,
     logic: Logic,
     keys: &'static BootKeys,
-    id: String,
+    pub(super) id: String,
     ops: BTreeMap<(Duration, u64), Op>,
     next_op: u64,
-    program: Option<Program>,
+    pub(super) program: Option<Program>,
     start: Option<Box<Start>>,
     /// Its requests are dropped until then.
-    cut_off_until: Duration,
-    /// The market took the machine away, but its processes live on until then.
-    zombie_until: Option<Duration>,
+    pub(super) cut_off_until: Duration,
+    /// The market took the machine away, or the Pod is given up, but its processes live on until then.
+    pub(super) zombie_until: Option<Duration>,
     over: bool,
     seen: BTreeSet<u64>,
 }
@@ -84,6 +94,9 @@ impl Fleet {
             disks: BTreeMap::new(),
             chance: Chance::new(seed, "machines"),
             recipes: plan.jobs.clone(),
+            workers: 0,
+            exits: BTreeMap::new(),
+            came: BTreeSet::new(),
             secrets: plan.secrets,
             odd_hosts: plan.odds.machine > 0,
             started: 0,
@@ -126,19 +139,33 @@ impl Fleet {
         let env =
             common.with_market(|market, _| market.machine(machine).map(|m| m.workload.env.clone())).unwrap_or_default();
         let Some((_, url)) = env.iter().find(|(name, _)| name == "TRADEWIND_CONTROL_URL") else { return };
+        self.boot(common, machine, url, boot, None);
+    }
+
+    /// An agent starts.
+    pub(super) fn boot(
+        &mut self,
+        common: &Common,
+        machine: u64,
+        url: &str,
+        boot: u32,
+        worker: Option<(InCluster, Seat)>,
+    ) {
         self.started += 1;
+        let (in_cluster, seat) = worker.unzip();
         let keys = boot_keys(self.started);
         let id = format!("b{machine}-{boot}-{:04x}", self.chance.next() & 0xFFFF);
         let boot = Boot {
             id: id.clone(),
             key: keys.public().to_owned(),
-            control: Ticket { url: url.clone(), expires: jiff::Timestamp::MAX },
+            control: Ticket { url: url.to_owned(), expires: jiff::Timestamp::MAX },
             host: self.host(),
             settings: agent_settings(),
-            in_cluster: None,
+            in_cluster,
         };
         let mut running = Running {
             machine,
+            seat,
             logic: Logic::new(boot, moment(common)),
             keys,
             id,
@@ -156,7 +183,7 @@ impl Fleet {
     }
 
     /// The processes of a machine end, or live on cut off from the market's view.
-    fn end(&mut self, common: &Common, machine: u64, lives_on: bool) {
+    pub(super) fn end(&mut self, common: &Common, machine: u64, lives_on: bool) {
         let now = common.now();
         for at in 0..self.boots.len() {
             if self.boots[at].machine != machine || self.boots[at].over {
@@ -223,7 +250,7 @@ impl Fleet {
         true
     }
 
-    fn tell(&mut self, common: &Common, at: usize, input: Input) {
+    pub(super) fn tell(&mut self, common: &Common, at: usize, input: Input) {
         let actions = self.boots[at].logic.handle(moment(common), input);
         let now = common.now();
         for action in actions {
@@ -245,7 +272,11 @@ impl Fleet {
                         disk.links.remove(&save);
                     }
                 }
-                Action::Leave { .. } => {}
+                Action::Leave { code, .. } => {
+                    if let Some(seat) = &mut self.boots[at].seat {
+                        seat.left = Some(code);
+                    }
+                }
                 action => {
                     let took = match &action {
                         Action::UploadChunk { .. } | Action::Restore { .. } => self.chance.millis(50, 4_000),
@@ -261,6 +292,7 @@ impl Fleet {
     }
 
     fn launch(&mut self, common: &Common, at: usize, env: &BTreeMap<String, String>) {
+        self.worker_begins(common, at, env);
         let running = &mut self.boots[at];
         let Some(start) = &running.start else { return };
         let secret = start
@@ -269,10 +301,12 @@ impl Fleet {
             .and_then(|sealed| SecretEnv::open(running.keys, &start.machine, &start.boot, sealed).ok());
         let token = secret.as_ref().and_then(|s| s.variables().get("TOKEN")).map(|s| s.expose_secret().to_owned());
         let mut checker = lock(&common.checker);
-        if self.secrets && token.as_deref() != Some(SECRET_VALUE) {
+        // In the cluster the kubelet puts it into the container's own environment.
+        if self.secrets && running.seat.is_none() && token.as_deref() != Some(SECRET_VALUE) {
             checker.fail(format!("machine {}: the program starts without its Secret", running.machine));
         }
-        let Some(job) = checker.job_of_uid(&start.machine) else {
+        let job = running.seat.as_ref().map_or_else(|| checker.job_of_uid(&start.machine), |seat| Some(seat.job));
+        let Some(job) = job else {
             checker.fail(format!("machine {} works for an unknown RentedMachine", running.machine));
             return;
         };
@@ -284,11 +318,16 @@ impl Fleet {
             checker.fail(format!("machine {}: told to resume from {told:?}, the disk holds {from:?}", running.machine));
         }
         let alive = running.zombie_until.is_none();
-        checker.program_started(job, start.attempt, from.map_or(0, |(step, _)| step), alive);
+        let rank = running.seat.as_ref().map_or(0, |seat| seat.rank);
+        checker.program_started(job, start.attempt, rank, from.map_or(0, |(step, _)| step), alive);
         drop(checker);
+        let attempt = start.attempt;
         common
             .note(|| format!("machine {}: program of attempt {} starts from {from:?}", running.machine, start.attempt));
-        running.program = Some(Program::new(recipe, start.attempt, from, common.now()));
+        running.program = Some(Program::new(recipe, start.attempt, rank, from, common.now()));
+        if let Some(other) = self.others_run(common, job, attempt).filter(|_| alive) {
+            lock(&common.checker).fail(format!("the program of attempt {attempt} starts while {other}"));
+        }
     }
 
     fn run_program(&mut self, common: &Common, at: usize) {
@@ -361,6 +400,7 @@ impl Fleet {
     fn execute(&mut self, common: &Common, at: usize, action: Action) -> Option<Input> {
         let running = &mut self.boots[at];
         let machine = running.machine;
+        let rank = running.seat.as_ref().map_or(0, |seat| seat.rank);
         Some(match action {
             Action::FetchControl { ticket, etag } => {
                 Input::Control(fetch(common, &ticket, etag.as_deref(), Control::decode))
@@ -400,7 +440,7 @@ impl Fleet {
                 Input::LogWritten { segment, stored }
             }
             Action::Restore { candidate, .. } => {
-                let result = self.restore(common, machine, &candidate);
+                let result = self.restore(common, machine, rank, &candidate);
                 common.note(|| format!("machine {machine}: restore of {} -> {result:?}", candidate.seq));
                 Input::Restored { seq: candidate.seq, result }
             }
@@ -426,6 +466,9 @@ impl Fleet {
             }
             Action::EndRental { .. } => {
                 common.note(|| format!("machine {machine}: ends its own rental"));
+                if running.seat.is_some() {
+                    lock(&common.checker).fail("a worker in the cluster ends a rental".to_owned());
+                }
                 let _ = common.with_market(|market, now| market.terminate(now, ACCOUNT, machine));
                 Input::RentalEnded { failure: None }
             }
@@ -448,7 +491,7 @@ impl Fleet {
         }
     }
 
-    fn restore(&mut self, common: &Common, machine: u64, candidate: &RestoreCandidate) -> Restore {
+    fn restore(&mut self, common: &Common, machine: u64, rank: u32, candidate: &RestoreCandidate) -> Restore {
         let mut files = Files::new();
         for file in &candidate.manifest.files {
             let mut content = Vec::new();
@@ -470,7 +513,7 @@ impl Fleet {
             }
             files.insert(file.path.clone(), Bytes::from(content));
         }
-        lock(&common.checker).restored(&candidate.manifest.run_id, candidate.manifest.step, &files);
+        lock(&common.checker).restored(&candidate.manifest.run_id, candidate.manifest.step, rank, &files);
         let step = candidate.manifest.step;
         self.disks.entry(machine).or_default().saves.insert(step, files);
         Restore::Done { path: format!("out/step-{step}") }
@@ -479,6 +522,9 @@ impl Fleet {
     /// A report is in the mailbox: what it offers must not be lost any more, if the machine is still there.
     fn report_stored(&self, common: &Common, at: usize, report: &Report) {
         let running = &self.boots[at];
+        if running.seat.is_some() {
+            return self.worker_reported(common, at, report);
+        }
         let (Some(offer), None) = (&report.offer, running.zombie_until) else { return };
         let runs =
             common.with_market(|market, _| market.machine(running.machine).is_some_and(|m| m.state == State::Running));
@@ -522,6 +568,9 @@ impl Running {
     }
 
     fn due(&self) -> Option<Duration> {
+        if self.seat.as_ref().is_some_and(|seat| seat.left.is_some()) {
+            return self.zombie_until;
+        }
         let op = self.ops.first_key_value().map(|((at, _), _)| *at);
         let program = self.program.as_ref().map(|p| p.next_at);
         // Before the first tick it has not begun.

@@ -9,6 +9,7 @@ pub mod cluster;
 mod ends;
 mod happenings;
 mod machines;
+mod nodes;
 pub mod operator;
 pub mod plan;
 pub mod ports;
@@ -16,6 +17,7 @@ pub mod program;
 pub mod sweep;
 pub mod table;
 pub mod wire;
+mod workers;
 pub mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -38,7 +38,11 @@ pub fn install() -> InstallId {
 /// The settings of every world's operators.
 pub fn settings() -> Settings {
     // Bills are compared before a world ends.
-    Settings { audit_after: Duration::from_secs(20), ..Settings::new(install(), OPERATOR_NAMESPACE) }
+    Settings {
+        audit_after: Duration::from_secs(20),
+        agent_image: Some("agent:1".to_owned()),
+        ..Settings::new(install(), OPERATOR_NAMESPACE)
+    }
 }
 
 /// A process's clocks: the world's time, monotonic since the process began.

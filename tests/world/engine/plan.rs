@@ -39,10 +39,19 @@ impl Options {
 pub enum Mood {
     /// Everything that can happen may happen.
     Rough,
+    /// The same, and jobs that run in the cluster, with several workers too.
+    Cluster,
     /// Nothing goes wrong but what the story says.
     Story(Story),
     /// One end in one phase: nothing goes wrong but what leads to the phase, and then the end.
     Cell(Cell),
+}
+
+impl Mood {
+    /// Chance decides.
+    pub fn is_rough(self) -> bool {
+        matches!(self, Self::Rough | Self::Cluster)
+    }
 }
 
 /// The reference runs of the crash sweep.
@@ -80,11 +89,24 @@ pub enum Story {
     SecretDeleted,
     /// The program fails once and begins again on the same machine.
     Fails,
+    // From here on the jobs run in the cluster.
+    /// Runs in the cluster, is drained away, goes on on a machine.
+    Drained,
+    /// Rented, outbid, goes on in the cluster.
+    Room,
+    /// Runs in the cluster, where a user deletes its Pod.
+    WorkerDeleted,
+    /// Two workers, one of them preempted.
+    Gang,
+    /// Two workers that both save, one of them on a node that is lost.
+    GangSaves,
+    /// Two jobs with two workers each, and room for three.
+    TwoGangs,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 22] = [
         Self::Outbid,
         Self::Unknown,
         Self::Deleted,
@@ -101,6 +123,12 @@ impl Story {
         Self::ProviderDeleted,
         Self::SecretDeleted,
         Self::Fails,
+        Self::Drained,
+        Self::Room,
+        Self::WorkerDeleted,
+        Self::Gang,
+        Self::GangSaves,
+        Self::TwoGangs,
     ];
 }
 
@@ -285,6 +313,14 @@ pub enum Happening {
     SecretDeleted,
     /// The API server is put back to an earlier state.
     EtcdRestored,
+    /// The cluster's own nodes are drained, for a while.
+    RoomGone,
+    /// A Pod in the cluster makes room for one of higher priority.
+    WorkerPreempted,
+    /// One of the cluster's nodes no longer answers, for a while.
+    WorkerNodeLost,
+    /// One of the cluster's nodes is gone, and PodGC takes its Pods away.
+    WorkerNodeGone,
     /// A caches' watch breaks and lists again, late.
     Relist,
 }
@@ -329,14 +365,32 @@ const USUAL: [Happening; 36] = [
     Happening::Relist,
 ];
 
+/// The same for a rough world in the cluster.
+const IN_CLUSTER: [Happening; 12] = [
+    Happening::RoomGone,
+    Happening::RoomGone,
+    Happening::WorkerPreempted,
+    Happening::WorkerPreempted,
+    Happening::WorkerNodeLost,
+    Happening::WorkerNodeLost,
+    Happening::WorkerNodeGone,
+    Happening::PodDeleted,
+    Happening::PodForced,
+    Happening::Crash,
+    Happening::Failover,
+    Happening::Suspended,
+];
+
 /// One world's nature.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Jobs.
     pub jobs: Vec<Recipe>,
-    /// How the jobs treat the cluster's own nodes: `Prefer` or `Never`.
+    /// How the jobs treat the cluster's own nodes: `Prefer`, `Only` or `Never`.
     pub in_cluster: &'static str,
-    /// The cluster's own GPU node has room from this time on.
+    /// Pods that each of the cluster's own nodes takes.
+    pub slots: Vec<u32>,
+    /// The cluster's own nodes have room from this time on.
     pub room_at: Option<Duration>,
     /// Restarts that a job's program may have, if it says so.
     pub max_restarts: Option<u32>,
@@ -365,6 +419,7 @@ impl Plan {
     pub fn new(seed: u64, mood: Mood) -> Self {
         match mood {
             Mood::Rough => Self::rough(&mut Chance::new(seed, "plan")),
+            Mood::Cluster => Self::clustered(&mut Chance::new(seed, "plan")),
             Mood::Story(story) => Self::story(story),
             Mood::Cell(cell) => Self::cell(&mut Chance::new(seed, "plan"), cell.at),
         }
@@ -376,7 +431,9 @@ impl Plan {
         let moment = chance.millis(24_000, 34_000);
         let happens = |what| vec![(moment, what)];
         plan.happenings = match at {
-            At::Job(JobPhase::Checkpointing) | At::Machine(MachinePhase::Draining) => happens(Happening::PodDeleted),
+            At::Job(JobPhase::Checkpointing)
+            | At::InCluster(JobPhase::Checkpointing)
+            | At::Machine(MachinePhase::Draining) => happens(Happening::PodDeleted),
             At::Job(JobPhase::Suspending | JobPhase::Suspended) => happens(Happening::Suspended),
             At::Job(JobPhase::Resuming) | At::Machine(MachinePhase::Terminating | MachinePhase::Gone) => {
                 happens(Happening::Outbid)
@@ -392,6 +449,9 @@ impl Plan {
         // The last save takes its time, so that something can happen before it is home.
         plan.jobs[0].save_time = chance.millis(400, 4_000);
         plan.in_cluster = if chance.one_in(3) { "Prefer" } else { "Never" };
+        if matches!(at, At::InCluster(_)) {
+            (plan.in_cluster, plan.room_at) = ("Prefer", Some(Duration::ZERO));
+        }
         plan.watch_lag = chance.millis(20, 1_500);
         // A phase is reached long before; the end moves this to after its own troubles.
         plan.calm_at = Duration::from_mins(15);
@@ -416,6 +476,7 @@ impl Plan {
             jobs: recipes,
             in_cluster: if chance.one_in(4) { "Prefer" } else { "Never" },
             max_restarts: None,
+            slots: vec![8],
             room_at: chance.one_in(8).then(|| chance.millis(0, 300_000)),
             keep: u32::try_from(chance.between(1, 3)).unwrap_or(1),
             // Room for one machine, or for several.
@@ -436,13 +497,35 @@ impl Plan {
         }
     }
 
+    /// A rough world with jobs in the cluster, whose nodes have room for the largest of them, mostly not for all.
+    fn clustered(chance: &mut Chance) -> Self {
+        let mut plan = Self::rough(chance);
+        let jobs = 1 + chance.below(3);
+        plan.jobs = (0..jobs).map(|n| recipe(chance, n)).collect();
+        for job in &mut plan.jobs {
+            job.workers = chance.pick(&[1, 1, 2, 2, 3]);
+            job.all_ranks = job.workers > 1 && chance.one_in(2);
+            job.hangs = chance.one_in(8).then(|| (0, chance.between(1, job.steps)));
+        }
+        plan.in_cluster = chance.pick(&["Prefer", "Prefer", "Only"]);
+        plan.slots = chance.pick::<&[u32]>(&[&[3], &[1, 1, 1], &[2, 2], &[2, 1, 2]]).to_vec();
+        plan.room_at = Some(if chance.one_in(2) { Duration::ZERO } else { chance.millis(0, 200_000) });
+        plan.per_hour = "3".to_owned();
+        plan.secrets = false;
+        let most = u64::try_from(plan.calm_at.as_millis()).unwrap_or(0).min(400_000);
+        let drawn = (0..1 + chance.below(6)).map(|_| (chance.millis(5_000, most), chance.pick(&IN_CLUSTER)));
+        plan.happenings.extend(drawn.collect::<Vec<_>>());
+        plan.happenings.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
     fn story(story: Story) -> Self {
         let at = Duration::from_secs;
         let happenings = match story {
             Story::Outbid => vec![(at(62), Happening::Outbid)],
             Story::Unknown => vec![(at(0), Happening::RentFault)],
             Story::Blackout => vec![(at(0), Happening::RentFault), (Duration::from_millis(1), Happening::MarketAway)],
-            Story::TwoJobs | Story::LastWord | Story::Fails => Vec::new(),
+            Story::TwoJobs | Story::LastWord | Story::Fails | Story::TwoGangs => Vec::new(),
             Story::Deleted => vec![(at(60), Happening::JobDeleted)],
             Story::PodLost => vec![(at(45), Happening::PodEvicted)],
             Story::PodDeleted => vec![(at(45), Happening::PodDeleted)],
@@ -455,6 +538,11 @@ impl Plan {
             Story::ProviderDeleted => vec![(at(45), Happening::ProviderDeleted)],
             Story::SecretDeleted => vec![(at(45), Happening::SecretDeleted)],
             Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],
+            Story::Drained => vec![(at(45), Happening::RoomGone)],
+            Story::Room => vec![(at(62), Happening::Outbid)],
+            Story::WorkerDeleted => vec![(at(45), Happening::PodDeleted)],
+            Story::Gang => vec![(at(45), Happening::WorkerPreempted)],
+            Story::GangSaves => vec![(at(45), Happening::WorkerNodeLost)],
         };
         let recipe = Recipe {
             salt: 7,
@@ -464,15 +552,17 @@ impl Plan {
             save_time: Duration::from_millis(400),
             fails: (story == Story::Fails).then_some((0, 7)),
             saves_on_stop: true,
+            hangs: None,
+            workers: if matches!(story, Story::Gang | Story::GangSaves | Story::TwoGangs) { 2 } else { 1 },
+            all_ranks: story == Story::GangSaves,
         };
+        let two = matches!(story, Story::TwoJobs | Story::TwoGangs);
+        let clustered = story >= Story::Drained;
         Self {
-            jobs: if story == Story::TwoJobs {
-                vec![Recipe { salt: 8, ..recipe.clone() }, recipe]
-            } else {
-                vec![recipe]
-            },
-            in_cluster: if story == Story::PodLost { "Prefer" } else { "Never" },
-            room_at: None,
+            jobs: if two { vec![Recipe { salt: 8, ..recipe.clone() }, recipe] } else { vec![recipe] },
+            in_cluster: if story == Story::PodLost || clustered { "Prefer" } else { "Never" },
+            slots: if story == Story::TwoGangs { vec![2, 1] } else { vec![1, 1] },
+            room_at: clustered.then(|| if story == Story::Room { at(50) } else { Duration::ZERO }),
             max_restarts: None,
             keep: 2,
             per_hour: if story == Story::TwoJobs { "0.3" } else { "3" }.to_owned(),
@@ -485,6 +575,7 @@ impl Plan {
             calm_at: match story {
                 Story::Blackout => at(260),
                 Story::Silent => at(50),
+                Story::Drained => at(150),
                 Story::Suspended | Story::Budget | Story::SuspendedUnknown => at(300),
                 _ => at(70),
             },
@@ -501,6 +592,9 @@ fn recipe(chance: &mut Chance, n: usize) -> Recipe {
         save_every: chance.between(1, 9),
         save_time: chance.millis(10, 3_000),
         saves_on_stop: chance.one_in(2),
+        hangs: None,
+        workers: 1,
+        all_ranks: false,
         fails: chance.one_in(6).then(|| (u32::try_from(chance.between(0, 2)).unwrap_or(0), chance.between(1, steps))),
     }
 }

@@ -29,6 +29,12 @@ pub struct Recipe {
     pub fails: Option<(u32, u64)>,
     /// The program saves its state before it obeys SIGTERM.
     pub saves_on_stop: bool,
+    /// The program hangs in this attempt at this step.
+    pub hangs: Option<(u32, u64)>,
+    /// Workers that run it.
+    pub workers: u32,
+    /// Each of them saves its part.
+    pub all_ranks: bool,
 }
 
 /// The state after `step` steps of an uninterrupted run.
@@ -48,6 +54,13 @@ pub fn save(salt: u64, step: u64, state: u64) -> Files {
         ("optimiser.bin".to_owned(), file(format!("epoch {} of {salt}", step / 12))),
         ("weights.bin".to_owned(), file(format!("{step} {state:016x}"))),
     ])
+}
+
+/// The same where each worker saves its part.
+pub fn save_part(salt: u64, step: u64, state: u64, rank: u32) -> Files {
+    let mut files = save(salt, step, state);
+    files.insert("own.bin".to_owned(), Bytes::from(format!("{rank} at {step}").into_bytes()));
+    files
 }
 
 /// SHA-256 in lower-case hex.
@@ -73,6 +86,8 @@ pub struct Program {
     pub recipe: Recipe,
     /// Its attempt.
     pub attempt: u32,
+    /// Its worker.
+    pub rank: u32,
     /// Steps done.
     pub step: u64,
     /// State after them.
@@ -102,10 +117,10 @@ pub enum Deed {
 
 impl Program {
     /// A program that goes on from `from`, or from zero.
-    pub fn new(recipe: Recipe, attempt: u32, from: Option<(u64, u64)>, now: Duration) -> Self {
+    pub fn new(recipe: Recipe, attempt: u32, rank: u32, from: Option<(u64, u64)>, now: Duration) -> Self {
         let (step, state) = from.unwrap_or((0, mix(recipe.salt)));
         let next_at = now + recipe.step_time;
-        Self { recipe, attempt, step, state, next_at, saving: None, ending: None, stopping: false, saved: step }
+        Self { recipe, attempt, rank, step, state, next_at, saving: None, ending: None, stopping: false, saved: step }
     }
 
     /// A signal arrives: it is over within a second.
@@ -141,7 +156,13 @@ impl Program {
         }
         self.step += 1;
         self.state = advance(self.state, self.step);
-        if self.recipe.fails == Some((self.attempt, self.step)) {
+        if self.recipe.hangs == Some((self.attempt, self.step)) {
+            self.next_at = Duration::MAX;
+            return Deed::Step;
+        }
+        // One of several workers.
+        let picked = self.step % u64::from(self.recipe.workers) == u64::from(self.rank);
+        if picked && self.recipe.fails == Some((self.attempt, self.step)) {
             self.ending = Some(1);
             self.next_at = now;
             return Deed::Step;
@@ -158,6 +179,9 @@ impl Program {
 
     /// What a save holds now.
     pub fn files(&self) -> Files {
+        if self.recipe.all_ranks {
+            return save_part(self.recipe.salt, self.step, self.state, self.rank);
+        }
         save(self.recipe.salt, self.step, self.state)
     }
 }

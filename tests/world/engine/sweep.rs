@@ -80,7 +80,9 @@ pub fn kinds(world: &Options) -> Result<(Kinds, u64), String> {
 /// The worlds that are swept: all stories, then rough worlds, which make calls that no story makes.
 pub fn references() -> Vec<Options> {
     let stories = Story::ALL.map(|story| Options::new(11, Mood::Story(story)));
-    stories.into_iter().chain((0..12).map(|seed| Options::new(seed, Mood::Rough))).collect()
+    let rough = (0..12).map(|seed| Options::new(seed, Mood::Rough));
+    let clusters = (0..4).map(|seed| Options::new(seed, Mood::Cluster));
+    stories.into_iter().chain(rough).chain(clusters).collect()
 }
 
 /// Every way in which a call of a program's restart in place can go wrong: all calls around the one that makes the next attempt's Pod,

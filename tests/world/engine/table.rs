@@ -19,7 +19,7 @@ pub enum Fate {
 }
 
 /// All ends, and what comes of them.
-pub const ENDS: [(Happening, Fate); 30] = [
+pub const ENDS: [(Happening, Fate); 33] = [
     (Happening::JobDeleted, Fate::Deleted),
     (Happening::JobForced, Fate::Deleted),
     (Happening::JobForeground, Fate::Deleted),
@@ -57,6 +57,10 @@ pub const ENDS: [(Happening, Fate); 30] = [
     // Machines that the older state does not know are swept; numbers and checkpoints are told by the bucket.
     (Happening::EtcdRestored, Fate::Elsewhere),
     (Happening::ClaimLost, Fate::Elsewhere),
+    // Of the cluster's own nodes.
+    (Happening::RoomGone, Fate::Elsewhere),
+    (Happening::WorkerPreempted, Fate::Elsewhere),
+    (Happening::WorkerNodeLost, Fate::Elsewhere),
 ];
 
 /// The moment of an end: when the job, or its machine, is first seen in this phase.
@@ -66,12 +70,18 @@ pub enum At {
     Job(JobPhase),
     /// A machine.
     Machine(MachinePhase),
+    /// The job, which runs on the cluster's own nodes.
+    InCluster(JobPhase),
 }
+
+/// Phases in which a job in the cluster has a Pod there.
+const IN_CLUSTER: [JobPhase; 3] = [JobPhase::Starting, JobPhase::Running, JobPhase::Checkpointing];
 
 impl At {
     /// All moments: the columns of the table.
     pub fn all() -> Vec<Self> {
-        JobPhase::ALL.map(Self::Job).into_iter().chain(MachinePhase::ALL.map(Self::Machine)).collect()
+        let machines = MachinePhase::ALL.map(Self::Machine).into_iter();
+        JobPhase::ALL.map(Self::Job).into_iter().chain(machines).chain(IN_CLUSTER.map(Self::InCluster)).collect()
     }
 }
 
@@ -122,6 +132,8 @@ impl Cell {
             return JobEnd::Waiting;
         }
         match self.fate() {
+            // There it costs nothing.
+            _ if matches!((self.at, self.end), (At::InCluster(_), Happening::PoorForGood)) => own,
             // The older state may not know of the failure, and the next attempt's program may do better.
             _ if self.end == Happening::EtcdRestored && own == JobEnd::Failed => JobEnd::Over,
             Fate::Deleted => JobEnd::Gone,

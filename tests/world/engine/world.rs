@@ -79,6 +79,8 @@ pub struct World {
     /// How far the cell of the table came.
     pub(super) reached: Reached,
     seed: u64,
+    /// No call of an operator is made to go wrong.
+    untouched: bool,
     started: usize,
     next_happening: usize,
     events: u64,
@@ -114,12 +116,14 @@ impl World {
             let mut checker = lock(&common.checker);
             checker.jobs = vec![super::checker::Watched::default(); plan.jobs.len()];
             checker.recipes = plan.jobs.iter().map(|r| (r.salt, r.steps)).collect();
+            checker.parts = (0..plan.jobs.len()).filter(|n| plan.jobs[*n].all_ranks).collect();
+            checker.workers = plan.jobs.iter().map(|r| usize::try_from(r.workers).unwrap_or(1)).collect();
             checker.awaited = if let Mood::Cell(cell) = options.mood { Some(cell.at) } else { None };
             checker.per_hour = plan.per_hour.parse().expect("an amount");
         }
         common.look();
         Self {
-            control_plane: ControlPlane::new(memory, plan.room_at),
+            control_plane: ControlPlane::new(memory, &plan),
             fleet: Fleet::new(options.seed, &plan),
             processes: Vec::new(),
             successor_at: Some(Duration::ZERO),
@@ -133,6 +137,7 @@ impl World {
             backups: VecDeque::new(),
             reached: Reached::default(),
             seed: options.seed,
+            untouched: options.cut.is_none() && options.mutant.is_none(),
             started: 0,
             next_happening: 0,
             events: 0,
@@ -196,7 +201,7 @@ impl World {
 
     /// True in a world where chance decides.
     pub(super) fn is_rough(&self) -> bool {
-        self.mood == Mood::Rough
+        self.mood.is_rough()
     }
 
     fn is_good(&self) -> bool {
@@ -278,7 +283,8 @@ impl World {
             return false;
         }
         let again = self.chance.millis(1_000, 6_000);
-        self.control_plane.step(&self.common, again);
+        let skips = if self.rough && self.is_rough() { 25 } else { 0 };
+        self.control_plane.step(&self.common, &mut self.fleet, again, skips);
         self.common.look();
         true
     }
@@ -347,13 +353,18 @@ impl World {
 
     fn end(&mut self, writes_before: u64) {
         let writes = self.writes();
-        let failures: Vec<_> = self.plan.jobs.iter().map(|r| r.fails).collect();
+        let working = self.fleet.working();
         let mut checker = lock(&self.common.checker);
         // The log of changes is bounded: where it has moved on, nothing can be said.
         if writes > writes_before {
             checker.fail(format!("{} writes although nothing changes any more", writes - writes_before));
         }
-        checker.at_the_end(&self.common, &failures, self.plan.room_at.is_none());
+        checker.at_the_end(
+            &self.common,
+            &self.plan.jobs,
+            &working,
+            matches!(self.mood, Mood::Story(_)) && self.untouched,
+        );
     }
 
     /// Moves the clock to the next thing that is due.
@@ -386,7 +397,7 @@ impl World {
 }
 
 fn market(options: &Options, chance: &mut Chance, epoch: Timestamp) -> Market {
-    let rough = options.mood == Mood::Rough;
+    let rough = options.mood.is_rough();
     let offers: Vec<_> = (0..if rough { 3 + chance.below(5) } else { 5 })
         .map(|n| {
             let gpu = if rough { chance.pick(&["RTX 4090", "RTX 3090", "L40S"]) } else { "RTX 4090" };

@@ -7,7 +7,7 @@ use tradewind_protocol::LogEntry;
 
 use super::super::cluster::{job_name, job_prefix};
 use super::super::ports::BUCKET;
-use super::super::program::{Files, save, sha256_hex, state_at};
+use super::super::program::{Files, save, save_part, sha256_hex, state_at};
 use super::super::wire::Common;
 use super::Checker;
 
@@ -161,20 +161,31 @@ impl Checker {
     }
 
     /// A program starts from a step, 0 = from zero. `alive`: the market knows of it.
-    pub fn program_started(&mut self, n: usize, attempt: u32, step: u64, alive: bool) {
+    pub fn program_started(&mut self, n: usize, attempt: u32, rank: u32, step: u64, alive: bool) {
         let name = job_name(n);
-        let twice = self.jobs[n].starts.iter().any(|(known, _)| *known == attempt);
+        let twice = !self.jobs[n].began.insert((attempt, rank));
         self.ensure(!twice, || format!("{name}: the program of attempt {attempt} was started twice"));
         let safe = self.jobs[n].offered.range(..attempt).map(|(_, step)| *step).max().unwrap_or(0);
+        let safe = safe.max(self.offered_together(n, attempt));
         let excused = self.losses_excused || !alive;
+        let other = self.jobs[n].starts.iter().find(|(known, _)| *known == attempt).map(|(_, step)| *step);
+        self.ensure(other.is_none_or(|other| other == step) || excused, || {
+            format!("{name}: worker {rank} of attempt {attempt} starts from step {step}, another from {other:?}")
+        });
+        let counted = self.committed(n).range(..attempt).map(|(_, step)| *step).max().unwrap_or(0);
+        self.ensure(step >= counted || excused, || {
+            format!("{name}: attempt {attempt} starts from step {step}, although step {counted} was committed before")
+        });
         self.ensure(step >= safe || excused, || {
             format!("{name}: attempt {attempt} starts from step {step}, although step {safe} was uploaded and offered before")
         });
-        self.jobs[n].starts.push((attempt, step));
+        if other.is_none() {
+            self.jobs[n].starts.push((attempt, step));
+        }
     }
 
     /// What a machine has put back on its disk.
-    pub fn restored(&mut self, run_id: &str, step: u64, files: &Files) {
+    pub fn restored(&mut self, run_id: &str, step: u64, rank: u32, files: &Files) {
         let job = self.jobs.iter().position(|job| {
             job.object.as_ref().and_then(|j| j.status.as_ref()).and_then(|s| s.run_id.as_deref()) == Some(run_id)
         });
@@ -183,7 +194,9 @@ impl Checker {
             return;
         };
         let salt = self.recipes[n].0;
-        let expected = save(salt, step, state_at(salt, step));
+        let state = state_at(salt, step);
+        let expected =
+            if self.parts.contains(&n) { save_part(salt, step, state, rank) } else { save(salt, step, state) };
         self.ensure(*files == expected, || {
             format!("{}: what was restored of step {step} is not what was saved", job_name(n))
         });

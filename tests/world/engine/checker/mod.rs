@@ -6,6 +6,7 @@ mod money;
 mod providers;
 mod renting;
 mod restored;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tradewind_core::{Money, OrderKey};
 pub use restored::Known;
 
 use super::cluster::{job_key, job_name};
+use super::program::Recipe;
 use super::table::{At, Cell, Fate, JobEnd};
 use super::wire::Common;
 
@@ -55,6 +57,10 @@ pub struct Watched {
     pub deleted: bool,
     /// Steps with which its programs started, newest last, with their attempts.
     pub starts: Vec<(u32, u64)>,
+    /// Workers whose programs started: attempt and rank.
+    pub began: BTreeSet<(u32, u32)>,
+    /// What each worker offered last, by attempt and rank, where all save together.
+    pub parts: BTreeMap<u32, BTreeMap<u32, u64>>,
     /// Highest step that a machine offered while it was there, by attempt.
     pub offered: BTreeMap<u32, u64>,
 }
@@ -70,6 +76,10 @@ pub struct Checker {
     pub jobs: Vec<Watched>,
     /// Salts and steps of the jobs' programs.
     pub recipes: Vec<(u64, u64)>,
+    /// Jobs of which each worker saves its part.
+    pub parts: BTreeSet<usize>,
+    /// Workers of each job.
+    pub workers: Vec<usize>,
     /// Dollars an hour that may be spent.
     pub per_hour: Money,
     /// Work may be lost to more than preemptions in this world: a checkpoint was damaged, or a store was away.
@@ -145,7 +155,9 @@ impl Checker {
             known.uid = job.metadata.uid.clone().unwrap_or_default();
             known.object = Some(job.clone());
             known.deleted |= change.gone || job.metadata.deletion_timestamp.is_some();
-            self.sees(At::Job(job.status.as_ref().map_or(JobPhase::Pending, |s| s.phase)));
+            let phase = job.status.as_ref().map_or(JobPhase::Pending, |s| s.phase);
+            self.sees(At::Job(phase));
+            self.sees(At::InCluster(phase));
         }
     }
 
@@ -227,8 +239,8 @@ impl Checker {
     /// The end of a cell happens now.
     pub fn end_happens(&mut self, cell: Cell) {
         self.job_end = cell.job_end();
-        // In these two phases the run-up itself has asked the machine to stop.
-        let stopping = matches!(cell.at, At::Job(JobPhase::Checkpointing | JobPhase::Suspending));
+        // In these phases the run-up itself has asked the machine to stop, or its program has failed for good.
+        let stopping = matches!(cell.at, At::Job(JobPhase::Checkpointing | JobPhase::Suspending | JobPhase::Failed));
         if cell.fate() == Fate::GoesOn && !stopping {
             let bought = |r: &Rental| {
                 let status = r.object.status.as_ref();
@@ -271,8 +283,9 @@ impl Checker {
     }
 
     /// The world has come to rest: what must hold at the end.
-    pub fn at_the_end(&mut self, common: &Common, failures: &[Option<(u32, u64)>], only_rented: bool) {
+    pub fn at_the_end(&mut self, common: &Common, recipes: &[Recipe], working: &[String], tidy: bool) {
         self.nothing_is_left(common);
+        self.workers_are_gone(common, working, tidy);
         self.books_agree(common);
         self.provider_is_settled(common);
         self.machines_went_on();
@@ -281,7 +294,7 @@ impl Checker {
             let there = common.memory.peek::<TrainingJob>(&job_key(0)).is_some();
             self.ensure(self.jobs[0].deleted && !there, || format!("{} is still there", job_name(0)));
         }
-        for (n, fails) in failures.iter().enumerate() {
+        for (n, recipe) in recipes.iter().enumerate() {
             let job = self.jobs[n].clone();
             let Some(status) = job.object.as_ref().and_then(|j| j.status.clone()).filter(|_| !job.deleted) else {
                 continue;
@@ -297,12 +310,16 @@ impl Checker {
             self.ensure(status.phase == wanted, || {
                 format!("{name} ended as {:?}, not as {wanted:?}: {}", status.phase, status.message)
             });
-            let only_rented = only_rented && wanted == JobPhase::Complete;
+            let complete = wanted == JobPhase::Complete;
             let salt = self.recipes[n].0;
-            self.ensure(!only_rented || self.results.contains(&salt), || {
-                format!("{name} is complete, but no machine has its result")
+            self.ensure(!complete || self.results.contains(&salt), || {
+                format!("{name} is complete, but nothing that ran has its result")
             });
-            let most = i64::from(fails.is_some());
+            let stalls = i64::from(recipe.hangs.is_some());
+            self.ensure(status.stalls <= stalls, || {
+                format!("{name}: {} stalls were counted, its program hung {stalls} times", status.stalls)
+            });
+            let most = i64::from(recipe.fails.is_some());
             self.ensure(status.restarts <= most, || {
                 format!("{name}: {} restarts were counted, its program failed {most} times", status.restarts)
             });

@@ -100,6 +100,7 @@ impl Checker {
             let old = to.jobs[n].clone();
             let job = &mut self.jobs[n];
             (job.object, job.deleted, job.offered) = (old.object, old.deleted, committed);
+            job.parts.clear();
         }
         self.jobs_seen = common.memory.snapshot(TrainingJob::KIND).1;
         self.rentals_seen = common.memory.snapshot(RentedMachine::KIND).1;
@@ -107,7 +108,7 @@ impl Checker {
     }
 
     /// The highest committed step of each attempt.
-    fn committed(&self, n: usize) -> BTreeMap<u32, u64> {
+    pub(super) fn committed(&self, n: usize) -> BTreeMap<u32, u64> {
         let mut steps = BTreeMap::new();
         for entry in self.books.entries(n) {
             if let LogEntry::Checkpoint { manifest, .. } = entry {
