@@ -92,10 +92,13 @@ impl KubeCluster {
     }
 
     async fn send_for_object(&self, kind: &'static Kind, call: Call) -> Result<Arc<dyn Object>, ClusterError> {
+        let is_write = call.method != Method::GET;
         let text = self.send(call).await?;
         let mut object = (kind.decode)(text.as_bytes()).map_err(unreadable)?;
-        // Nobody reads them, and answers to own writes are kept: they would be half of their memory.
-        own(&mut object).meta_mut().managed_fields = None;
+        if is_write {
+            // As from the watch: the answer to an own write is kept, and half of its memory would be for these.
+            own(&mut object).meta_mut().managed_fields = None;
+        }
         Ok(object)
     }
 }

@@ -11,7 +11,7 @@ mod told;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tradewind_core::{Clock, SystemClock};
@@ -133,7 +133,7 @@ async fn one(kind: Kind, size: &Size) -> Result<Shown> {
 async fn phases(contender: &mut Contender, size: &Size) -> Result<Shown> {
     let say = |what: &str| eprintln!("gangs: {}: {what}", contender.kind.name());
     say(&format!("{} jobs of {} workers", size.jobs, size.workers));
-    let start = start(contender, size).await?;
+    let start = while_it_lives(contender, start(contender, size)).await?;
     say(&format!("{} s in which nothing happens", size.gang_idle));
     let idle = watched(contender, Duration::from_secs(size.gang_idle)).await?;
     let beating = match (&contender.crowd, size.heartbeat) {
@@ -149,13 +149,28 @@ async fn phases(contender: &mut Contender, size: &Size) -> Result<Shown> {
     say(&format!("{} Pods and {} Secrets of others", size.foreign_pods, size.secrets));
     let growth = growth(contender, size).await?;
     say(&format!("{} jobs lose a worker", size.gang_losses.min(size.jobs)));
-    let lost = losses(contender, size).await?;
+    let lost = while_it_lives(contender, losses(contender, size)).await?;
     eprintln!("gangs: {}: restart", contender.kind.name());
     let before = Mark::set(contender).await?;
     let restarted = contender.restart().await?;
     tokio::time::sleep(SETTLE).await;
     let restart = before.reached_after_restart(contender).await?;
     Ok(Shown { start, idle, beating, growth, lost, restarted, restart })
+}
+
+/// Does something unless whoever is measured has ended, as a controller does that cannot renew its Lease: nobody starts it again here.
+async fn while_it_lives<T>(contender: &Contender, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let pid = contender.process().pid();
+    let ended = async {
+        // Of a process that has ended the kernel tells no memory.
+        while meter::usage(pid).is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = ended => bail!("its process has ended"),
+    }
 }
 
 async fn start(contender: &Contender, size: &Size) -> Result<Start> {

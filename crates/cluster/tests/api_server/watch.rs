@@ -52,6 +52,7 @@ async fn a_cache_follows_the_server_within_its_selector() {
     port.add(unwatched).await.unwrap();
     port.add(map("w-second", "x")).await.unwrap();
     until([&["w-first", "w-second"], &[]]).await;
+    assert!(first.metadata.managed_fields.is_none(), "the answer to a write is kept as well");
     let mut moved = ConfigMap::clone(&first);
     moved.metadata.labels = map("", "y").metadata.labels;
     port.write(moved).await.unwrap();
