@@ -13,6 +13,7 @@ use super::decide::{Decision, Observed, Step};
 use super::ending::{self, Cause};
 use super::gang;
 use super::status::Report;
+use super::template::AGENT;
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
 use crate::runtime::Wake;
@@ -131,6 +132,9 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let node = pod::node(pod);
     let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
+    if let Some((container, code)) = pod::failed_init(pod).filter(|_| pod::exit_code(pod).is_none()) {
+        return init_failed(name, node, container, code);
+    }
     let Some(code) = pod::exit_code(pod) else {
         // Nothing of it ran: the kubelet refused it, or its first container could not be started.
         let status = pod.status.as_ref();
@@ -152,6 +156,24 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
         log,
         ..Cause::new(reason, format!("the program in Pod {name} {how} on node {node}"))
     }
+}
+
+/// An init container failed: the template's own, which counts like the program, or our agent's, which another attempt may mend.
+fn init_failed(name: &str, node: &str, container: &str, code: i64) -> Cause {
+    let message = format!("init container {container} of Pod {name} ended with exit code {code} on node {node}");
+    if container == AGENT {
+        return Cause::new(Reason::AgentNotStarted, message);
+    }
+    Cause { exit_code: Some(code), ..Cause::new(Reason::ProgramFailed, message) }
+}
+
+/// What keeps the first of the workers from starting, if anything does.
+fn hindrance(crew: &Crew<'_>) -> Option<String> {
+    let starting = crew.workers.iter().filter(|w| w.state == State::Starting).filter_map(|w| w.pod);
+    starting.into_iter().find_map(|pod| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        Some(format!("Pod {name} on node {}: {}", pod::node(pod), pod::hindrance(pod)?))
+    })
 }
 
 /// The attempt is in the cluster, or on its way there.
@@ -230,7 +252,17 @@ fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>, begun:
     }
     let pod = silent.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();
     let trouble = silent.view.and_then(|v| v.trouble.clone()).map(|t| format!(" ({t})")).unwrap_or_default();
-    let message = format!("the agent in Pod {pod} has not reported: it must reach the operator's mailbox{trouble}");
+    let waits = silent.pod.filter(|pod| pod::phase(pod) != "Running");
+    let message = match (hindrance(crew), waits) {
+        (Some(hindrance), _) => hindrance,
+        (None, Some(waits)) => {
+            format!(
+                "Pod {pod} never started on node {}; its Events (`kubectl describe pod {pod}`) say why",
+                pod::node(waits)
+            )
+        }
+        _ => format!("the agent in Pod {pod} has not reported: it must reach the operator's mailbox{trouble}"),
+    };
     ending::begin(o, r, crew, attempt, Cause::new(Reason::AgentNotStarted, message))
 }
 
@@ -271,6 +303,10 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
     }
     r.workers(i64::try_from(ready).unwrap_or(0));
     let there = crew.workers.iter().filter(|w| w.view.is_some_and(|v| v.agent.is_some())).count();
+    if let Some(hindrance) = hindrance(crew) {
+        r.phase(JobPhase::Starting, &format!("{hindrance}; its node tries again"));
+        return;
+    }
     let message = match agent.map(|a| a.phase.as_str()) {
         Some("Restoring") => "the last checkpoint is downloaded and verified".to_owned(),
         _ if total > 1 && there < total => {
