@@ -165,8 +165,11 @@ fn follows(o: &Observed, r: &mut Report, crew: &Crew<'_>, ending: &EndingStatus)
             }
         }
         (Reason::AgentNotStarted, _) => {
-            let image = o.agent_image.as_deref().unwrap_or_default();
-            if let Some(decision) = too_many_never_started(r, image, &ending.message) {
+            // Either image, or a Secret or volume, may be to blame; the last message tells.
+            let image = o.job.spec.template.pointer("/spec/containers/0/image").and_then(|image| image.as_str());
+            let agent = o.agent_image.as_deref().unwrap_or_default();
+            let image = format!("{} with the agent of image {agent}", image.unwrap_or_default());
+            if let Some(decision) = too_many_never_started(r, &image, &ending.message) {
                 return decision;
             }
         }
