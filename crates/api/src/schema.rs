@@ -45,7 +45,7 @@ pub fn name_pattern(_: &mut SchemaGenerator) -> Schema {
         ),
         ("!self.matches('[{]step[}].*[{]step[}]')", "must have {step} at most once, such as step-{step}.npz"),
     ];
-    ruled_text(0, 128, &rules)
+    ruled_text(1, 128, &rules)
 }
 
 /// A directory that the program saves into.
