@@ -130,6 +130,32 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
             r#"spec.checkpoint.pattern: Invalid value: "a/b": must be a name without / such as step-{step}.npz or *-state; the directory goes into path"#,
         ),
         (
+            checkpoint("pattern", json!("{step}-{step}")),
+            r#"spec.checkpoint.pattern: Invalid value: "{step}-{step}": must have {step} at most once"#,
+        ),
+        (
+            checkpoint("path", json!("//.")),
+            r#"spec.checkpoint.path: Invalid value: "//.": must be a directory of the program's own such as output"#,
+        ),
+        (
+            checkpoint("path", json!("out/../..")),
+            r#"spec.checkpoint.path: Invalid value: "out/../..": must not go up by ..: name the directory itself"#,
+        ),
+        (json!({"gangTimeout": "0s"}), "spec.gangTimeout: Invalid value: must be longer than zero"),
+        (json!({"stallTimeout": "0m"}), "spec.stallTimeout: Invalid value: must be longer than zero"),
+        (
+            json!({"workers": 2, "placement": {"providers": ["vast"]}}),
+            "spec.placement.providers: Invalid value: placement.providers names where to rent, but several workers run in the cluster only",
+        ),
+        (
+            json!({"workers": 2, "placement": {"capacity": "Spot"}}),
+            "spec.placement.capacity: Invalid value: placement.capacity is about rented machines, but several workers run in the cluster only",
+        ),
+        (
+            json!({"workers": 2, "placement": {"regions": ["NO"]}}),
+            "spec.placement.regions: Invalid value: placement.regions names where to rent, but several workers run in the cluster only",
+        ),
+        (
             only("providers", json!(["vast"])),
             "spec.placement.providers: Invalid value: placement.providers names where to rent, but placement.inCluster is Only: remove one of the two",
         ),

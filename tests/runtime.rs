@@ -112,8 +112,7 @@ async fn replicas_start_hand_over_and_stay_silent() {
         "spec": {"workers": 2, "template": {"spec": {"containers": [{"name": "train", "image": "demo/charlm:1"}]}}}
     });
     kubectl.apply(&job.to_string()).await.unwrap();
-    let args =
-        ["wait", "--for=jsonpath={.status.conditions[?(@.type==\"Accepted\")].reason}=MultipleWorkersNotSupported"];
+    let args = ["wait", "--for=jsonpath={.status.conditions[?(@.type==\"Accepted\")].reason}=CommandRequired"];
     kubectl.run(args.into_iter().chain(["--timeout=20s", "tj/waits"])).await.unwrap();
     let before = ours(&plane).len();
     let writes = || ours(&plane)[before..].iter().filter(|e| e.is_write()).map(shown).collect::<Vec<_>>();

@@ -1,7 +1,8 @@
 //! What a Pod says, in the words of all controllers. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus, Pod, PodSpec};
+use tradewind_api::conditions::bounded;
 use tradewind_api::names;
 use tradewind_api::rented_machine::Claim;
 
@@ -126,6 +127,53 @@ pub fn started(pod: &Pod) -> Option<Timestamp> {
     pod.status.as_ref()?.start_time.as_ref().map(|t| t.0)
 }
 
+/// What keeps the kubelet from starting a Pod's containers, if anything does: reason and a sentence that stays the same while it tries again.
+pub fn hindrance(pod: &Pod) -> Option<String> {
+    let (container, reason) = waiting(pod).find(|(_, w)| !is_usual(w.reason.as_deref().unwrap_or_default()))?;
+    let word = reason.reason.as_deref().unwrap_or_default();
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    Some(match word {
+        // Two words and several messages take turns here: the Pod's Events have the registry's.
+        "ErrImagePull" | "ImagePullBackOff" | "RegistryUnavailable" => {
+            let pod = format!("kubectl describe pod {name}");
+            format!("ImagePullBackOff: image {} cannot be pulled; `{pod}` has the registry's words", container.image)
+        }
+        "InvalidImageName" => format!("{word}: \"{}\" is no name of an image", container.image),
+        "ErrImageNeverPull" => {
+            format!("{word}: image {} is not on the node, and imagePullPolicy is Never", container.image)
+        }
+        _ => {
+            let message = reason.message.as_deref().map(str::trim).unwrap_or_default();
+            let message = bounded(tradewind_protocol::clean_text(message, 1000), SAID);
+            let to = if message.is_empty() { "" } else { ": " };
+            format!("{word}{to}{message} (container {})", container.name)
+        }
+    })
+}
+
+/// Characters of a kubelet's own words in a sentence of ours.
+const SAID: usize = 200;
+
+/// Containers that wait, init containers first.
+fn waiting(pod: &Pod) -> impl Iterator<Item = (&ContainerStatus, &ContainerStateWaiting)> {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|s| s.init_container_statuses.as_ref()).into_iter().flatten();
+    let all = init.chain(status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten());
+    all.filter_map(|c| Some((c, c.state.as_ref()?.waiting.as_ref()?)))
+}
+
+/// Whether a container waits for this reason before every start.
+fn is_usual(reason: &str) -> bool {
+    matches!(reason, "" | "ContainerCreating" | "PodInitializing")
+}
+
+/// Name and exit code of the init container that failed, if one did.
+pub fn failed_init(pod: &Pod) -> Option<(&str, i64)> {
+    let init = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    let code = |c: &ContainerStatus| Some(i64::from(c.state.as_ref()?.terminated.as_ref()?.exit_code));
+    init.iter().find_map(|c| code(c).filter(|code| *code != 0).map(|code| (c.name.as_str(), code)))
+}
+
 /// Whether the kernel ended the program for want of memory.
 pub fn is_out_of_memory(pod: &Pod) -> bool {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
@@ -138,13 +186,6 @@ pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
     pod.metadata.labels.as_ref()?.get(name)
 }
 
-/// Exit code of an init container that failed.
-pub fn init_exit_code(pod: &Pod) -> Option<i64> {
-    let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
-    let codes = statuses.iter().filter_map(|status| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code));
-    codes.map(i64::from).find(|code| *code != 0)
-}
-
 /// Exit code of the program in a Pod, once it has ended.
 pub fn exit_code(pod: &Pod) -> Option<i64> {
     let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
@@ -153,7 +194,7 @@ pub fn exit_code(pod: &Pod) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -172,6 +213,14 @@ mod tests {
                 "containerStatuses": [{ "name": "train", "image": "i", "imageID": "s", "ready": true, "restartCount": 0, "state": state }],
             },
         }))
+        .unwrap()
+    }
+
+    fn waiting(init: &Value, main: &Value) -> Pod {
+        let container = |name: &str, state: &Value| json!([{"name": name, "image": "reg/i:1", "imageID": "", "ready": false, "restartCount": 0, "state": state}]);
+        serde_json::from_value(json!({"metadata": {"name": "j-0-1"}, "status": {
+            "initContainerStatuses": container("tradewind-agent", init), "containerStatuses": container("train", main),
+        }}))
         .unwrap()
     }
 
@@ -205,5 +254,35 @@ mod tests {
             slim(&mut same, "tradewind-abc");
             assert_eq!(same, whole, "on {node:?}");
         }
+    }
+
+    #[test]
+    fn what_keeps_containers_from_starting_is_said_in_words_that_stay_the_same() {
+        let waits = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+        let usual = waits("PodInitializing", "");
+        let done = json!({"terminated": {"exitCode": 0}});
+        assert_eq!(hindrance(&waiting(&waits("ContainerCreating", ""), &usual)), None);
+        assert_eq!(hindrance(&waiting(&done, &json!({"running": {}}))), None);
+        assert_eq!(hindrance(&Pod::default()), None);
+        let pull = hindrance(&waiting(&waits("ErrImagePull", "rpc error 1"), &usual)).unwrap();
+        assert!(pull.starts_with("ImagePullBackOff: image reg/i:1 cannot be pulled"), "{pull}");
+        assert_eq!(
+            hindrance(&waiting(&waits("ImagePullBackOff", "Back-off"), &usual)).unwrap(),
+            pull,
+            "no write for each try"
+        );
+        assert_eq!(
+            hindrance(&waiting(&done, &waits("CreateContainerConfigError", "secret \"hf\" not found\u{1b}"))).unwrap(),
+            "CreateContainerConfigError: secret \"hf\" not found (container train)"
+        );
+        let long = hindrance(&waiting(&done, &waits("CreateContainerError", &"x".repeat(5000)))).unwrap();
+        assert!(long.chars().count() < 300, "{long}");
+    }
+
+    #[test]
+    fn the_init_container_that_failed_is_found() {
+        let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+        assert_eq!(failed_init(&waiting(&ended(3), &json!({}))), Some(("tradewind-agent", 3)));
+        assert_eq!(failed_init(&waiting(&ended(0), &ended(1))), None);
     }
 }

@@ -103,6 +103,19 @@ fn a_template_that_cannot_be_rented() {
 }
 
 #[test]
+fn a_pattern_that_no_agent_could_go_by() {
+    scenario(async |world| {
+        let namespace = world.namespace("refused").await?;
+        let good = short(&namespace, "pattern");
+        let bad = short(&namespace, "pattern").with(json!({ "checkpoint": { "pattern": "step-[" } }));
+        bad.apply(world).await?;
+        refused(world, &bad, "Accepted", "InvalidCheckpoint", &["checkpoint.pattern \"step-[\" is no glob"]).await?;
+        good.apply(world).await?;
+        goes_on(world, &good).await
+    });
+}
+
+#[test]
 fn a_secret_or_key_of_the_bucket_that_is_missing() {
     scenario(async |world| {
         let namespace = world.namespace("refused").await?;

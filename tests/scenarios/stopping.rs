@@ -254,15 +254,18 @@ fn an_edit_that_cannot_be_carried_out_stops_nothing_and_suspend_is_obeyed() {
         let job = Job::new(&namespace, "run", 80, 20, "0.1");
         job.apply(world).await?;
         job.saved(world, 20, SOON).await?;
-        patch(world, &job, json!({ "workers": 2 })).await?;
-        let message = job.condition(world, "Accepted", "False", "MultipleWorkersNotSupported", SOON).await?;
-        ensure!(message.contains("spec.workers is 2"), "{message}");
+        let pattern = |text: &str| json!({ "checkpoint": { "pattern": text } });
+        let good = job.now(world).await?.spec.checkpoint.context("a checkpoint")?.pattern;
+        patch(world, &job, pattern("step-[")).await?;
+        let message = job.condition(world, "Accepted", "False", "InvalidCheckpoint", SOON).await?;
+        ensure!(message.contains("checkpoint.pattern \"step-[\" is no glob"), "{message}");
         let phase = job.now(world).await?.status.map(|s| s.phase);
         ensure!(phase == Some(JobPhase::Running), "{phase:?}");
         patch(world, &job, json!({ "suspend": true })).await?;
         job.phase(world, JobPhase::Suspended, SOON).await?;
         ensure!(world.machines().await?.iter().all(|m| !m.paid), "{:#?}", world.machines().await?);
-        patch(world, &job, json!({ "suspend": false, "workers": 1 })).await?;
+        patch(world, &job, pattern(&good)).await?;
+        patch(world, &job, json!({ "suspend": false })).await?;
         went_on(world, &job, "Suspended", 2).await
     });
 }

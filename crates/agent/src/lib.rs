@@ -6,6 +6,5 @@
 pub mod config;
 pub mod logic;
 pub mod mask;
-pub mod pattern;
 pub mod progress;
 pub mod shell;

@@ -65,6 +65,10 @@ reasons! {
     NotRentable,
     /// The first container names no command, and the image's own cannot be read.
     CommandRequired,
+    /// `checkpoint` has a pattern, path or argument that no agent could go by.
+    InvalidCheckpoint,
+    /// The template has something that our agent in the Pod needs for itself.
+    TemplateConflict,
     /// A Secret does not exist.
     SecretNotFound,
     /// A ResourceQuota of the namespace has no room for the Pod.

@@ -36,13 +36,35 @@ pub fn location(_: &mut SchemaGenerator) -> Schema {
     checked_text(512, pattern, "must be a bucket and a prefix of letters, digits and ._=/- such as s3://bucket/prefix/")
 }
 
-/// The name of a file or directory with `*` and `{step}` in it.
+/// The name of a file or directory with `*` and `{step}` in it. What is no glob for other reasons is found by the operator.
 pub fn name_pattern(_: &mut SchemaGenerator) -> Schema {
-    checked_text(
-        128,
-        "^[^/]+$",
-        "must be a name without / such as step-{step}.npz or *-state; the directory goes into path",
-    )
+    let rules = [
+        (
+            "self.matches('^[^/]+$')",
+            "must be a name without / such as step-{step}.npz or *-state; the directory goes into path",
+        ),
+        ("!self.matches('[{]step[}].*[{]step[}]')", "must have {step} at most once, such as step-{step}.npz"),
+    ];
+    ruled_text(1, 128, &rules)
+}
+
+/// A directory that the program saves into.
+pub fn save_directory(_: &mut SchemaGenerator) -> Schema {
+    let rules = [
+        (
+            "!self.matches('^/[/.]*$')",
+            "must be a directory of the program's own such as output or /work/output, not the whole file system",
+        ),
+        ("!self.matches('(^|/)[.][.](/|$)')", "must not go up by ..: name the directory itself, such as /work/output"),
+    ];
+    ruled_text(1, 512, &rules)
+}
+
+/// A text with several rules, each with its sentence.
+fn ruled_text(min: u32, max: u32, rules: &[(&str, &str)]) -> Schema {
+    let rules: Vec<_> =
+        rules.iter().map(|(rule, message)| serde_json::json!({"rule": rule, "message": message})).collect();
+    json_schema!({"type": "string", "minLength": min, "maxLength": max, "x-kubernetes-validations": rules})
 }
 
 /// A share between 0 and 1.

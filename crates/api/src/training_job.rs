@@ -42,6 +42,11 @@ use crate::values::{Decimal, Size, Span};
     validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.regions) || size(self.placement.regions) == 0").message("placement.regions names where to rent, but placement.inCluster is Only: remove one of the two").field_path(".placement.regions"),
     validation = Rule::new("!has(self.checkpoint) || !has(oldSelf.checkpoint) || self.checkpoint.writers == oldSelf.checkpoint.writers").message("cannot be changed, since the run's checkpoints are written that way: delete the job and apply it again").field_path(".checkpoint.writers"),
     validation = Rule::new("self.workers == oldSelf.workers").message("cannot be changed: delete the job and apply it again with another number, and it goes on from its last checkpoint").field_path(".workers"),
+    validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.providers) || size(self.placement.providers) == 0").message("placement.providers names where to rent, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.providers"),
+    validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.capacity) || self.placement.capacity == 'Any'").message("placement.capacity is about rented machines, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.capacity"),
+    validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.regions) || size(self.placement.regions) == 0").message("placement.regions names where to rent, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.regions"),
+    validation = Rule::new("!has(self.gangTimeout) || self.gangTimeout.matches('[1-9]')").message("must be longer than zero").field_path(".gangTimeout"),
+    validation = Rule::new("!has(self.stallTimeout) || self.stallTimeout.matches('[1-9]')").message("must be longer than zero").field_path(".stallTimeout"),
     validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || self.placement.inCluster != 'Never'").message("several workers need a private network between them, which rented machines do not have yet: placement.inCluster must not be Never").field_path(".placement.inCluster"),
     validation = Rule::new("!has(self.budget) || !has(self.budget.total) || !has(self.budget.perHour) || !isQuantity(self.budget.total) || !isQuantity(self.budget.perHour) || quantity(self.budget.perHour).compareTo(quantity(self.budget.total)) <= 0").message("budget.perHour must not be more than budget.total").field_path(".budget.perHour")
 )]
@@ -123,7 +128,7 @@ pub struct GpuRequest {
 )]
 pub struct CheckpointSpec {
     /// Directory that the program writes its checkpoints to, absolute or relative to its working directory.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(schema_with = "crate::schema::save_directory")]
     pub path: String,
     /// Glob for the name of one checkpoint, a file or a directory right under `path`. `{step}` stands for the digits of the step
     /// (`step-{step}.npz`); without it the last run of digits in the name is the step (`*-state`).
@@ -135,7 +140,8 @@ pub struct CheckpointSpec {
     /// Secret with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and optionally `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`),
     /// in the job's namespace. It stays with the operator: no machine ever gets it.
     pub secret_ref: LocalSecret,
-    /// Added to the command only when something was restored. `$(TRADEWIND_RESUME_PATH)` and `$(TRADEWIND_RESUME_STEP)` are replaced.
+    /// Added to the command only when something was restored. `$(TRADEWIND_RESUME_PATH)`, `$(TRADEWIND_RESUME_STEP)` and other variables of
+    /// the program are replaced; unknown names stay as they are.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(max = 1024)))]
     pub resume_args: Vec<String>,

@@ -12,7 +12,11 @@ pub fn for_job(reason: Reason, job: &str, namespace: &str) -> Option<String> {
         format!("{what}: kubectl patch tj {job} -n {namespace} --type merge -p '{{\"spec\":{spec}}}'")
     };
     Some(match reason {
-        Reason::PodRefused | Reason::InvalidLocation | Reason::CommandRequired => format!("correct the spec: {edit}"),
+        Reason::PodRefused
+        | Reason::InvalidLocation
+        | Reason::CommandRequired
+        | Reason::InvalidCheckpoint
+        | Reason::TemplateConflict => format!("correct the spec: {edit}"),
         Reason::NotRentable => format!("take out of the template what rented machines cannot give, or let it run in the cluster: {edit}"),
         Reason::NoPrivateNetwork => {
             "make room in the cluster, or run with one worker: several need a network between them that rented machines do not have".to_owned()

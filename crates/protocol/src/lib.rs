@@ -11,6 +11,7 @@ mod document;
 pub mod expand;
 pub mod log;
 pub mod manifest;
+pub mod pattern;
 pub mod report;
 pub mod seal;
 pub mod ticket;
@@ -21,6 +22,7 @@ pub use document::Document;
 pub use expand::expand;
 pub use log::{LogRecord, LogSegment, Said};
 pub use manifest::{Chunk, EntryKind, LogEntry, Manifest, ManifestFile, Writer};
+pub use pattern::Pattern;
 pub use report::{AgentPhase, CheckpointOffer, Exit, HostFacts, Progress, Report, RestoreOutcome};
 pub use ticket::Ticket;
 

@@ -13,6 +13,7 @@ use super::decide::{Decision, Observed, Step};
 use super::ending::{self, Cause};
 use super::gang;
 use super::status::Report;
+use super::template::AGENT;
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
 use crate::runtime::Wake;
@@ -147,8 +148,10 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let node = pod::node(pod);
     let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
-    let init = pod::init_exit_code(pod).map(|code| (code, "an init container"));
-    let Some((code, what)) = pod::exit_code(pod).map(|code| (code, "the program")).or(init) else {
+    if let Some((container, code)) = pod::failed_init(pod).filter(|_| pod::exit_code(pod).is_none()) {
+        return init_failed(name, node, container, code);
+    }
+    let Some(code) = pod::exit_code(pod) else {
         // Nothing of it ran: the kubelet refused it.
         let status = pod.status.as_ref();
         let reason = status.and_then(|s| s.reason.clone()).unwrap_or_else(|| "no reason given".to_owned());
@@ -167,7 +170,29 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
         (Reason::ProgramFailed, format!("ended with exit code {code}"))
     };
     let log = exit.map(|exit| exit.log_tail.clone()).unwrap_or_default();
-    Cause { exit_code: Some(code), log, ..Cause::new(reason, format!("{what} in Pod {name} {how} on node {node}")) }
+    Cause {
+        exit_code: Some(code),
+        log,
+        ..Cause::new(reason, format!("the program in Pod {name} {how} on node {node}"))
+    }
+}
+
+/// An init container failed: the template's own, which counts like the program, or our agent's, which another attempt may mend.
+fn init_failed(name: &str, node: &str, container: &str, code: i64) -> Cause {
+    let message = format!("init container {container} of Pod {name} ended with exit code {code} on node {node}");
+    if container == AGENT {
+        return Cause::new(Reason::AgentNotStarted, message);
+    }
+    Cause { exit_code: Some(code), ..Cause::new(Reason::ProgramFailed, message) }
+}
+
+/// What keeps the first of the workers from starting, if anything does.
+fn hindrance(crew: &Crew<'_>) -> Option<String> {
+    let starting = crew.workers.iter().filter(|w| w.state == State::Starting).filter_map(|w| w.pod);
+    starting.into_iter().find_map(|pod| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        Some(format!("Pod {name} on node {}: {}", pod::node(pod), pod::hindrance(pod)?))
+    })
 }
 
 /// The attempt is in the cluster, or on its way there.
@@ -248,11 +273,15 @@ fn torn(crew: &Crew<'_>) -> Option<Cause> {
 
 /// The agents of some workers have said nothing: not for ever. That they were looked for in vain counts, not that we could not look.
 fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>) -> Decision {
+    let runs = |w: &Worker<'_>| w.pod.is_some_and(|pod| pod::phase(pod) == "Running");
     let is_silent = |w: &&Worker<'_>| {
         let looked = w.view.is_some_and(|v| v.looked && v.agent.is_none() && v.trouble.is_none());
-        w.state == State::Starting && looked
+        w.state == State::Starting && (looked || !runs(w))
     };
-    let since = |w: &Worker<'_>| Some(pod::started(w.pod?)?.max(w.view?.heard_at.unwrap_or(jiff::Timestamp::MIN)));
+    let since = |w: &Worker<'_>| {
+        let heard = w.view.and_then(|v| v.heard_at).filter(|_| runs(w));
+        Some(pod::started(w.pod?)?.max(heard.unwrap_or(jiff::Timestamp::MIN)))
+    };
     let silent = crew.workers.iter().filter(is_silent).find_map(|w| Some((w, since(w)?)));
     let Some((silent, begun)) = silent else { return r.rest(Wake::OnChange) };
     let due = begun.checked_add(o.start_deadline).unwrap_or(jiff::Timestamp::MAX);
@@ -262,8 +291,15 @@ fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     }
     let pod = silent.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();
     let minutes = o.start_deadline.as_secs().div_ceil(60);
-    let message =
-        format!("the agent in Pod {pod} has not reported for {minutes} min: it must reach the operator's mailbox");
+    let waits = silent.pod.filter(|pod| pod::phase(pod) != "Running");
+    let message = match (hindrance(crew), waits) {
+        (Some(hindrance), _) => hindrance,
+        (None, Some(waits)) => format!(
+            "Pod {pod} never started on node {}; its Events (`kubectl describe pod {pod}`) say why",
+            pod::node(waits)
+        ),
+        _ => format!("the agent in Pod {pod} has not reported for {minutes} min: it must reach the operator's mailbox"),
+    };
     ending::begin(o, r, crew, attempt, Cause::new(Reason::AgentNotStarted, message))
 }
 
@@ -304,6 +340,10 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
     }
     r.workers(i64::try_from(ready).unwrap_or(0));
     let there = crew.workers.iter().filter(|w| w.view.is_some_and(|v| v.agent.is_some())).count();
+    if let Some(hindrance) = hindrance(crew) {
+        r.phase(JobPhase::Starting, &format!("{hindrance}; its node tries again"));
+        return;
+    }
     let message = match agent.map(|a| a.phase.as_str()) {
         Some("Restoring") => "the last checkpoint is downloaded and verified".to_owned(),
         _ if total > 1 && there < total => {

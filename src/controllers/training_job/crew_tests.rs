@@ -501,3 +501,118 @@ fn where_the_cluster_costs_money_the_cheaper_place_is_taken() {
     choose(&mut play, "0.10");
     assert!(matches!(play.look().step, Step::Claim { .. }));
 }
+
+/// A Pod whose container waits for this.
+fn held_up(reason: &str, message: &str) -> Value {
+    json!({"phase": "Pending", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": [
+        {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": message}}},
+    ]})
+}
+
+#[test]
+fn what_keeps_a_worker_from_starting_is_said_once_and_is_the_reason_in_the_end() {
+    let mut play = Play::gang(2);
+    play.pod(0, Some("gpu-0"), &json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}));
+    play.says(0, "Booted");
+    play.pod(1, Some("gpu-1"), &held_up("ErrImagePull", "rpc error: 401"));
+    let waits = play.look().status;
+    assert_eq!(waits.phase, JobPhase::Starting);
+    assert!(
+        waits.message.starts_with("Pod j-0-1 on node gpu-1: ImagePullBackOff: image i cannot"),
+        "{}",
+        waits.message
+    );
+    play.pod(1, Some("gpu-1"), &held_up("ImagePullBackOff", "Back-off pulling image"));
+    assert_eq!(play.look().status, waits, "every try would be a write");
+    play.pod(1, Some("gpu-1"), &held_up("CreateContainerConfigError", "secret \"hf\" not found"));
+    assert!(play.look().status.message.contains("gpu-1: CreateContainerConfigError: secret \"hf\" not found"));
+    let over = play.after(Duration::from_mins(15)).status.ending.unwrap();
+    assert_eq!(over.reason, "AgentNotStarted");
+    assert!(over.message.contains("secret \"hf\" not found"), "{}", over.message);
+}
+
+#[test]
+fn a_pod_that_waits_for_a_volume_is_named_when_its_time_is_over() {
+    let mut play = Play::gang(2);
+    play.pod(0, Some("gpu-0"), &json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}));
+    play.says(0, "Booted");
+    play.pod(1, Some("gpu-1"), &held_up("ContainerCreating", ""));
+    assert!(play.look().status.message.contains("1 of 2 workers are there"));
+    let over = play.after(Duration::from_mins(15)).status.ending.unwrap();
+    assert!(over.message.contains("kubectl describe pod j-0-1"), "{}", over.message);
+}
+
+#[test]
+fn an_init_container_that_fails_does_not_begin_again_for_ever() {
+    let failed = |name: &str| {
+        json!({"phase": "Failed", "initContainerStatuses": [
+            {"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 1}}},
+        ], "containerStatuses": [
+            {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}},
+        ]})
+    };
+    for (name, ended) in [("fetch-data", "TooManyRestarts"), ("tradewind-agent", "NotStartable")] {
+        let mut play = Play::gang(2);
+        for _ in 0..6 {
+            if play.status().phase == JobPhase::Failed {
+                break;
+            }
+            for rank in 0..2 {
+                play.pod(rank, Some("gpu-0"), &failed(name));
+            }
+            play.says(0, "Booted");
+            play.o.views[0].as_mut().unwrap().agent = None;
+            play.o.views[0].as_mut().unwrap().last_report_read = true;
+            play.look();
+            play.all_gone();
+            play.look();
+            play.o.views.clear();
+        }
+        assert_eq!((play.status().phase, play.reason("Failed")), (JobPhase::Failed, ended), "{name}");
+        assert!(play.status().message.contains(&format!("init container {name}")), "{}", play.status().message);
+    }
+}
+
+#[test]
+fn a_quota_that_admits_half_a_gang_is_named_and_its_nodes_are_given_back() {
+    let mut play = Play::gang(2);
+    play.pod(0, Some("gpu-0"), &json!({"phase": "Running"}));
+    let words = "Pod j-0-1 cannot be made now: exceeded quota: gpus; it is tried again";
+    play.o.pod_refused = Some((Reason::QuotaExceeded, words.to_owned()));
+    let waits = play.look();
+    assert_eq!((waits.status.phase, play.reason("Placed")), (JobPhase::Waiting, "QuotaExceeded"));
+    assert!(waits.status.message.contains(words), "{}", waits.status.message);
+    assert_eq!(waits.step, Step::Rest);
+    let over = play.after(Duration::from_mins(5));
+    assert_eq!(over.step, Step::RemovePods(vec!["j-0-0".to_owned()]));
+    assert_eq!(over.status.ending.unwrap().reason, "GangTimeout");
+}
+
+#[test]
+fn a_worker_whose_labels_somebody_changed_is_replaced_with_the_others() {
+    for labels in [
+        json!({names::ATTEMPT: "0", names::RANK: "seven"}),
+        json!({names::ATTEMPT: "0", names::RANK: "99999999999999999999"}),
+        json!({names::ATTEMPT: "0", names::RANK: "0"}),
+        json!({names::ATTEMPT: "7", names::RANK: "1"}),
+        json!({}),
+    ] {
+        let mut play = Play::gang(2);
+        play.all_run();
+        play.change(1, Some("gpu-1"), &json!({"phase": "Running"}), &json!({"labels": labels}), &json!({}));
+        let mut told = play.look();
+        if let Step::RemovePod(stranger) = &told.step {
+            // It looks like one of another attempt: it goes first.
+            assert_eq!(stranger, "j-0-1", "{labels}");
+            play.o.pods.retain(|pod| pod.metadata.name.as_deref() != Some("j-0-1"));
+            told = play.look();
+        }
+        assert_eq!(told.status.phase, JobPhase::Checkpointing, "{labels}");
+        let Step::RemovePods(removed) = &told.step else { panic!("{labels}: {:?}", told.step) };
+        assert!(removed.contains(&"j-0-0".to_owned()), "{labels}");
+        play.all_gone();
+        play.o.pods.clear();
+        assert_eq!(play.look().status.attempt, Some(1), "{labels}");
+    }
+}

@@ -12,6 +12,7 @@ mod ended;
 pub mod ending;
 pub mod gang;
 pub mod identity;
+mod input;
 mod observe;
 mod place;
 pub mod placement;

@@ -8,11 +8,11 @@ use tradewind_api::training_job::InCluster;
 use tradewind_api::{TrainingJob, names};
 
 /// Where the agent is in a Pod of the cluster.
-const SCRATCH: &str = "/tradewind";
+pub const SCRATCH: &str = "/tradewind";
 /// Where the agent is in its image.
 const IN_IMAGE: &str = "/usr/local/bin/tradewind-agent";
 /// Name of the agent's init container and of the volume that it shares with the program.
-const AGENT: &str = "tradewind-agent";
+pub const AGENT: &str = "tradewind-agent";
 /// Time that workers with checkpoints have to stop, where the template does not say: a save and its way to the bucket.
 const SAVING_GRACE_S: i64 = 120;
 /// Kubernetes' own default.

@@ -12,7 +12,7 @@ use tradewind_core::{GpuModel, Money, Trust, hex};
 use tradewind_planner as planner;
 
 use super::placement::Choice;
-use super::template;
+use super::{input, template};
 
 /// What a job asks for, checked.
 #[derive(Debug, Clone)]
@@ -97,6 +97,9 @@ pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
             reason: Reason::CommandRequired,
             message: "containers[0].command is empty: a job with checkpoints or several workers must name its program there, since the image's own entrypoint is not read".to_owned(),
         });
+    }
+    if let Some(refused) = input::checkpoint(job).or_else(|| input::conflict(job)) {
+        return Some(refused);
     }
     let (InCluster::Never, Err(obstacle)) = (values.in_cluster, &values.rental) else { return None };
     Some(Refused {

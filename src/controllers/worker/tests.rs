@@ -481,6 +481,38 @@ fn what_an_agent_says_that_makes_no_sense_changes_nothing() {
 }
 
 #[test]
+fn what_makes_no_sense_from_a_worker_that_runs_changes_nothing() {
+    let mut world = World::new(2, checkpoint("RankZero"));
+    world.look();
+    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
+    all_say(&mut agents, &world, |_| {});
+    world.later();
+    all_say(&mut agents, &world, runs);
+    world.later();
+    let mut forged: Value = serde_json::to_value(&agents[0].report).unwrap();
+    forged["phase"] = json!("Exited");
+    forged["sequence"] = json!(1_000);
+    forged["exit"] = json!({"code": 1, "signal": null, "toldToStop": false, "logTail": "", "at": world.clock.now()});
+    let hostile = [
+        b"{".to_vec(),
+        vec![b'['; 200_000],
+        vec![b'x'; 8 << 20],
+        // Its neighbour's word in its own place.
+        serde_json::to_vec(&forged).unwrap(),
+    ];
+    let report = world.control(0, 1).unwrap().report_put;
+    for bytes in hostile {
+        world.store.redeem_put(&report.url, Bytes::from(bytes), false).unwrap();
+        world.later();
+        let heard = world.view(0, 1).unwrap().agent.map(|agent| (agent.phase, agent.exit.is_some()));
+        assert_eq!(heard, Some(("Running".to_owned(), false)));
+    }
+    agents[1].says(&world, |report| ends(report, world.clock.now(), 0));
+    world.later();
+    assert_eq!(world.view(0, 1).unwrap().agent.unwrap().phase, "Exited", "and it is heard again");
+}
+
+#[test]
 fn checkpoints_that_cannot_work_are_told_of_once() {
     let mut world = World::new(1, checkpoint("RankZero"));
     world.look();

@@ -13,8 +13,8 @@ use super::stage::Staging;
 use super::watch::Watchman;
 use super::{Event, Shell, cgroup, checkpoint_directory, children, program};
 use crate::logic::{Input, Launch, ProgramEnd, ProgramSignal};
-use crate::pattern::Pattern;
 use crate::progress::read_file;
+use tradewind_protocol::Pattern;
 
 /// How long output may take to end after the last process has.
 const OUTPUT_LIMIT: Duration = Duration::from_secs(5);

@@ -34,7 +34,7 @@ use tradewind_protocol::{
 
 use crate::config::{Config, Environment};
 use crate::logic::{Action, Boot, CANNOT_GO_ON, Fetched, Input, Logic, Now, SaveId};
-use crate::pattern::Pattern;
+use tradewind_protocol::Pattern;
 
 use console::Console;
 use http::Http;

@@ -13,7 +13,7 @@ use tradewind_protocol::{Chunk, EntryKind, ManifestFile, RestoreCandidate, Ticke
 use super::files::{below, own_directory, remove};
 use super::http::{Http, ReadError};
 use crate::logic::Restore;
-use crate::pattern::Pattern;
+use tradewind_protocol::Pattern;
 
 const PARALLEL: usize = 4;
 /// A chunk with wrong bytes is read once more: it may have been damaged on the way.

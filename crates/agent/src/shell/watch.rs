@@ -15,7 +15,7 @@ use tradewind_core::{Clock, SystemClock};
 use super::Event;
 use super::files::Listing;
 use crate::logic::{Input, Now, SeenSave};
-use crate::pattern::Pattern;
+use tradewind_protocol::Pattern;
 
 const SHORTEST_SCAN: Duration = Duration::from_millis(50);
 const LONGEST_SCAN: Duration = Duration::from_secs(1);

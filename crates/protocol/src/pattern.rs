@@ -1,4 +1,5 @@
-//! Which names are checkpoints, and of which step.
+//! Which names are checkpoints, and of which step. The agent goes by it; the operator refuses what no agent could go by before it costs
+//! anything.
 
 use globset::{Glob, GlobMatcher};
 
@@ -7,10 +8,25 @@ const STEP: &str = "{step}";
 /// Names of our own beside or among checkpoints begin like this and are never checkpoints.
 pub const OWN_PREFIX: &str = ".tradewind-";
 
-/// A pattern that cannot be used.
+/// A pattern that cannot be used; a sentence without its subject.
 #[derive(Debug, thiserror::Error)]
-#[error("the checkpoint pattern is not a glob")]
-pub struct BadPattern(#[source] globset::Error);
+pub enum BadPattern {
+    /// It has no characters.
+    #[error("must not be empty")]
+    Empty,
+    /// It would match more than one segment of a path.
+    #[error("must be the name of a file or directory without /; the directory goes into checkpoint.path")]
+    Slash,
+    /// The step has two places.
+    #[error("must have {{step}} at most once")]
+    TwoSteps,
+    /// It names files of ours.
+    #[error("must not begin with {OWN_PREFIX}, which marks files of our own")]
+    Ours,
+    /// It is no glob.
+    #[error("is no glob ({0}); write *, ?, [abc] or {{a,b}}, and \\ before such a character that stands for itself")]
+    NoGlob(globset::ErrorKind),
+}
 
 /// A glob for the name of one checkpoint.
 #[derive(Debug, Clone)]
@@ -21,9 +37,24 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Reads a pattern; see [`tradewind_protocol::CheckpointSettings::pattern`].
+    /// Reads a pattern; see [`crate::CheckpointSettings::pattern`].
     pub fn new(pattern: &str) -> Result<Self, BadPattern> {
-        let glob = |text: &str| Ok(Glob::new(text).map_err(BadPattern)?.compile_matcher());
+        if pattern.is_empty() {
+            return Err(BadPattern::Empty);
+        }
+        if pattern.contains(['/', '\0']) {
+            return Err(BadPattern::Slash);
+        }
+        if pattern.matches(STEP).count() > 1 {
+            return Err(BadPattern::TwoSteps);
+        }
+        if pattern.starts_with(OWN_PREFIX) {
+            return Err(BadPattern::Ours);
+        }
+        let glob = |text: &str| match Glob::new(text) {
+            Ok(glob) => Ok(glob.compile_matcher()),
+            Err(error) => Err(BadPattern::NoGlob(error.kind().clone())),
+        };
         match pattern.split_once(STEP) {
             Some((before, after)) => Ok(Self { before: glob(before)?, after: Some(glob(after)?) }),
             None => Ok(Self { before: glob(pattern)?, after: None }),
@@ -78,6 +109,20 @@ mod tests {
         ] {
             assert_eq!(Pattern::new(pattern).unwrap().step(name), expected, "{pattern} {name}");
         }
-        assert!(Pattern::new("step-[").is_err());
+    }
+
+    #[test]
+    fn what_no_agent_could_go_by_is_refused_in_words() {
+        for (pattern, words) in [
+            ("", "must not be empty"),
+            ("a/b", "without /"),
+            ("{step}-{step}", "{step} at most once"),
+            (".tradewind-{step}", "files of our own"),
+            ("step-[", "is no glob (unclosed character class"),
+            ("{a,{step}", "is no glob"),
+        ] {
+            let said = Pattern::new(pattern).unwrap_err().to_string();
+            assert!(said.contains(words), "{pattern}: {said}");
+        }
     }
 }
