@@ -25,7 +25,11 @@ fn one_worker_runs_to_its_end() {
         ensure!(counts(&done) == (0, 0, 0) && record(&done, 0)?.ended == "Finished", "{:?}", done.status);
         let status = done.status.unwrap_or_default();
         ensure!(status.placement.is_some_and(|p| p.summary == "cluster"), "in the cluster");
-        ensure!(status.cost.total.micros() == 0 && status.checkpoint.is_some_and(|c| c.step == 40), "{:?}", status.cost);
+        ensure!(
+            status.cost.total.micros() == 0 && status.checkpoint.is_some_and(|c| c.step == 40),
+            "{:?}",
+            status.cost
+        );
         ensure!(world.machines().await?.is_empty(), "nothing is rented");
         ensure!(cluster.log(&job, "run-0").contains("step 40/40"), "{}", cluster.log(&job, "run-0"));
         finished_right(world, &job).await?;
@@ -126,7 +130,8 @@ fn a_restricted_namespace_with_gpu_limits_takes_our_pods() {
         let restricted = json!({ "template": { "spec": { "securityContext": {
             "runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": { "type": "RuntimeDefault" },
         } } } });
-        let own = json!({ "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } });
+        let own =
+            json!({ "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } } });
         let job = homely(&namespace, "run", 10, 5, "0.1").with(restricted).container(own);
         job.apply(world).await?;
         job.phase(world, JobPhase::Complete, PATIENCE).await?;

@@ -58,7 +58,8 @@ fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
         let images = images(world)?;
         let node = |n: usize| FakeNodeOptions::new(&format!("dead-{n}"), &images).gpus(2).lease_seconds(4);
         let cluster = Cluster::of(world, (0..3).map(node)).await?;
-        let soon = |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2 });
+        let soon =
+            |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2 });
         let tolerations = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(soon);
         let job = four(&namespace, 60, 5).with(json!({ "template": { "spec": { "tolerations": tolerations } } }));
         job.apply(world).await?;
@@ -239,7 +240,8 @@ fn parts_of_different_steps_are_refused_and_it_is_said_why() {
         let cluster = cluster(world, "uneven").await?;
         let job = all_save(four(&namespace, 9999, 7), "uneven");
         job.apply(world).await?;
-        let words = ["writers AllRanks", "counts only once every worker has saved the same step", "has not, its newest"];
+        let words =
+            ["writers AllRanks", "counts only once every worker has saved the same step", "has not, its newest"];
         let note = told(world, &job, "CheckpointRefused", &words).await?;
         println!("{note}");
         let status = job.now(world).await?.status.context("a status")?;

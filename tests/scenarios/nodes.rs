@@ -135,7 +135,10 @@ pub fn counts(job: &TrainingJob) -> (i64, i64, i64) {
 /// How an attempt went.
 pub fn record(job: &TrainingJob, attempt: i64) -> Result<&AttemptRecord> {
     let history = &job.status.as_ref().context("a status")?.history;
-    history.iter().find(|r| r.attempt == attempt).with_context(|| format!("no record of attempt {attempt}: {history:#?}"))
+    history
+        .iter()
+        .find(|r| r.attempt == attempt)
+        .with_context(|| format!("no record of attempt {attempt}: {history:#?}"))
 }
 
 /// Waits for the end: Complete with the weights of an undisturbed run, nothing rented, attempt 0 ended for this reason, attempt 1 went on from
@@ -152,12 +155,7 @@ pub async fn went_on(world: &World, job: &Job, ended: &str, counted: (i64, i64, 
 }
 
 /// As [`went_on`], and nothing of the work was lost: the last save was made, and went home, inside the grace period.
-pub async fn saved_and_went_on(
-    world: &World,
-    job: &Job,
-    ended: &str,
-    counted: (i64, i64, i64),
-) -> Result<TrainingJob> {
+pub async fn saved_and_went_on(world: &World, job: &Job, ended: &str, counted: (i64, i64, i64)) -> Result<TrainingJob> {
     let done = went_on(world, job, ended, counted).await?;
     let (first, second) = (record(&done, 0)?, record(&done, 1)?);
     ensure!(second.from_step >= first.last_step, "went on from {:?}, was at {:?}", second.from_step, first.last_step);
