@@ -120,7 +120,13 @@ async fn keep_open(world: &World, namespace: &str) -> Result<()> {
         let pods = world.stack.kubectl().get_json(["pods", "-n", namespace]).await?;
         for pod in pods["items"].as_array().into_iter().flatten() {
             if let (Some(name), false) = (pod["metadata"]["name"].as_str(), pod["spec"]["schedulingGates"].is_null()) {
-                open(world, namespace, name).await?;
+                let patch = json!([{ "op": "remove", "path": "/spec/schedulingGates" }]).to_string();
+                // One that goes meanwhile needs no help.
+                let _ = world
+                    .stack
+                    .kubectl()
+                    .run(["patch", "pod", name, "-n", namespace, "--type=json", "-p", &patch])
+                    .await;
             }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
