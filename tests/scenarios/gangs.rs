@@ -26,7 +26,7 @@ fn four(namespace: &str, steps: u64, every: u64) -> Job {
 fn four_workers_run_to_their_end() {
     scenario(async |world| {
         let namespace = world.namespace("gang").await?;
-        let cluster = Cluster::start(world, "gang", 2, 2).await?;
+        let cluster = Cluster::start(world, "pair", 2, 2).await?;
         let job = four(&namespace, 60, 5);
         job.apply(world).await?;
         job.saved(world, 5, PATIENCE).await?;
@@ -67,14 +67,20 @@ fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
         let node = cluster.node_of(world, &job, "run-0-0").await?;
         let dead = node.name().to_owned();
         node.kill().await;
+        let again = |job: &tradewind_api::TrainingJob| {
+            let status = job.status.clone().unwrap_or_default();
+            let is = (status.attempt, status.phase);
+            if is == (Some(1), JobPhase::Running) { Ok(()) } else { Err(format!("{is:?}")) }
+        };
+        job.until(world, "attempt 1", PATIENCE, again).await?;
+        // What was left of attempt 0 goes once the node is back, and hurts nobody.
+        node.revive().await?;
         let done = went_on(world, &job, "Disrupted", (1, 0, 0)).await?;
         let first = record(&done, 0)?;
         ensure!(first.message.contains(&dead) && first.message.contains("does not answer"), "{first:?}");
         let second = done.status.as_ref().and_then(|s| s.placement.as_ref()).and_then(|p| p.why.clone());
         ensure!(second.as_ref().is_some_and(|why| !why.contains(&dead)), "attempt 1 {second:?}");
         ensure!(record(&done, 1)?.from_step >= Some(10), "{:?}", record(&done, 1)?);
-        // What was left on it goes once it is back.
-        node.revive().await?;
         cluster.end(world).await
     });
 }

@@ -97,12 +97,10 @@ fn several_workers_are_not_rented_and_it_is_said_why() {
         ensure!(message.contains("room for 0 of 4 workers") && message.contains("waits for room"), "{message}");
         let never = crate::nodes::gang(&namespace, "never", 4, 10, 5, "0.1")
             .with(json!({ "placement": { "inCluster": "Never" } }));
-        never.apply(world).await?;
-        let message = never.condition(world, "Accepted", "False", "NoPrivateNetwork", SOON).await?;
-        ensure!(message.contains("spec.workers is 4"), "{message}");
+        let refused = never.apply(world).await.err().map(|e| e.to_string()).unwrap_or_default();
+        ensure!(refused.contains("private network") && refused.contains("must not be Never"), "{refused}");
         let status = prefers.now(world).await?.status.unwrap_or_default();
         ensure!(status.phase == JobPhase::Waiting && world.machines().await?.is_empty(), "{status:?}");
-        prefers.delete(world).await?;
-        never.delete(world).await
+        prefers.delete(world).await
     });
 }
