@@ -60,10 +60,10 @@ pub fn ended_machine(
     // A machine that never ran anything is no preemption of work, but the attempt number is spent: its agent may still be alive.
     let asked = machine.spec.stop.is_some()
         || [Reason::Deleted, Reason::OperatorSilent].iter().any(|reason| reason.as_str() == ended);
-    if ended == Reason::ProgramStalled.as_str() {
-        if let Some(decision) = program_stalled(r, valid, status.restored_step, &message) {
-            return Some(decision);
-        }
+    if ended == Reason::ProgramStalled.as_str()
+        && let Some(decision) = program_stalled(r, valid, status.restored_step, &message)
+    {
+        return Some(decision);
     }
     let unfit = ended == Reason::HostUnfit.as_str();
     if !asked && !unfit && (status.boot.is_some() || ended == Reason::Preempted.as_str()) {

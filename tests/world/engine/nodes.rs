@@ -152,7 +152,6 @@ impl Nodes {
     fn run_worker(&self, common: &Common, fleet: &mut Fleet, pod: &Pod, uid: &str) {
         let going = pod.metadata.deletion_timestamp.as_ref().map(|at| at.0);
         match (fleet.life(uid), going) {
-            (None, Some(_)) => self.let_go(pod),
             (None, None) if phase(pod) == "Pending" => {
                 let address = fleet.start_worker(common, pod);
                 let started = common.clock.now().to_string();
@@ -162,7 +161,7 @@ impl Nodes {
                 let phase = if code == 0 { "Succeeded" } else { "Failed" };
                 self.show(common, pod, json!({"phase": phase, "containerStatuses": [terminated(code)]}));
             }
-            (Some(Life::Ended(_)), Some(_)) => self.let_go(pod),
+            (None | Some(Life::Ended(_)), Some(_)) => self.let_go(pod),
             (Some(Life::Runs), Some(until)) => {
                 fleet.terminate(common, uid, common.clock.now() >= until);
             }
