@@ -162,6 +162,11 @@ impl Nodes {
                 self.show(common, pod, json!({"phase": phase, "containerStatuses": [terminated(code)]}));
             }
             (None | Some(Life::Ended(_)), Some(_)) => self.let_go(pod),
+            // The API server was put back: the kubelet says again what is.
+            (Some(Life::Runs), None) if phase(pod) == "Pending" => {
+                let started = common.clock.now().to_string();
+                self.show(common, pod, json!({"phase": "Running", "startTime": started}));
+            }
             (Some(Life::Runs), Some(until)) => {
                 fleet.terminate(common, uid, common.clock.now() >= until);
             }
