@@ -218,9 +218,10 @@ async fn as_stored(ctx: &Context, o: &Observed, memory: &mut JobMemory) -> Resul
         if machines.iter().any(|m| Some(m.spec.attempt) == attempt) {
             return Err(Failure::benign("WatchLags", "a machine of this attempt is there; the watch lags"));
         }
-        // The same for its Pods in the cluster.
+        // The same for its Pods: one that the watch shows too is no news.
         let pods = pods_now(ctx, &o.job).await?;
-        if pods.iter().any(|pod| attempt.is_some_and(|attempt| pod::is_of(pod, attempt))) {
+        let known = |pod: &Pod| o.pods.iter().any(|other| other.metadata.uid == pod.metadata.uid);
+        if pods.iter().any(|pod| attempt.is_some_and(|attempt| pod::is_of(pod, attempt)) && !known(pod)) {
             return Err(Failure::benign("WatchLags", "a Pod of this attempt is there; the watch lags"));
         }
     }

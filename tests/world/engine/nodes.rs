@@ -152,7 +152,6 @@ impl Nodes {
     fn run_worker(&self, common: &Common, fleet: &mut Fleet, pod: &Pod, uid: &str) {
         let going = pod.metadata.deletion_timestamp.as_ref().map(|at| at.0);
         match (fleet.life(uid), going) {
-            (None, Some(_)) => self.let_go(pod),
             (None, None) if phase(pod) == "Pending" => {
                 let address = fleet.start_worker(common, pod);
                 let started = common.clock.now().to_string();
@@ -162,7 +161,12 @@ impl Nodes {
                 let phase = if code == 0 { "Succeeded" } else { "Failed" };
                 self.show(common, pod, json!({"phase": phase, "containerStatuses": [terminated(code)]}));
             }
-            (Some(Life::Ended(_)), Some(_)) => self.let_go(pod),
+            (None | Some(Life::Ended(_)), Some(_)) => self.let_go(pod),
+            // The API server was put back: the kubelet says again what is.
+            (Some(Life::Runs), None) if phase(pod) == "Pending" => {
+                let started = common.clock.now().to_string();
+                self.show(common, pod, json!({"phase": "Running", "startTime": started}));
+            }
             (Some(Life::Runs), Some(until)) => {
                 fleet.terminate(common, uid, common.clock.now() >= until);
             }

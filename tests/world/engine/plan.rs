@@ -510,10 +510,10 @@ impl Plan {
         plan.in_cluster = chance.pick(&["Prefer", "Prefer", "Only"]);
         plan.slots = chance.pick::<&[u32]>(&[&[3], &[1, 1, 1], &[2, 2], &[2, 1, 2]]).to_vec();
         plan.room_at = Some(if chance.one_in(2) { Duration::ZERO } else { chance.millis(0, 200_000) });
-        plan.per_hour = "3".to_owned();
+        "3".clone_into(&mut plan.per_hour);
         plan.secrets = false;
         let most = u64::try_from(plan.calm_at.as_millis()).unwrap_or(0).min(400_000);
-        let drawn = (0..1 + chance.below(6)).map(|_| (chance.millis(5_000, most), chance.pick(&IN_CLUSTER)));
+        let drawn = (0..=chance.below(6)).map(|_| (chance.millis(5_000, most), chance.pick(&IN_CLUSTER)));
         plan.happenings.extend(drawn.collect::<Vec<_>>());
         plan.happenings.sort_by_key(|(at, _)| *at);
         plan
@@ -522,13 +522,13 @@ impl Plan {
     fn story(story: Story) -> Self {
         let at = Duration::from_secs;
         let happenings = match story {
-            Story::Outbid => vec![(at(62), Happening::Outbid)],
+            Story::Outbid | Story::Room => vec![(at(62), Happening::Outbid)],
             Story::Unknown => vec![(at(0), Happening::RentFault)],
             Story::Blackout => vec![(at(0), Happening::RentFault), (Duration::from_millis(1), Happening::MarketAway)],
             Story::TwoJobs | Story::LastWord | Story::Fails | Story::TwoGangs => Vec::new(),
             Story::Deleted => vec![(at(60), Happening::JobDeleted)],
             Story::PodLost => vec![(at(45), Happening::PodEvicted)],
-            Story::PodDeleted => vec![(at(45), Happening::PodDeleted)],
+            Story::PodDeleted | Story::WorkerDeleted => vec![(at(45), Happening::PodDeleted)],
             Story::Suspended => vec![(at(48), Happening::Suspended)],
             Story::Silent => vec![(at(48), Happening::Outage)],
             Story::Budget => vec![(at(48), Happening::Poor)],
@@ -539,8 +539,6 @@ impl Plan {
             Story::SecretDeleted => vec![(at(45), Happening::SecretDeleted)],
             Story::Damaged => vec![(at(62), Happening::Damage), (at(63), Happening::Outbid)],
             Story::Drained => vec![(at(45), Happening::RoomGone)],
-            Story::Room => vec![(at(62), Happening::Outbid)],
-            Story::WorkerDeleted => vec![(at(45), Happening::PodDeleted)],
             Story::Gang => vec![(at(45), Happening::WorkerPreempted)],
             Story::GangSaves => vec![(at(45), Happening::WorkerNodeLost)],
         };
