@@ -28,7 +28,7 @@ const LEASE_SECONDS: u32 = 4;
 /// A node that is silent for so long is dead: a Lease's length and a busy moment of this machine.
 pub const NODE_GRACE: Duration = Duration::from_secs(5);
 /// The node dies once a checkpoint of this step counts: two saves, so that it is not the first that is gone on from.
-const LOST_AFTER: i64 = 40;
+const LOST_AFTER: i64 = 80;
 /// Time between two lines with step and loss.
 const STEP_LINES: Duration = Duration::from_secs(2);
 
@@ -103,8 +103,13 @@ impl<'a> Gang<'a> {
             self.screen.say(Who::Gang, &format!("checkpoint of step {step} is uploaded, verified and counts"));
         }
         for record in status.history.iter().skip(said.attempts) {
-            let line = format!("attempt {} is over: {} ({})", record.attempt, record.message, record.ended);
+            // Why was told when it began to end.
+            let is_known = said.message.starts_with(&record.message);
+            let why = if is_known { String::new() } else { format!(": {}", record.message) };
+            let next = status.message.strip_prefix(&record.message).unwrap_or_default();
+            let line = format!("attempt {} is over{why} ({}){next}", record.attempt, record.ended);
             self.screen.say(Who::Gang, &line);
+            said.message.clone_from(&status.message);
         }
         said.attempts = status.history.len();
         if status.message != said.message && !status.phase.is_terminal() {
@@ -123,6 +128,9 @@ impl<'a> Gang<'a> {
         let whole = log.rfind('\n').map_or("", |end| &log[..end]);
         for line in whole.lines().skip(self.said.lines) {
             self.said.lines += 1;
+            if !is_programs(line) {
+                continue;
+            }
             if step_of(line).is_some() {
                 if self.said.steps_at.is_some_and(|at| at.elapsed() < STEP_LINES) {
                     continue;
@@ -159,8 +167,9 @@ impl<'a> Gang<'a> {
         }
         let list = workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
         let line = format!(
-            "{} loses its power, and with it worker {list} of the gang; the others wait for an answer that does not come",
-            node.name()
+            "{} loses its power, and the gang its {} {list}; the others wait for an answer that does not come",
+            node.name(),
+            if workers.len() == 1 { "worker" } else { "workers" }
         );
         self.screen.say(Who::Demo, &line);
         self.lost =
@@ -175,7 +184,7 @@ impl<'a> Gang<'a> {
 
     /// The lines with which the workers of an attempt began.
     pub fn beginnings(&self, attempt: i64) -> Vec<String> {
-        let first = |rank| self.log(attempt, rank).lines().next().unwrap_or("nothing").to_owned();
+        let first = |rank| self.log(attempt, rank).lines().find(|l| is_programs(l)).unwrap_or("nothing").to_owned();
         (0..WORKERS).map(first).collect()
     }
 
@@ -183,6 +192,11 @@ impl<'a> Gang<'a> {
     pub async fn undisturbed(&mut self) -> Result<Vec<u8>> {
         self.undisturbed.take().context("it was asked for once")?.await?
     }
+}
+
+/// The agent writes there too.
+fn is_programs(line: &str) -> bool {
+    !line.starts_with("tradewind: ")
 }
 
 /// Name of a worker's Pod.

@@ -120,11 +120,11 @@ async fn look_back(screen: &Screen, stack: &Stack) -> Result<()> {
     screen.plain(
         String::from_utf8_lossy(if plugin.status.success() { &plugin.stdout } else { &plugin.stderr }).trim_end(),
     );
-    for pod in [format!("{MAIN}-1"), format!("{GANG}-1-0")] {
+    for pod in [format!("{MAIN}-1"), format!("{GANG}-1-3")] {
         let of =
             if pod.starts_with(MAIN) { "the machine is gone, what it wrote is not" } else { "a worker of the gang" };
-        screen.plain(&format!("\n$ kubectl logs {pod} --tail=3      # {of}"));
-        let lines = stack.kubectl().run(["logs", &pod, "--tail=3"]).await;
+        screen.plain(&format!("\n$ kubectl logs {pod} --tail=4      # {of}"));
+        let lines = stack.kubectl().run(["logs", &pod, "--tail=4"]).await;
         screen.plain(lines.unwrap_or_else(|error| error.to_string()).trim_end());
     }
     Ok(())
