@@ -197,6 +197,9 @@ pub struct TimeArgs {
     /// How long other replicas believe in a leader that is silent.
     #[arg(long, env = "TRADEWIND_LEASE_DURATION", value_name = "TIME", default_value = "15s", value_parser = span)]
     pub lease_duration: Duration,
+    /// How often the Lease of our Node is renewed: a quarter at most of the time after which your cluster takes a silent node for dead.
+    #[arg(long, env = "TRADEWIND_NODE_RENEW", value_name = "TIME", default_value = "10s", value_parser = span)]
+    pub node_renew: Duration,
     /// How long running work may take to finish when the operator is told to stop.
     #[arg(long, env = "TRADEWIND_DRAIN_LIMIT", value_name = "TIME", default_value = "40s", value_parser = span)]
     pub drain_limit: Duration,

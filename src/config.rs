@@ -173,6 +173,7 @@ impl Config {
         settings.refusal_memory = times.refusal_memory;
         settings.orphan_age = times.orphan_age;
         settings.audit_after = times.audit_after;
+        settings.node_renew = times.node_renew;
         settings.sweep_report_only = self.sweep_report_only;
         settings.ticket_lifetime = times.ticket_lifetime;
         settings.start_deadline = times.start_deadline;

@@ -34,6 +34,8 @@ pub struct Settings {
     pub orphan_age: Duration,
     /// How long after a machine's end the provider's bill for it is looked at.
     pub audit_after: Duration,
+    /// How often the Lease of our Node is renewed.
+    pub node_renew: Duration,
     /// The sweeper only reports what it would end.
     pub sweep_report_only: bool,
     /// Lifetime of signed URLs.
@@ -70,6 +72,8 @@ impl Settings {
             orphan_age: Duration::from_mins(3),
             // Bills trail: Vast.ai's by up to 5 minutes.
             audit_after: Duration::from_mins(15),
+            // As a kubelet does; the controller manager gives a Node 50 s.
+            node_renew: Duration::from_secs(10),
             sweep_report_only: false,
             // Renewed at half-life: what is left then outlasts the longest absence of an operator (a day) by half a day.
             ticket_lifetime: Duration::from_hours(72),

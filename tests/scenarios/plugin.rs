@@ -160,6 +160,7 @@ fn a_user_follows_jobs_from_start_to_end() {
             .says("logs my-run --attempt 7", 1, &["attempt 7 has no Pod any more; these still have one: 0"])
             .await?;
         tradewind.says("logs my-run -o yaml", 2, &["logs are lines"]).await?;
+        tradewind.says("logs my-run --tail 1", 0, &["step "]).await?;
         tradewind.says("frobnicate", 2, &["unrecognized subcommand", "Usage: kubectl tradewind"]).await?;
 
         let first = world.running_machine(None).await?;
@@ -193,6 +194,10 @@ fn a_user_follows_jobs_from_start_to_end() {
             })
             .await?;
         tradewind.golden("plugin-status-complete", "status short", whole).await?;
+        // Its machine is gone, what the program wrote is not.
+        tradewind.golden("plugin-logs", "logs short", whole).await?;
+        let last = tradewind.json("logs short --tail 1").await?;
+        ensure!(last["pod"] == "short-0" && last["attempt"] == 0 && last["rank"] == 0, "{last:#}");
         tradewind.golden("plugin-cost", "cost", whole).await?;
         tradewind.says("cost -A", 0, &["NAMESPACE", &ns, "my-run", "short"]).await?;
         let cost = tradewind.json("cost short").await?;

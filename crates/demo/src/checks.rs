@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 use tradewind_api::{TrainingJob, training_job::JobPhase};
 use tradewind_core::Money;
 use tradewind_harness::{Stack, sim::SimMachine};
 
 use crate::{
+    gang::Gang,
     logs::Logs,
     outbid::{Misfortune, Plan, step_of},
-    show::{MAIN, REFERENCE, location},
+    show::{GANG, MAIN, REFERENCE, location},
     story::Facts,
     weights::{self, Committed},
 };
@@ -59,6 +61,61 @@ pub async fn all(stack: &Stack, seen: &Evidence<'_>) -> Result<Vec<Check>> {
         checks.push(cost(seen, &books, name));
     }
     Ok(checks)
+}
+
+/// What must be true of the job with several workers.
+pub async fn of_gang(stack: &Stack, seen: &Evidence<'_>, gang: &mut Gang<'_>) -> Vec<Check> {
+    vec![lost_a_node(seen, gang), all_began_again(gang), same_as_undisturbed(stack, gang).await]
+}
+
+fn lost_a_node(seen: &Evidence<'_>, gang: &Gang<'_>) -> Check {
+    let Some(lost) = &gang.lost else { return check(false, "gang: no node was ever lost") };
+    let Some(status) = seen.job(GANG).and_then(|j| j.status.as_ref()) else {
+        return check(false, "gang: the job has no status");
+    };
+    let ended = status.history.first().map_or("?", |record| record.ended.as_str());
+    let (preemptions, restarts) = (status.preemptions, status.restarts);
+    let back = lost.back_after.map_or("never".to_owned(), |time| format!("after {:.1} s", time.as_secs_f64()));
+    let holds = status.phase == JobPhase::Complete
+        && status.attempt == Some(1)
+        && ended == "Disrupted"
+        && (preemptions, restarts) == (1, 0)
+        && lost.back_after.is_some();
+    let workers = lost.workers.len();
+    check(
+        holds,
+        format!(
+            "gang: {} died with {workers} of the workers; attempt 0 ended as {ended}; all run again {back}; preemptions {preemptions}, failures of the program {restarts}",
+            lost.node
+        ),
+    )
+}
+
+/// Not only the lost one, all from the same step, and from a checkpoint at least as new as the newest that counted then.
+fn all_began_again(gang: &Gang<'_>) -> Check {
+    let known = gang.lost.as_ref().map_or(i64::MAX, |lost| lost.checkpoint);
+    let beginnings = gang.beginnings(1);
+    let step = |line: &String| line.split_once("resumed from step ")?.1.trim().parse::<i64>().ok();
+    let steps: Vec<Option<i64>> = beginnings.iter().map(step).collect();
+    let holds = steps.iter().all(|step| *step == steps[0] && step.is_some_and(|step| step >= known));
+    let lines = beginnings.iter().map(|line| format!("\"{line}\"")).collect::<Vec<_>>().join(", ");
+    check(holds, format!("gang: a checkpoint of step {known} counted; in the next attempt {lines}"))
+}
+
+async fn same_as_undisturbed(stack: &Stack, gang: &mut Gang<'_>) -> Check {
+    match (weights::newest(stack, &location(GANG)).await, gang.undisturbed().await) {
+        (Ok(ours), Ok(whole)) => {
+            let theirs = tradewind_core::hex(&Sha256::digest(&whole));
+            let text = format!(
+                "gang's final weights: step {}, sha256 {}…; of four processes without a cluster that nobody disturbed: {}…",
+                ours.step,
+                ours.digest(),
+                &theirs[..12]
+            );
+            check(ours.bytes == whole, text)
+        }
+        (Err(error), _) | (_, Err(error)) => check(false, format!("gang's final weights: {error:#}")),
+    }
 }
 
 async fn same_weights(stack: &Stack) -> Check {

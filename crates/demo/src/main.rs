@@ -1,8 +1,10 @@
-//! `make demo`: the main path with everything on one machine. A training job finds no GPU in the cluster, runs on the cheapest machine of
-//! a simulated market, is outbid in the middle of an upload, goes on elsewhere, and ends with the same weights as a run that nobody
-//! disturbed. It ends with checks; the exit code says whether they hold.
+//! `make demo`: the main path with everything on one machine, in two stories at once. A training job finds no GPU in the cluster, runs on
+//! the cheapest machine of a simulated market, is outbid in the middle of an upload, and goes on elsewhere. Four workers train one model
+//! together on the cluster's own nodes, one of which loses its power; all go on from their newest checkpoint on the others. Both end with
+//! the same weights as runs that nobody disturbed. It ends with checks; the exit code says whether they hold.
 
 mod checks;
+mod gang;
 mod image;
 mod logs;
 mod outbid;

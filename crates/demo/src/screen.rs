@@ -22,6 +22,8 @@ pub enum Who {
     Program,
     /// The job that nobody disturbs.
     Reference,
+    /// The job with several workers.
+    Gang,
 }
 
 impl Who {
@@ -32,6 +34,7 @@ impl Who {
             Self::Job => ("charlm", "36"),
             Self::Program => ("program", "32"),
             Self::Reference => ("reference", "2"),
+            Self::Gang => ("gang", "34"),
         }
     }
 }

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tradewind_api::TrainingJob;
-use tradewind_harness::{RunDir, Stack, StackOptions, Tools, project_root, stack};
+use tradewind_harness::{Binaries, RunDir, Stack, StackOptions, Tools, project_root, stack};
 
 use crate::{
     checks::{self, Evidence},
+    gang::{self, Gang},
     image,
     outbid::{Outbid, Plan},
     screen::{Screen, Who},
@@ -19,13 +20,17 @@ use crate::{
 };
 
 /// Namespace of the demo's jobs.
-const NAMESPACE: &str = "default";
+pub const NAMESPACE: &str = "default";
 /// The job that is outbid.
 pub const MAIN: &str = "charlm";
 /// The job that nobody disturbs.
 pub const REFERENCE: &str = "charlm-reference";
-/// From the apply to the end of the last machine.
-const LIMIT: Duration = Duration::from_mins(2);
+/// The job with several workers, in the cluster.
+pub const GANG: &str = "gang";
+/// Manifest of [`MAIN`], below the project's root.
+const MANIFEST: &str = "deploy/demo/training-job.yaml";
+/// From the apply to the end of the last machine: three times what it takes.
+const LIMIT: Duration = Duration::from_mins(3);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows everything; true if every check holds. With `KEEP=1` it stays after that, and leaves only the verdict.
@@ -34,9 +39,15 @@ pub async fn run(settings: &Settings, screen: &Screen, verdict: &OnceLock<bool>)
     screen.plain(&format!("tradewind demo, seed {seed} (DEMO_SEED={seed} repeats it)"));
     let tools = Tools::locate()?;
     let scratch = RunDir::new("image")?;
-    let image = image::assemble(&tools, scratch.path())?;
-    let mut stack = start(settings, screen, &image).await?;
-    let outcome = perform(settings, screen, &mut stack).await;
+    let images = image::assemble(&tools, scratch.path())?;
+    let mut stack = start(settings, screen, &images).await?;
+    // They end before the stack.
+    let nodes = gang::nodes(&stack, &images).await?;
+    screen.say(
+        Who::Demo,
+        "ready: a real API server with three nodes without GPUs, an S3 server, a market of rented machines, the operator",
+    );
+    let outcome = perform(settings, screen, &mut stack, Gang::new(screen, &nodes, &images.gang)).await;
     if let (true, Ok(holds)) = (settings.keep, &outcome) {
         verdict.get_or_init(|| *holds);
         linger(screen, &stack, &tools);
@@ -49,29 +60,30 @@ pub async fn run(settings: &Settings, screen: &Screen, verdict: &OnceLock<bool>)
     outcome
 }
 
-async fn start(settings: &Settings, screen: &Screen, image: &std::path::Path) -> Result<Stack> {
+async fn start(settings: &Settings, screen: &Screen, images: &image::Images) -> Result<Stack> {
     let path = project_root().join("deploy/demo/market.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut market: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
     for provider in ["vast", "runpod"] {
-        market["providers"][provider]["images"]["demo/charlm:1"]["root"] = image.display().to_string().into();
+        market["providers"][provider]["images"]["demo/charlm:1"]["root"] = images.charlm.display().to_string().into();
     }
     let mut options = StackOptions::new("demo", market);
     options.seed = settings.seed;
+    // A dead node is noticed soon; so the operator's own must show more often that it lives.
+    options.plane.node_grace = Some(gang::NODE_GRACE);
+    let mut options = options.operator_flag("node-renew", "1s");
     let told = screen.clone();
     options.progress = stack::Progress::to(move |what| told.say(Who::Demo, &format!("starting: {what}")));
-    let stack = Stack::start(options).await?;
-    screen.say(Who::Demo, "ready: a real API server, an S3 server, a market of rented machines, the operator");
-    Ok(stack)
+    Ok(Stack::start(options).await?)
 }
 
-async fn perform(settings: &Settings, screen: &Screen, stack: &mut Stack) -> Result<bool> {
+async fn perform(settings: &Settings, screen: &Screen, stack: &mut Stack, mut gang: Gang<'_>) -> Result<bool> {
     let plan = prepare(settings, screen, stack).await?;
     let (mut story, mut outbid) = (Story::new(screen, MAIN), Outbid::new(plan));
     let mut committed = Committed::default();
-    let (jobs, began) = watch(screen, stack, &mut story, &mut outbid, &mut committed).await?;
+    let (jobs, began) = watch(screen, stack, &mut story, &mut outbid, &mut committed, &mut gang).await?;
     screen.head(&format!("what is left after {:.0} s", began.elapsed().as_secs_f64()));
-    screen.plain(stack.kubectl().run(["get", "tj,twm,twp"]).await?.trim_end());
+    look_back(screen, stack).await?;
     let evidence = Evidence {
         plan,
         misfortune: outbid.done.as_ref(),
@@ -82,13 +94,47 @@ async fn perform(settings: &Settings, screen: &Screen, stack: &mut Stack) -> Res
     };
     screen.head("checks");
     let mut all = true;
-    for check in checks::all(stack, &evidence).await? {
+    let mut checks = checks::all(stack, &evidence).await?;
+    checks.extend(checks::of_gang(stack, &evidence, &mut gang).await);
+    for check in checks {
         screen.check(check.holds, &check.text);
         all &= check.holds;
     }
     let verdict = if all { "every check holds" } else { "NOT every check holds" };
     screen.plain(&format!("\n{verdict}; {:.0} s in all", screen.seconds()));
     Ok(all)
+}
+
+/// What somebody looks at who was away: the jobs, one of them on one screen, and the end of what their programs wrote.
+async fn look_back(screen: &Screen, stack: &Stack) -> Result<()> {
+    screen.plain("$ kubectl get tj,twm,twp");
+    screen.plain(stack.kubectl().run(["get", "tj,twm,twp"]).await?.trim_end());
+    screen.plain(&format!("\n$ kubectl tradewind status {MAIN}"));
+    let plugin = tokio::process::Command::new(Binaries::locate_plugin()?)
+        .args(["status", MAIN])
+        .env("KUBECONFIG", stack.plane.kubeconfig())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("running the plug-in")?;
+    screen.plain(
+        String::from_utf8_lossy(if plugin.status.success() { &plugin.stdout } else { &plugin.stderr }).trim_end(),
+    );
+    for pod in [format!("{MAIN}-1"), format!("{GANG}-1-3")] {
+        let of =
+            if pod.starts_with(MAIN) { "the machine is gone, what it wrote is not" } else { "a worker of the gang" };
+        screen.plain(&format!("\n$ kubectl logs {pod} --tail=4      # {of}"));
+        let lines = stack.kubectl().run(["logs", &pod, "--tail=4"]).await;
+        screen.plain(lines.unwrap_or_else(|error| error.to_string()).trim_end());
+    }
+    Ok(())
+}
+
+/// A manifest below the project's root.
+pub fn manifest(path: &str) -> Result<Value> {
+    let path = project_root().join(path);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("{} is no YAML", path.display()))
 }
 
 /// Shows the market and applies the manifests.
@@ -98,9 +144,7 @@ async fn prepare(settings: &Settings, screen: &Screen, stack: &Stack) -> Result<
     screen
         .say(Who::Demo, "$ kubectl create secret generic s3 --from-literal AWS_ACCESS_KEY_ID=... (the bucket's keys)");
     stack.apply(&stack.store_secret(NAMESPACE).to_string()).await?;
-    let path = project_root().join("deploy/demo/training-job.yaml");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let manifest: Value = serde_saphyr::from_str(&text).with_context(|| format!("{} is no YAML", path.display()))?;
+    let manifest = manifest(MANIFEST)?;
     let plan = Plan::seeded(settings.seed, argument(&manifest, "--steps=")?, argument(&manifest, "--save-every=")?);
     screen.say(
         Who::Demo,
@@ -110,10 +154,11 @@ async fn prepare(settings: &Settings, screen: &Screen, stack: &Stack) -> Result<
             plan.save * plan.every
         ),
     );
-    screen.say(Who::Demo, "$ kubectl apply -f deploy/samples/secret-access.yaml -f deploy/demo/training-job.yaml");
-    let access = project_root().join("deploy/samples/secret-access.yaml");
-    let files = ["apply".as_ref(), "-f".as_ref(), access.as_os_str(), "-f".as_ref(), path.as_os_str()];
-    screen.say(Who::Demo, stack.kubectl().run(files).await?.trim());
+    let files = ["deploy/samples/secret-access.yaml", MANIFEST, gang::MANIFEST];
+    screen.say(Who::Demo, &format!("$ kubectl apply -f {}", files.join(" -f ")));
+    let mut apply = vec!["apply".into()];
+    apply.extend(files.iter().flat_map(|file| ["-f".into(), project_root().join(file).into_os_string()]));
+    screen.say(Who::Demo, stack.kubectl().run(apply).await?.trim());
     stack.apply(&reference(manifest).to_string()).await?;
     screen.say(
         Who::Reference,
@@ -151,26 +196,28 @@ pub fn place(job: &str) -> String {
 }
 
 /// A number among the program's arguments.
-fn argument(manifest: &Value, flag: &str) -> Result<u64> {
+pub fn argument(manifest: &Value, flag: &str) -> Result<u64> {
     let arguments = manifest.pointer("/spec/template/spec/containers/0/args").and_then(Value::as_array);
     let mut texts = arguments.into_iter().flatten().filter_map(Value::as_str);
     let number = texts.find_map(|text| text.strip_prefix(flag)?.parse().ok());
     number.with_context(|| format!("the demo's manifest has no argument {flag}"))
 }
 
-/// Tells the story until both jobs have ended and every machine is gone.
+/// Tells the stories until all jobs have ended and every machine is gone.
 async fn watch(
     screen: &Screen,
     stack: &Stack,
     story: &mut Story<'_>,
     outbid: &mut Outbid,
     committed: &mut Committed,
+    gang: &mut Gang<'_>,
 ) -> Result<(Vec<TrainingJob>, Instant)> {
     let (mailbox, catalogue) = (stack.mailbox()?, stack.catalogue(&location(MAIN))?);
     let began = Instant::now();
     let mut struck = false;
     loop {
-        let jobs = story.look(stack, &mailbox, NAMESPACE, &[MAIN, REFERENCE]).await?;
+        let mut jobs = story.look(stack, &mailbox, NAMESPACE, &[MAIN, REFERENCE]).await?;
+        jobs.push(gang.look(stack).await?);
         committed.look(&catalogue).await?;
         outbid.look(stack, story.current(), &place(MAIN)).await?;
         if let Some(misfortune) = outbid.done.as_ref().filter(|_| !struck) {
@@ -209,7 +256,9 @@ async fn watch(
 /// What somebody may try while everything is left running.
 fn linger(screen: &Screen, stack: &Stack, tools: &Tools) {
     let kubectl = tools.program("kubectl").ok();
-    let bin = kubectl.as_deref().and_then(|p| p.parent()).map(|p| p.display().to_string()).unwrap_or_default();
+    let plugin = Binaries::locate_plugin().ok();
+    let directories = [&kubectl, &plugin].map(|program| program.as_deref().and_then(|p| p.parent()));
+    let bin = directories.into_iter().flatten().map(|p| p.display().to_string()).collect::<Vec<_>>().join(":");
     screen.head("everything is left running; Ctrl-C ends it");
     screen.plain(&format!(
         "In another terminal:
@@ -219,6 +268,8 @@ fn linger(screen: &Screen, stack: &Stack, tools: &Tools) {
 
   kubectl get tj,twm,twp -o wide                   what there is
   kubectl describe tj charlm                       how it went
+  kubectl tradewind status charlm                  the same on one screen; also: cost, doctor
+  kubectl tradewind logs gang --all-ranks          what the workers wrote
   kubectl get events                               what was told
   sed 's/name: charlm$/name: again/; s#ckpt/charlm/#ckpt/again/#' deploy/demo/training-job.yaml | kubectl apply -f -
   kubectl get tj -w                                once more, under another name

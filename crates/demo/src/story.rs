@@ -133,7 +133,9 @@ impl<'a> Story<'a> {
             if name == self.main && TOLD_EVENTS.contains(&reason.as_str()) {
                 self.screen.say(Who::Job, &format!("{reason}: {note}"));
             } else if reason == "FailedScheduling" && name == format!("{}-0", self.main) {
-                self.screen.say(Who::Job, &format!("no room in the cluster: {note}"));
+                // What preempting others would bring is another sentence.
+                let why = note.split(". ").next().unwrap_or_default();
+                self.screen.say(Who::Job, &format!("no room in the cluster: {why}"));
             }
         }
         self.market(stack).await?;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -28,8 +27,6 @@ mod findings;
 pub const NAME: &str = "node";
 /// The one key it works on.
 pub const SINGLE: &str = "node";
-/// How often the Lease is renewed; the controller manager gives a Node 50 s.
-const RENEW: Duration = Duration::from_secs(10);
 
 /// The controller.
 pub struct Nodes {
@@ -82,7 +79,7 @@ impl Nodes {
                 self.look_at(&pod).await?;
             }
         }
-        Ok(Wake::After(RENEW, "the Node's Lease"))
+        Ok(Wake::After(ctx.settings.node_renew, "the Node's Lease"))
     }
 
     /// A Node in an eviction zone of its own, without the labels that would make it a spread domain or a target of DaemonSets, and with

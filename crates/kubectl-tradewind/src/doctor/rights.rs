@@ -38,6 +38,8 @@ pub struct Right {
     pub resource: String,
     /// Verb.
     pub verb: String,
+    /// The one object that it is for; `None` = all of them.
+    pub name: Option<String>,
 }
 
 impl Right {
@@ -52,6 +54,7 @@ impl Right {
             resource: Some(resource.to_owned()),
             subresource: sub,
             verb: Some(self.verb.clone()),
+            name: self.name.clone(),
             ..ResourceAttributes::default()
         }
     }
@@ -77,12 +80,19 @@ pub fn operator_rights(operator_namespace: &str) -> Vec<Right> {
             for group in words("apiGroups") {
                 for resource in words("resources") {
                     for verb in words("verbs") {
-                        rights.insert(Right {
+                        let right = Right {
                             namespace: place.clone(),
                             group: group.clone(),
                             resource: resource.clone(),
                             verb,
-                        });
+                            name: None,
+                        };
+                        // A rule for some objects only denies who asks for all of them.
+                        let names = words("resourceNames");
+                        rights.extend(names.iter().map(|name| Right { name: Some(name.clone()), ..right.clone() }));
+                        if names.is_empty() {
+                            rights.insert(right);
+                        }
                     }
                 }
             }
@@ -133,6 +143,7 @@ async fn secrets(
     account: &str,
 ) -> Result<Option<Check>, Trouble> {
     let right = Right {
+        name: None,
         namespace: Some(namespace.to_owned()),
         group: String::new(),
         resource: "secrets".to_owned(),
@@ -199,6 +210,7 @@ fn told(rights: &[Right]) -> String {
 pub(super) async fn of_caller(connection: &Connection, args: &DoctorArgs) -> Result<Vec<Check>, Trouble> {
     let namespace = (!args.all_namespaces).then(|| connection.namespace.clone());
     let right = |namespace: &Option<String>, group: &str, resource: &str, verb: &str| Right {
+        name: None,
         namespace: namespace.clone(),
         group: group.to_owned(),
         resource: resource.to_owned(),
@@ -247,6 +259,7 @@ mod tests {
         let rights = operator_rights("elsewhere");
         let has = |namespace: Option<&str>, group: &str, resource: &str, verb: &str| {
             rights.contains(&Right {
+                name: None,
                 namespace: namespace.map(str::to_owned),
                 group: group.into(),
                 resource: resource.into(),
@@ -262,6 +275,7 @@ mod tests {
     #[test]
     fn rights_are_told_by_resource() {
         let right = |namespace: Option<&str>, resource: &str, verb: &str| Right {
+            name: None,
             namespace: namespace.map(str::to_owned),
             group: String::new(),
             resource: resource.into(),
