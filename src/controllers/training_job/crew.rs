@@ -214,7 +214,7 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
     if crew.count(nodeless) > 0 {
         return gang::gather(o, r, attempt, &crew);
     }
-    if o.valid.needs_agent && r.is_in_cluster() && crew.workers.iter().any(Worker::is_unheard) {
+    if o.valid.needs_agent && r.status.phase == JobPhase::Running && crew.workers.iter().any(Worker::is_unheard) {
         // This process has not read yet what runs for long: nothing is new.
         return r.rest(Wake::OnChange);
     }

@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 use tradewind_cluster::Key;
 
-/// So many jobs may wait for the scheduler at once: enough to keep it busy, and no more than that have to give back when it says no.
+/// So many jobs of a kind may wait for the scheduler at most: enough to keep it busy. It begins with one and rises by one with each that got
+/// its nodes at once; when the scheduler says no it begins anew, so that few ever have to give back.
 const TRYING: usize = 16;
 
 /// How a job with several workers stands.
@@ -50,17 +51,30 @@ pub struct Entry {
 /// All jobs with several workers that have not got all their nodes.
 #[derive(Debug, Default)]
 pub struct Turns {
-    entries: Mutex<BTreeMap<String, Entry>>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// By uid of the job.
+    entries: BTreeMap<String, Entry>,
+    /// How many of a kind may try at once; one where it is not said.
+    limits: BTreeMap<String, usize>,
 }
 
 impl Turns {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a job in, or what is new about it, and says what it may do, and who may go on because of it.
     pub fn stand(&self, uid: &str, mut entry: Entry) -> (Turn, Vec<Key>) {
-        let mut entries = self.lock();
+        let mut queue = self.lock();
+        if entry.standing == Standing::Stuck {
+            queue.limits.remove(&entry.kind);
+        }
+        let limit = queue.limit(&entry.kind);
+        let entries = &mut queue.entries;
         let older = |other: &(&String, &Entry)| {
             other.1.kind == entry.kind && (other.1.created, other.0.as_str()) < (entry.created, uid)
         };
@@ -70,7 +84,7 @@ impl Turns {
             .iter()
             .filter(|(other, e)| other.as_str() != uid && e.kind == entry.kind && e.standing == Standing::Trying);
         let turn = match entry.standing {
-            Standing::Waiting if stuck > 0 || trying.count() >= TRYING => Turn::Behind((stuck + waiting).max(1)),
+            Standing::Waiting if stuck > 0 || trying.count() >= limit => Turn::Behind((stuck + waiting).max(1)),
             Standing::Stuck if stuck > 0 => Turn::Yield(stuck),
             Standing::Waiting | Standing::Trying | Standing::Stuck => Turn::Go,
         };
@@ -80,34 +94,49 @@ impl Turns {
         let kind = entry.kind.clone();
         let changed =
             entries.insert(uid.to_owned(), entry.clone()).is_none_or(|before| before.standing != entry.standing);
-        let next = if changed { next(&entries, &kind) } else { Vec::new() };
+        let next = if changed { queue.next(&kind) } else { Vec::new() };
         (turn, next)
     }
 
     /// A job has all its nodes, or wants none now. Says who may go on because of it.
     pub fn leave(&self, uid: &str) -> Vec<Key> {
-        let mut entries = self.lock();
-        entries.remove(uid).map(|gone| next(&entries, &gone.kind)).unwrap_or_default()
+        let mut queue = self.lock();
+        let Some(gone) = queue.entries.remove(uid) else { return Vec::new() };
+        if gone.standing == Standing::Trying {
+            let limit = (queue.limit(&gone.kind) + 1).min(TRYING);
+            queue.limits.insert(gone.kind.clone(), limit);
+        }
+        if !queue.entries.values().any(|entry| entry.kind == gone.kind) {
+            queue.limits.remove(&gone.kind);
+        }
+        queue.next(&gone.kind)
     }
 
     /// How many wait besides this one, for the same.
     pub fn others(&self, uid: &str) -> usize {
-        let entries = self.lock();
-        let Some(own) = entries.get(uid) else { return 0 };
-        entries.iter().filter(|(other, e)| other.as_str() != uid && e.kind == own.kind).count()
+        let queue = self.lock();
+        let Some(own) = queue.entries.get(uid) else { return 0 };
+        queue.entries.iter().filter(|(other, e)| other.as_str() != uid && e.kind == own.kind).count()
     }
 }
 
-/// Those who may go on now, oldest first.
-fn next(entries: &BTreeMap<String, Entry>, kind: &str) -> Vec<Key> {
-    let of = |standing| entries.iter().filter(move |(_, e)| e.kind == kind && e.standing == standing);
-    let age = |(uid, e): &(&String, &Entry)| (e.created, (*uid).clone());
-    let first_stuck = of(Standing::Stuck).map(|e| age(&e)).min();
-    let room = TRYING.saturating_sub(of(Standing::Trying).count());
-    let mut waiting: Vec<_> =
-        of(Standing::Waiting).filter(|e| first_stuck.as_ref().is_none_or(|s| age(e) < *s)).collect();
-    waiting.sort_by_key(age);
-    waiting.into_iter().take(room).map(|(_, e)| e.key.clone()).collect()
+impl Queue {
+    fn limit(&self, kind: &str) -> usize {
+        self.limits.get(kind).copied().unwrap_or(1)
+    }
+
+    /// Those who may go on now, oldest first.
+    fn next(&self, kind: &str) -> Vec<Key> {
+        let entries = &self.entries;
+        let of = |standing| entries.iter().filter(move |(_, e)| e.kind == kind && e.standing == standing);
+        let age = |(uid, e): &(&String, &Entry)| (e.created, (*uid).clone());
+        let first_stuck = of(Standing::Stuck).map(|e| age(&e)).min();
+        let room = self.limit(kind).saturating_sub(of(Standing::Trying).count());
+        let mut waiting: Vec<_> =
+            of(Standing::Waiting).filter(|e| first_stuck.as_ref().is_none_or(|s| age(e) < *s)).collect();
+        waiting.sort_by_key(age);
+        waiting.into_iter().take(room).map(|(_, e)| e.key.clone()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -120,11 +149,31 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_while_there_is_room() {
+    fn nobody_waits_long_while_there_is_room() {
         let turns = Turns::default();
-        for n in 0..10 {
-            assert_eq!(turns.stand(&n.to_string(), entry(n, Standing::Waiting)).0, Turn::Go, "{n}");
+        for n in 0..100 {
+            turns.stand(&format!("{n:03}"), entry(n, Standing::Waiting));
         }
+        // Whoever may go gets its nodes at once.
+        let mut trying = vec!["000".to_owned()];
+        let (mut rounds, mut placed) = (0, 0);
+        while !trying.is_empty() {
+            let mut may: Vec<String> = Vec::new();
+            for uid in trying.drain(..) {
+                placed += 1;
+                for key in turns.leave(&uid) {
+                    let n: i64 = key.name[1..].parse().unwrap();
+                    let uid = format!("{n:03}");
+                    if turns.stand(&uid, entry(n, Standing::Waiting)).0 == Turn::Go && !may.contains(&uid) {
+                        may.push(uid);
+                    }
+                }
+            }
+            trying = may;
+            rounds += 1;
+        }
+        assert_eq!(placed, 100);
+        assert!(rounds < 20, "{rounds} rounds");
     }
 
     #[test]
@@ -134,10 +183,12 @@ mod tests {
         assert_eq!(turns.stand("b", entry(2, Standing::Waiting)).0, Turn::Behind(1));
         assert_eq!(turns.stand("c", entry(3, Standing::Waiting)).0, Turn::Behind(2));
         assert_eq!(turns.stand("d", entry(0, Standing::Waiting)).0, Turn::Go, "it is older");
+        turns.leave("d");
         let other = Entry { kind: "cpu".to_owned(), ..entry(4, Standing::Waiting) };
         assert_eq!(turns.stand("e", other).0, Turn::Go, "it asks for something else");
+        turns.stand("a", entry(1, Standing::Stuck));
         let names: Vec<String> = turns.leave("a").into_iter().map(|key| key.name).collect();
-        assert_eq!(names, ["j2", "j3"], "both may try now");
+        assert_eq!(names, ["j2"], "one asks, then the next");
     }
 
     #[test]
@@ -150,13 +201,18 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_try_at_once() {
+    fn one_asks_after_the_other_where_the_scheduler_said_no() {
         let turns = Turns::default();
-        for n in 0..16 {
-            turns.stand(&format!("{n:02}"), entry(n, Standing::Waiting));
-        }
-        assert_eq!(turns.stand("99", entry(99, Standing::Waiting)).0, Turn::Behind(1));
-        let next: Vec<String> = turns.leave("03").into_iter().map(|key| key.name).collect();
-        assert_eq!(next, ["j99"]);
+        assert_eq!(turns.stand("a", entry(1, Standing::Waiting)).0, Turn::Go);
+        assert_eq!(turns.stand("b", entry(2, Standing::Waiting)).0, Turn::Behind(1));
+        turns.stand("a", entry(1, Standing::Stuck));
+        turns.stand("c", entry(3, Standing::Waiting));
+        let next: Vec<String> = turns.leave("a").into_iter().map(|key| key.name).collect();
+        assert_eq!(next, ["j2"], "it got its nodes late: the cluster is full");
+        assert_eq!(turns.stand("b", entry(2, Standing::Waiting)).0, Turn::Go);
+        let next: Vec<String> = turns.leave("b").into_iter().map(|key| key.name).collect();
+        assert_eq!(next, ["j3"]);
+        assert_eq!(turns.stand("c", entry(3, Standing::Waiting)).0, Turn::Go);
+        assert_eq!(turns.stand("d", entry(4, Standing::Waiting)).0, Turn::Go, "b got its nodes at once: two may try");
     }
 }
