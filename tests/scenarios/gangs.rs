@@ -122,7 +122,9 @@ fn one_that_hangs_restarts_all() {
         let mut hung = node.processes(&namespace, "run-0-3");
         hung.retain(|process| !process.command.contains("tradewind-agent"));
         ensure!(!hung.is_empty(), "{:?}", node.processes(&namespace, "run-0-3"));
-        hung.iter().for_each(|process| process.freeze(true));
+        for process in &hung {
+            process.freeze(true);
+        }
         let done = went_on(world, &job, "ProgramStalled", (0, 0, 1)).await?;
         ensure!(record(&done, 0)?.message.contains("no sign of life"), "{:?}", record(&done, 0)?);
         cluster.end(world).await
@@ -186,7 +188,7 @@ fn suspended_it_holds_no_node_and_goes_on() {
         job.phase(world, JobPhase::Running, PATIENCE).await?;
         patch(world, &job, json!({ "suspend": true })).await?;
         job.phase(world, JobPhase::Suspended, PATIENCE).await?;
-        let running: Vec<_> = cluster.nodes.iter().flat_map(|node| node.all_processes()).collect();
+        let running: Vec<_> = cluster.nodes.iter().flat_map(tradewind_harness::FakeNode::all_processes).collect();
         ensure!(running.is_empty(), "{running:?}");
         patch(world, &job, json!({ "suspend": false })).await?;
         saved_and_went_on(world, &job, "Suspended", (0, 0, 0)).await?;
