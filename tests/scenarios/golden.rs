@@ -144,6 +144,7 @@ pub fn without_chance(text: &str, namespace: &str) -> String {
             (r"\bstep \d+(/\d+)?", "step N"),
             (r"\bloss [0-9.]+", "loss N"),
             (r"\bcheckpoint \d+", "checkpoint N"),
+            (r"\bPod (\S+?)-\d+-\d+ on node [^:]+:", "Pod $1 on node N:"),
             (r"\(compute [^)]*\), done in [^;]*", "(<parts>), done in <time>"),
             (r"\b\d+ (of \d+ )?(s|min|h|steps|KB|MB|kB)\b", "N $2"),
         ]

@@ -30,7 +30,7 @@ fn a_finished_job_made_again_is_finished_at_once() {
         job.delete(world).await?;
         job.apply(world).await?;
         let message = without_renting(world, &job, JobPhase::Complete, 1).await?;
-        ensure!(message.contains("finished already on") && message.contains("onExisting Fresh"), "{message}");
+        ensure!(message.contains("finished already on") && message.contains("onExisting to Fresh"), "{message}");
         world
             .stack
             .kubectl()

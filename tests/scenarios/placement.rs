@@ -54,7 +54,9 @@ fn without_a_free_gpu_a_machine_is_rented_after_burst_after() {
         let namespace = world.namespace("full").await?;
         let full = homely(Job::new(&namespace, "blocker", 10, 5, "0.05"), "1h");
         let full = full
-            .with(json!({ "template": { "metadata": { "annotations": { "fake.tradewind.dev/exit-code": null } } } }));
+            .with(json!({ "template": { "metadata": { "annotations": { "fake.tradewind.dev/exit-code": null } } } }))
+            // Without our agent: nothing runs on this node.
+            .with(json!({ "checkpoint": null }));
         with_node(world, "full", 1, async || {
             full.apply(world).await?;
             full.phase(world, JobPhase::Running, SOON).await?;

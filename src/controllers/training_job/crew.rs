@@ -198,6 +198,11 @@ fn hindrance(crew: &Crew<'_>) -> Option<String> {
 /// The attempt is in the cluster, or on its way there.
 pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
     let crew = Crew::of(o, attempt);
+    let nodeless = |s: &State| matches!(s, State::Missing | State::Pending | State::Gated(_));
+    if crew.count(nodeless) == 0 {
+        // A short program is over before anybody has seen it run.
+        r.status.placement = Some(placement(o, &crew));
+    }
     if let Some(cause) = crew.cause() {
         return ending::begin(o, r, &crew, attempt, cause);
     }
@@ -210,7 +215,6 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
         let cause = Cause::new(Reason::Finished, format!("{all} ended with exit code 0 in the cluster"));
         return ending::begin(o, r, &crew, attempt, cause);
     }
-    let nodeless = |s: &State| matches!(s, State::Missing | State::Pending | State::Gated(_));
     if crew.count(nodeless) > 0 {
         return gang::gather(o, r, attempt, &crew);
     }
@@ -218,7 +222,6 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
         // This process has not read yet what runs for long: nothing is new.
         return r.rest(Wake::OnChange);
     }
-    r.status.placement = Some(placement(o, &crew));
     if let Some(cause) = stalled(o, &crew) {
         return ending::begin(o, r, &crew, attempt, cause);
     }

@@ -308,8 +308,9 @@ impl Logic {
         self.output.end(of, code, &self.boot.settings, ring);
         self.exit = Some(Exit { code, told_to_stop, at, log_tail, oom_killed });
         self.stage = Stage::Finishing { scanned: false, headway: (0, 0), since: self.now.monotonic };
-        // A program that was cut down in the middle of a save leaves half of it behind.
-        let orderly = matches!(end, ProgramEnd::Code(0)) || (told_to_stop && matches!(end, ProgramEnd::Code(STOPPED)));
+        // A program that was cut down in the middle of a save leaves half of it behind. One that says by itself that it was stopped was told
+        // so by another worker, a moment before us.
+        let orderly = matches!(end, ProgramEnd::Code(0 | STOPPED));
         actions.push(Action::FinalScan { trust_unsettled: orderly });
     }
 

@@ -276,7 +276,7 @@ fn exit_codes_follow_what_happened() {
     for (stopped, end, code, trusted) in [
         (false, ProgramEnd::Code(0), 0, true),
         (false, ProgramEnd::Code(3), 3, false),
-        (false, ProgramEnd::Code(143), 143, false),
+        (false, ProgramEnd::Code(143), 143, true),
         (false, ProgramEnd::Signal(11), 139, false),
         (true, ProgramEnd::Code(0), 143, true),
         (true, ProgramEnd::Code(143), 143, true),
