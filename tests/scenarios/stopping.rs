@@ -238,11 +238,8 @@ fn with_the_operator_gone_for_good_the_machine_saves_and_ends_its_own_rental() {
         ensure!(record.ended == "OperatorSilent", "{record:?}");
         ensure!(status.preemptions == 0 && status.restarts == 0, "{status:?}");
         let saved = status.checkpoint.as_ref().map(|c| c.step);
-        ensure!(
-            saved >= record.last_step && saved.is_some_and(|step| step % 20 != 0),
-            "{saved:?} of {:?}",
-            record.last_step
-        );
+        // It hardly ever stops at a step that it saves anyway.
+        ensure!(saved.is_some() && saved >= record.last_step, "{saved:?} of {:?}", record.last_step);
         job.delete(world).await
     });
 }
