@@ -503,11 +503,14 @@ fn what_makes_no_sense_from_a_worker_that_runs_changes_nothing() {
     let report = world.control(0, 1).unwrap().report_put;
     for bytes in hostile {
         world.store.redeem_put(&report.url, Bytes::from(bytes), false).unwrap();
+        // Workers that only go on are read every minute.
+        world.later();
         world.later();
         let heard = world.view(0, 1).unwrap().agent.map(|agent| (agent.phase, agent.exit.is_some()));
         assert_eq!(heard, Some(("Running".to_owned(), false)));
     }
     agents[1].says(&world, |report| ends(report, world.clock.now(), 0));
+    world.later();
     world.later();
     assert_eq!(world.view(0, 1).unwrap().agent.unwrap().phase, "Exited", "and it is heard again");
 }
