@@ -41,7 +41,7 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
 /// Why a container waits or how it ended; `None` while it runs.
 fn state_alone(status: ContainerStatus) -> Option<ContainerStatus> {
     let state = status.state.filter(|state| state.terminated.is_some() || state.waiting.is_some())?;
-    Some(ContainerStatus { name: status.name, state: Some(state), ..ContainerStatus::default() })
+    Some(ContainerStatus { name: status.name, image: status.image, state: Some(state), ..ContainerStatus::default() })
 }
 
 fn ended_well(status: &ContainerStatus) -> bool {
@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn all_that_is_read_of_a_slim_pod_is_still_there() {
         let ended = json!({ "terminated": { "exitCode": 137, "reason": "OOMKilled" } });
-        for state in [ended, json!({ "running": { "startedAt": "2026-01-02T03:04:05Z" } })] {
+        let pulls = json!({ "waiting": { "reason": "ErrImagePull", "message": "401" } });
+        for state in [ended, pulls, json!({ "running": { "startedAt": "2026-01-02T03:04:05Z" } })] {
             let whole = pod("gpu-7", state);
             let mut slim = whole.clone();
             super::slim(&mut slim, "tradewind-abc");
@@ -239,6 +240,7 @@ mod tests {
                 (exit_code(&whole), is_out_of_memory(&whole)),
                 "of the program"
             );
+            assert_eq!((hindrance(&slim), failed_init(&slim)), (hindrance(&whole), failed_init(&whole)));
             let told = |pod: &Pod| pod.status.as_ref().map(|s| (s.reason.clone(), s.message.clone()));
             assert_eq!(told(&slim), told(&whole));
             let size = |pod: &Pod| serde_json::to_string(pod).unwrap().len();
