@@ -458,6 +458,18 @@ fn a_program_that_is_finished_is_not_suspended() {
 }
 
 #[test]
+fn a_suspended_job_makes_no_pod_for_the_attempt_that_follows_a_failure() {
+    let mut play = Play::new(&json!({"suspend": true}));
+    let mut job = (*play.o.job).clone();
+    job.status = Some(TrainingJobStatus { attempt: Some(0), ..TrainingJobStatus::default() });
+    play.o.job = Arc::new(job);
+    play.change(0, Some("gpu-0"), &exited(1), &json!({"labels": {names::ATTEMPT: "0"}}), &json!({}));
+    let failed = play.look();
+    assert_eq!((failed.status.attempt, failed.status.restarts, failed.step), (Some(1), 1, Step::Rest));
+    assert_eq!(play.look().status.phase, JobPhase::Suspended);
+}
+
+#[test]
 fn last_reports_that_cannot_be_read_do_not_hold_a_job_for_ever() {
     let mut play = Play::gang(2);
     play.all_run();

@@ -207,6 +207,16 @@ pub struct Decision {
     pub wake: Wake,
 }
 
+impl Decision {
+    /// The same, but the next attempt only gets its number, and waits.
+    pub fn without_beginning(mut self) -> Self {
+        if matches!(self.step, Step::CreatePods { .. }) {
+            (self.step, self.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
+        }
+        self
+    }
+}
+
 /// How long after a refusal the Pod is tried again.
 pub const POD_AGAIN: Duration = Duration::from_secs(10);
 
@@ -253,10 +263,10 @@ pub fn decide(o: &Observed) -> Decision {
         r.suspended(&wanted);
         return r.rest(Wake::OnChange);
     };
-    if let Some(decision) = ended(o, &mut r, attempt, wanted.is_some()) {
+    if let Some(decision) = ended(o, &mut r, attempt) {
         return decision;
     }
-    if let Some(decision) = ending::proceed(o, &mut r, attempt, wanted.is_some()) {
+    if let Some(decision) = ending::proceed(o, &mut r, attempt) {
         return decision;
     }
     let attempt = r.status.attempt.unwrap_or(attempt);
@@ -271,10 +281,10 @@ pub fn decide(o: &Observed) -> Decision {
 /// A spec that cannot be carried out: what was started before goes on, is stopped and ends as it would; nothing new begins.
 fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     let Some(attempt) = r.status.attempt else { return r.rest(Wake::OnChange) };
-    if let Some(decision) = ended(o, &mut r, attempt, true) {
+    if let Some(decision) = ended(o, &mut r, attempt) {
         return decision;
     }
-    if let Some(decision) = ending::proceed(o, &mut r, attempt, true) {
+    if let Some(decision) = ending::proceed(o, &mut r, attempt) {
         return decision;
     }
     restart::let_go(o, &mut r, attempt);
@@ -290,15 +300,13 @@ fn held_up(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     r.rest(Wake::After(soon, "cost is looked at"))
 }
 
-/// What follows from the end of the attempt's machine, if it has one. `held`: the next attempt gets its number, and waits for its time.
-fn ended(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option<Decision> {
+/// What follows from the end of the attempt's machine, if it has one.
+fn ended(o: &Observed, r: &mut Report, attempt: i64) -> Option<Decision> {
     let machine = machine_of(o, attempt)?;
+    let held = stop::is_held(o, &r.status);
     let exited = restart::program_exited(o, r, attempt, machine, held);
-    let mut decision = exited.or_else(|| ended_machine(o, r, &o.valid, attempt, machine))?;
-    if held && matches!(decision.step, Step::CreatePods { .. }) {
-        (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
-    }
-    Some(decision)
+    let decision = exited.or_else(|| ended_machine(o, r, &o.valid, attempt, machine))?;
+    Some(if held { decision.without_beginning() } else { decision })
 }
 
 /// The RentedMachine of an attempt: there is never more than one, because its name says which attempt it is for.

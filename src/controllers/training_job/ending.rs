@@ -12,9 +12,10 @@ use tradewind_api::Reason;
 use tradewind_api::training_job::{AttemptRecord, EndingStatus};
 
 use super::crew::{Crew, removal};
-use super::decide::{Decision, Observed, Step};
+use super::decide::{Decision, Observed};
 use super::ended::{next_pods, program_failed, program_stalled, too_many_never_started};
 use super::status::Report;
+use super::stop;
 use crate::controllers::pod;
 use crate::runtime::Wake;
 
@@ -71,16 +72,16 @@ pub fn begin(o: &Observed, mut r: Report, crew: &Crew<'_>, attempt: i64, cause: 
     });
     if settled(o, crew) && removable(o, attempt).is_empty() {
         // Nothing to wait for: what follows is decided in the same look.
-        if let Some(decision) = proceed(o, &mut r, attempt, false) {
+        if let Some(decision) = proceed(o, &mut r, attempt) {
             return decision;
         }
     }
     r.decide(removal(removable(o, attempt)), Wake::After(Duration::from_secs(1), "the attempt's Pods go"))
 }
 
-/// What is left to do for an attempt that ends, or what follows from its end. `None`: no attempt ends. `held`: the next one gets its number
-/// and waits.
-pub fn proceed(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option<Decision> {
+/// What is left to do for an attempt that ends, or what follows from its end. `None`: no attempt ends.
+pub fn proceed(o: &Observed, r: &mut Report, attempt: i64) -> Option<Decision> {
+    let held = stop::is_held(o, &r.status);
     let ending = r.status.ending.clone()?;
     if ending.attempt != attempt {
         r.status.ending = None;
@@ -108,11 +109,8 @@ pub fn proceed(o: &Observed, r: &mut Report, attempt: i64, held: bool) -> Option
     }
     take_last_words(r, &crew);
     r.status.ending = None;
-    let mut decision = follows(o, r, &crew, &judged_again(&crew, ending));
-    if held && matches!(decision.step, Step::CreatePods { .. }) {
-        (decision.step, decision.wake) = (Step::Rest, Wake::After(Duration::ZERO, "the next attempt waits"));
-    }
-    Some(decision)
+    let decision = follows(o, r, &crew, &judged_again(&crew, ending));
+    Some(if held { decision.without_beginning() } else { decision })
 }
 
 /// With the last reports, and with what the other Pods have shown since, more is known: where a node was lost or an agent broke, the programs

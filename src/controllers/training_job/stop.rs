@@ -50,6 +50,11 @@ pub fn wanted(o: &Observed, status: &TrainingJobStatus, valid: &Valid) -> Option
     None
 }
 
+/// Whether nothing new may begin: the job should not run now, or its spec cannot be carried out.
+pub fn is_held(o: &Observed, status: &TrainingJobStatus) -> bool {
+    o.refused.is_some() || wanted(o, status, &o.valid).is_some()
+}
+
 fn over_budget(total: Money, status: &TrainingJobStatus, machine: &RentedMachine, now: Timestamp) -> bool {
     let Some(m) = machine.status.as_ref().filter(|s| s.machine_id.is_some()) else { return false };
     let price = m.price_per_hour.unwrap_or(Money::ZERO);
