@@ -55,6 +55,8 @@ pub struct Context {
     pub workers: crate::controllers::worker::Workers,
     /// Whose turn it is among jobs with several workers.
     pub turns: crate::controllers::training_job::turns::Turns,
+    /// Pods that the API server has just accepted in a dry run.
+    pub admitted: crate::controllers::training_job::admitted::Admitted,
     /// Keys that controllers ask to be looked at; drained by the runtime.
     pub asked: Mutex<Vec<Work>>,
 }
@@ -224,7 +226,9 @@ pub fn routes(object: &dyn Object) -> Vec<Work> {
         if let Some(machine) = pod.metadata.annotations.as_ref().and_then(|a| a.get(names::MACHINE)) {
             work.push((rented_machine::NAME, Key::cluster(machine.as_str())));
         }
-        work.push((node::NAME, Key::cluster(node::SINGLE)));
+        if crate::controllers::pod::may_be_on_rental_node(pod) {
+            work.push((node::NAME, Key::cluster(node::SINGLE)));
+        }
         return work;
     }
     if any.is::<Node>() {

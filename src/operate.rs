@@ -126,6 +126,7 @@ async fn prepare(config: &Config, health: &Arc<Health>, stop: &CancellationToken
         machines: rented_machine::Memory::default(),
         workers: worker::Workers::default(),
         turns: tradewind::controllers::training_job::turns::Turns::default(),
+        admitted: tradewind::controllers::training_job::admitted::Admitted::default(),
         asked: Mutex::new(Vec::new()),
     });
     let inbox = Arc::new(Inbox::new(Arc::clone(&clock)));

@@ -185,6 +185,7 @@ mod tests {
                 machines: crate::controllers::rented_machine::Memory::default(),
                 workers: crate::controllers::worker::Workers::default(),
                 turns: crate::controllers::training_job::turns::Turns::default(),
+                admitted: crate::controllers::training_job::admitted::Admitted::default(),
                 asked: Mutex::default(),
             }))
         }

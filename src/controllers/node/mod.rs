@@ -1,8 +1,9 @@
 //! The virtual Node of this install: the shape that harms nobody, its Lease, and Pods on it that nobody serves.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -34,12 +35,14 @@ pub struct Nodes {
     /// The Node was cordoned at the last look.
     cordoned: AtomicBool,
     findings: Vec<Finding>,
+    /// The Node's Lease as we wrote it, and when it is to be renewed (monotonic).
+    lease: Mutex<Option<(Arc<Lease>, Duration)>>,
 }
 
 impl Nodes {
     /// The controller over this context.
     pub fn new(ctx: Arc<Context>) -> Self {
-        Self { ctx, cordoned: AtomicBool::new(false), findings: Vec::new() }
+        Self { ctx, cordoned: AtomicBool::new(false), findings: Vec::new(), lease: Mutex::default() }
     }
 
     /// The same, telling in the Node's conditions what was found at the start.
@@ -73,13 +76,13 @@ impl Nodes {
         self.make_ready(&node).await?;
         self.tell_findings(&node).await?;
         self.say_where(&node).await?;
-        self.renew_lease(&node).await?;
+        let renew_in = self.renew_lease(&node).await?;
         for pod in ctx.caches.pods.all() {
             if pod::node(&pod) == key.name {
                 self.look_at(&pod).await?;
             }
         }
-        Ok(Wake::After(ctx.settings.node_renew, "the Node's Lease"))
+        Ok(Wake::After(renew_in, "the Node's Lease"))
     }
 
     /// A Node in an eviction zone of its own, without the labels that would make it a spread domain or a target of DaemonSets, and with
@@ -180,20 +183,29 @@ impl Nodes {
         Ok(())
     }
 
-    async fn renew_lease(&self, node: &Node) -> Result<(), Failure> {
+    /// Renews the Node's Lease if that is due; gives back the time until it is due again.
+    async fn renew_lease(&self, node: &Node) -> Result<Duration, Failure> {
         let ctx = &self.ctx;
+        let now = ctx.clock.monotonic();
+        // Taken out: after a failed write it is read again.
+        let known = self.lease().take();
+        if let Some((lease, due)) = known.clone().filter(|(_, due)| *due > now) {
+            *self.lease() = Some((lease, due));
+            return Ok(due.saturating_sub(now));
+        }
         let key = Key::namespaced("kube-node-lease", ctx.settings.node_name.as_str());
-        let now = MicroTime(ctx.clock.now());
+        let current = match known {
+            Some((lease, _)) => Some(lease),
+            None => ctx.cluster.find::<Lease>(&key).await?,
+        };
         let spec = LeaseSpec {
             holder_identity: Some(ctx.settings.node_name.clone()),
             lease_duration_seconds: Some(40),
-            renew_time: Some(now),
+            renew_time: Some(MicroTime(ctx.clock.now())),
             ..LeaseSpec::default()
         };
-        if let Some(lease) = ctx.cluster.find::<Lease>(&key).await? {
-            let mut next = (*lease).clone();
-            next.spec = Some(spec);
-            ctx.cluster.write(next).await?;
+        let written = if let Some(lease) = current {
+            ctx.cluster.write(Lease { spec: Some(spec), ..(*lease).clone() }).await?
         } else {
             let owner = OwnerReference {
                 api_version: "v1".to_owned(),
@@ -208,9 +220,14 @@ impl Nodes {
                 owner_references: Some(vec![owner]),
                 ..ObjectMeta::default()
             };
-            ctx.cluster.add(Lease { metadata, spec: Some(spec) }).await?;
-        }
-        Ok(())
+            ctx.cluster.add(Lease { metadata, spec: Some(spec) }).await?
+        };
+        *self.lease() = Some((written, now + ctx.settings.node_renew));
+        Ok(ctx.settings.node_renew)
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Option<(Arc<Lease>, Duration)>> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A Pod on our Node: ours with a machine is that machine's matter; ours without one is let go when it is going; a stranger's is told,

@@ -342,6 +342,7 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
         return;
     }
     r.workers(i64::try_from(ready).unwrap_or(0));
+    let trouble = crew.workers.iter().find_map(|w| w.view.and_then(|v| v.trouble.clone()));
     let there = crew.workers.iter().filter(|w| w.view.is_some_and(|v| v.agent.is_some())).count();
     if let Some(hindrance) = hindrance(crew) {
         r.phase(JobPhase::Starting, &format!("{hindrance}; its node tries again"));
@@ -355,7 +356,9 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
         _ if total > 1 => format!("the program runs in {ready} of {total} workers; the others are about to start it"),
         _ => on.replacen("runs", "starts", 1),
     };
-    let trouble = crew.workers.iter().find_map(|w| w.view.and_then(|v| v.trouble.clone()));
+    if trouble.is_none() {
+        r.passes();
+    }
     let trouble = trouble.map(|trouble| format!("; {trouble}")).unwrap_or_default();
     r.phase(JobPhase::Starting, &format!("{message}{trouble}"));
 }

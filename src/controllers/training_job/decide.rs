@@ -205,6 +205,8 @@ pub struct Decision {
     pub step: Step,
     /// When to look again.
     pub wake: Wake,
+    /// The status only passes.
+    pub passing: bool,
 }
 
 impl Decision {
@@ -362,7 +364,10 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     r.status.attempt = Some(attempt);
     r.status.run_id = Some(run_id.clone().unwrap_or_else(|| o.fresh_run_id.clone()));
     r.carries(valid);
-    r.phase(JobPhase::Waiting, "its Pod is being made");
+    if let Some(decision) = gang::await_turn(o, &mut r) {
+        return decision;
+    }
+    r.phase(JobPhase::Waiting, if valid.workers > 1 { "its Pods are being made" } else { "its Pod is being made" });
     r.workers(0);
     next_pods(&r, valid, attempt)
 }

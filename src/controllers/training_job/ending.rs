@@ -62,6 +62,9 @@ pub fn begin(o: &Observed, mut r: Report, crew: &Crew<'_>, attempt: i64, cause: 
         )
     };
     r.checkpointing(cause.reason, &message);
+    if cause.reason == Reason::Finished {
+        r.passes();
+    }
     r.status.ending = Some(EndingStatus {
         attempt,
         reason: cause.reason.as_str().to_owned(),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::Reason;
 use tradewind_api::training_job::InCluster;
+use tradewind_api::{Reason, TrainingJobStatus};
 
 use super::crew::{Crew, State};
-use super::decide::{Decision, Observed, POD_AGAIN, Step};
+use super::decide::{Admission, Decision, Observed, POD_AGAIN, Step};
 use super::ended::never_started;
 use super::ending::{self, Cause};
 use super::status::Report;
@@ -20,7 +20,12 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// How a job stands whose workers do not all have nodes; `None` if it wants none now.
 pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
-    let status = o.job.status.as_ref()?;
+    let fresh = TrainingJobStatus::default();
+    let status = o.job.status.as_ref().unwrap_or(&fresh);
+    // Before its first attempt it stands in the queue only once nothing speaks against it.
+    if status.attempt.is_none() && !matches!(o.admission, Admission::Fine { .. }) {
+        return None;
+    }
     if o.valid.workers < 2 || status.phase.is_terminal() || o.job.spec.suspend || status.ending.is_some() {
         return None;
     }
@@ -73,15 +78,11 @@ pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
                 format!("the cluster has no room for all of {total} workers, and {older} older jobs wait for room");
             return ending::begin(o, r, crew, attempt, Cause::new(Reason::WaitingForTurn, message));
         }
-        Turn::Yield(older) | Turn::Behind(older) => {
-            let jobs = if older == 1 { "job with several workers waits" } else { "jobs with several workers wait" };
-            r.waiting(
-                Reason::WaitingForTurn,
-                &format!("{older} older {jobs} for room in the cluster; this one asks for nodes after them"),
-            );
-            return r.rest(Wake::After(LOOK, "its turn"));
+        _ => {
+            if let Some(decision) = await_turn(o, &mut r) {
+                return decision;
+            }
         }
-        Turn::Go => {}
     }
     if !missing.is_empty() {
         if let Some(until) = resting_until(o) {
@@ -112,6 +113,18 @@ pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     wait(o, r, crew)
 }
 
+/// Others are asked for first: nothing of this job is made yet.
+pub fn await_turn(o: &Observed, r: &mut Report) -> Option<Decision> {
+    let (Turn::Yield(older) | Turn::Behind(older)) = o.turn else { return None };
+    let (jobs, them) =
+        if older == 1 { ("job with several workers waits", "it") } else { ("jobs with several workers wait", "them") };
+    r.waiting(
+        Reason::WaitingForTurn,
+        &format!("{older} older {jobs} for room in the cluster; this one asks for nodes after {them}"),
+    );
+    Some(r.clone().rest(Wake::After(LOOK, "its turn")))
+}
+
 fn wait(o: &Observed, mut r: Report, crew: &Crew<'_>) -> Decision {
     let total = crew.workers.len();
     let have = crew.pods().filter(|pod| !pod::node(pod).is_empty()).count();
@@ -120,6 +133,7 @@ fn wait(o: &Observed, mut r: Report, crew: &Crew<'_>) -> Decision {
             Reason::WaitingForCluster,
             &format!("{have} of {total} workers have a node; the scheduler looks for the others"),
         );
+        r.passes();
         return r.rest(Wake::OnChange);
     };
     let due = since.checked_add(o.valid.gang_timeout).unwrap_or(Timestamp::MAX);

@@ -4,6 +4,7 @@
 //! this controller claims (writes a RentedMachine) and binds; `rented_machine` rents.
 
 mod act;
+pub mod admitted;
 pub mod crew;
 #[cfg(test)]
 mod crew_tests;
@@ -21,6 +22,7 @@ mod restart;
 mod room;
 pub mod status;
 pub mod stop;
+mod telling;
 pub mod template;
 pub mod turns;
 pub mod valid;
@@ -38,6 +40,7 @@ use crate::context::Context;
 use crate::events::{Severity, reference};
 use crate::runtime::{Failure, Reconciler, Wake};
 use decide::{Decision, Step};
+use telling::Telling;
 
 /// Its name in queue, logs and metrics.
 pub const NAME: &str = "training_job";
@@ -59,7 +62,7 @@ struct JobMemory {
     storage_fine: bool,
     /// When the status was last written (monotonic).
     status_written: Option<Duration>,
-    /// Since when a status that is only on its way waits to be written (monotonic).
+    /// Since when a status that only passes waits to be written (monotonic).
     held_since: Option<Duration>,
     /// Since when the end waits to be written down (monotonic).
     end_since: Option<Duration>,
@@ -110,12 +113,13 @@ impl TrainingJobs {
     async fn pass(&self, job: Arc<TrainingJob>, memory: &mut JobMemory) -> Result<Wake, Failure> {
         let ctx = &self.ctx;
         let observed = observe::observe(ctx, &job, memory).await?;
-        let Decision { status, step, wake } = decide::decide(&observed);
+        let decision = decide::decide(&observed);
         let was_open = job.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
-        if was_open && status.phase.is_terminal() && status.attempt.is_some() {
-            self.write_end(&observed, &status, memory).await?;
+        if was_open && decision.status.phase.is_terminal() && decision.status.attempt.is_some() {
+            self.write_end(&observed, &decision.status, memory).await?;
         }
-        let (job, held) = self.write_status(job, status, &step, memory).await?;
+        let (job, held) = self.write_status(job, &decision, memory).await?;
+        let Decision { step, wake, .. } = decision;
         if was_open {
             self.tell_end(&job).await;
         }
@@ -164,40 +168,34 @@ impl TrainingJobs {
         self.ctx.tell(&reference(TrainingJob::KIND, job), severity, reason, "Finish", note).await;
     }
 
-    /// Writes the status if it says something new; progress and cost wait for their turn. Gives back the time until what is on its way is
-    /// written, if it waits.
+    /// Writes the status if it says something new, as soon as it should be told. Gives back the time until it is, if it waits.
     async fn write_status(
         &self,
         job: Arc<TrainingJob>,
-        status: TrainingJobStatus,
-        step: &Step,
+        decision: &Decision,
         memory: &mut JobMemory,
     ) -> Result<(Arc<TrainingJob>, Option<Duration>), Failure> {
-        let old = job.status.clone().unwrap_or_default();
-        if old == status {
-            return Ok((job, None));
-        }
         let now = self.ctx.clock.monotonic();
-        if *step == Step::Rest && is_on_its_way(&old, &status) {
-            let patience = ON_ITS_WAY.min(self.ctx.settings.status_interval);
-            let waited = now.saturating_sub(*memory.held_since.get_or_insert(now));
-            if waited < patience {
-                return Ok((job, Some(patience.saturating_sub(waited))));
-            }
+        let since_written = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));
+        let telling =
+            telling::telling(&job.status.clone().unwrap_or_default(), decision, self.ctx.settings.status_interval);
+        if !matches!(telling, Telling::Lasting(_)) {
+            memory.held_since = None;
         }
-        let since = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));
-        let patience = if *step != Step::Rest || essential(&old) != essential(&status) {
-            Duration::ZERO
-        } else if without_cost(&old) != without_cost(&status) {
-            self.ctx.settings.status_interval
-        } else {
-            self.ctx.settings.status_interval * super::rented_machine::COST_ALONE
+        let (waited, patience) = match telling {
+            Telling::Nothing => return Ok((job, None)),
+            Telling::Now => (since_written, Duration::ZERO),
+            Telling::Lasting(patience) => (now.saturating_sub(*memory.held_since.get_or_insert(now)), patience),
+            Telling::Apart(patience) | Telling::WithNews(patience) => (since_written, patience),
         };
-        if since < patience {
-            return Ok((job, None));
+        if waited < patience {
+            let again = !matches!(telling, Telling::WithNews(_));
+            return Ok((job, again.then(|| patience.saturating_sub(waited))));
         }
+        let status = &decision.status;
+        tracing::debug!(phase = ?status.phase, message = status.message, rests = decision.step == Step::Rest, "Writing the status");
         let mut next = (*job).clone();
-        next.status = Some(status);
+        next.status = Some(status.clone());
         let written = self.ctx.cluster.write_status(next).await?;
         memory.status_written = Some(now);
         memory.held_since = None;
@@ -208,38 +206,6 @@ impl TrainingJobs {
         }
         Ok((written, None))
     }
-}
-
-/// How long a job that gets its nodes, or whose last reports are read after a good end, may say less than is known: a moment later it runs
-/// or is complete, and nobody has missed what was between.
-const ON_ITS_WAY: Duration = Duration::from_secs(2);
-
-/// Whether the same attempt only goes from waiting for the scheduler to starting in the cluster, or from running to its good end.
-fn is_on_its_way(old: &TrainingJobStatus, new: &TrainingJobStatus) -> bool {
-    let passing = |status: &TrainingJobStatus| {
-        matches!(status.phase, JobPhase::Waiting | JobPhase::Starting | JobPhase::Resuming)
-    };
-    let placed = conditions::condition(&new.conditions, conditions::PLACED);
-    let in_cluster =
-        placed.is_some_and(|c| [Reason::WaitingForCluster, Reason::InCluster].iter().any(|r| r.as_str() == c.reason));
-    let same =
-        (old.attempt, &old.run_id, old.observed_generation) == (new.attempt, &new.run_id, new.observed_generation);
-    let finished =
-        |status: &TrainingJobStatus| status.ending.as_ref().is_some_and(|e| e.reason == Reason::Finished.as_str());
-    same && ((in_cluster && passing(old) && passing(new)) || (old.ending.is_none() && finished(new)))
-}
-
-/// A status without cost that still grows.
-fn without_cost(status: &TrainingJobStatus) -> TrainingJobStatus {
-    let mut rest = status.clone();
-    rest.cost.total = tradewind_core::Money::ZERO;
-    rest.cost.summary = String::new();
-    rest
-}
-
-/// A status without what changes all the time while the program runs.
-fn essential(status: &TrainingJobStatus) -> TrainingJobStatus {
-    TrainingJobStatus { progress: None, checkpoint: None, ..without_cost(status) }
 }
 
 impl Reconciler for TrainingJobs {

@@ -18,7 +18,7 @@ use super::status::{is_in_cluster, settles};
 use super::template::{self, AgentPod, Goes, Seat};
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
-use super::{JobMemory, crew, gang, place, placement, stop};
+use super::{JobMemory, admitted, crew, gang, place, placement, stop};
 use crate::context::Context;
 use crate::controllers::{pod, worker};
 use crate::runtime::Failure;
@@ -79,7 +79,9 @@ pub(super) async fn observe(
     if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
         let view = |rank| ctx.workers.get(&worker::id(uid, attempt, rank));
         observed.views = (0..observed.valid.workers).map(view).collect();
-        take_turn(ctx, &mut observed, attempt);
+    }
+    if observed.valid.needs_agent {
+        take_turn(ctx, &mut observed, attempt.unwrap_or(0));
     }
     if let Some(machine) = attempt.and_then(|attempt| machine_of(&observed, attempt)) {
         let account = ctx.accounts.get(&machine.spec.provider);
@@ -324,8 +326,16 @@ async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, 
         poll: None,
     });
     let value = template::build(job, Seat { attempt: 0, rank: 0 }, Goes::Scheduled, agent.as_ref());
+    let shape = admitted::shape(namespace, &value);
+    let now = ctx.clock.monotonic();
+    if ctx.admitted.has(&shape, now) {
+        return Ok(None);
+    }
     match ctx.cluster.create_dry_run_strict(Pod::KIND, namespace, &value).await {
-        Ok(()) | Err(ClusterError::AlreadyExists) => Ok(None),
+        Ok(()) | Err(ClusterError::AlreadyExists) => {
+            ctx.admitted.remember(shape, now);
+            Ok(None)
+        }
         Err(error) if error.is_quota() => Ok(None),
         Err(ClusterError::Refused { message, .. }) => Ok(Some(Admission::Refused {
             reason: Reason::PodRefused,

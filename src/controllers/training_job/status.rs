@@ -28,6 +28,7 @@ pub struct Report {
     now: Timestamp,
     generation: i64,
     workers: i64,
+    passing: bool,
 }
 
 /// All workers of the present attempt have, or had, a node of the cluster.
@@ -42,7 +43,7 @@ impl Report {
         let mut status = o.job.status.clone().unwrap_or_default();
         let generation = o.job.metadata.generation.unwrap_or(0);
         status.observed_generation = generation;
-        Self { status, now: o.now, generation, workers: o.valid.workers }
+        Self { status, now: o.now, generation, workers: o.valid.workers, passing: false }
     }
 
     fn set(&mut self, type_: &str, status: Option<bool>, reason: Reason, message: &str) {
@@ -51,7 +52,12 @@ impl Report {
 
     /// Ends with a step.
     pub fn decide(self, step: Step, wake: Wake) -> Decision {
-        Decision { status: self.status, step, wake }
+        Decision { status: self.status, step, wake, passing: self.passing }
+    }
+
+    /// What it says only passes: in a moment there is more to say, and nobody has missed it.
+    pub fn passes(&mut self) {
+        self.passing = true;
     }
 
     /// Ends without a step.

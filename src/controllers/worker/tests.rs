@@ -181,6 +181,7 @@ fn operator(clock: &Arc<ManualClock>, store: &MemoryStore, cluster: &Arc<Memory>
         machines: crate::controllers::rented_machine::Memory::default(),
         workers: Workers::default(),
         turns: crate::controllers::training_job::turns::Turns::default(),
+        admitted: crate::controllers::training_job::admitted::Admitted::default(),
         asked: Mutex::default(),
     }))
 }

@@ -139,6 +139,7 @@ impl Process {
             machines: rented_machine::Memory::default(),
             workers: worker::Workers::default(),
             turns: tradewind::controllers::training_job::turns::Turns::default(),
+            admitted: tradewind::controllers::training_job::admitted::Admitted::default(),
             asked: Mutex::new(Vec::new()),
         });
         let reconcilers: Vec<Arc<dyn Reconciler>> = vec![

@@ -150,7 +150,10 @@ async fn live(
         tokio::select! {
             end = &mut ended => return agent.leave(end.unwrap_or(End::Cut)).await,
             changed = beat.changed() => {
-                changed?;
+                // Nobody measures any more.
+                if changed.is_err() {
+                    return Ok(());
+                }
                 first = true;
             }
             () = pause => {
