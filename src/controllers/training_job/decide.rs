@@ -362,7 +362,7 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     r.status.attempt = Some(attempt);
     r.status.run_id = Some(run_id.clone().unwrap_or_else(|| o.fresh_run_id.clone()));
     r.carries(valid);
-    r.phase(JobPhase::Waiting, "its Pod is being made");
+    r.phase(JobPhase::Waiting, if valid.workers == 1 { "its Pod is being made" } else { "its Pods are being made" });
     r.workers(0);
     next_pods(&r, valid, attempt)
 }

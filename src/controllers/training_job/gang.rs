@@ -69,15 +69,20 @@ pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     }
     match o.turn {
         Turn::Yield(older) | Turn::Behind(older) if crew.pods().next().is_some() && total > 1 => {
+            let jobs = if older == 1 { "job waits" } else { "jobs wait" };
             let message =
-                format!("the cluster has no room for all of {total} workers, and {older} older jobs wait for room");
+                format!("the cluster has no room for all of {total} workers, and {older} older {jobs} for room");
             return ending::begin(o, r, crew, attempt, Cause::new(Reason::WaitingForTurn, message));
         }
         Turn::Yield(older) | Turn::Behind(older) => {
-            let jobs = if older == 1 { "job with several workers waits" } else { "jobs with several workers wait" };
+            let (jobs, them) = if older == 1 {
+                ("job with several workers waits", "it")
+            } else {
+                ("jobs with several workers wait", "them")
+            };
             r.waiting(
                 Reason::WaitingForTurn,
-                &format!("{older} older {jobs} for room in the cluster; this one asks for nodes after them"),
+                &format!("{older} older {jobs} for room in the cluster; this one asks for nodes after {them}"),
             );
             return r.rest(Wake::After(LOOK, "its turn"));
         }
