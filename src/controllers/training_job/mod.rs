@@ -16,6 +16,8 @@ mod input;
 mod observe;
 mod place;
 pub mod placement;
+#[cfg(test)]
+mod play;
 mod quick;
 mod restart;
 mod room;
