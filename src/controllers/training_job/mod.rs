@@ -14,6 +14,8 @@ pub mod gang;
 pub mod identity;
 mod input;
 mod observe;
+#[cfg(test)]
+mod pass_tests;
 mod place;
 pub mod placement;
 #[cfg(test)]

@@ -107,7 +107,8 @@ impl Play {
     }
 }
 
-fn agent() -> AgentView {
+/// An agent that has said nothing.
+pub fn agent() -> AgentView {
     AgentView {
         ours: true,
         boot: "b".to_owned(),
