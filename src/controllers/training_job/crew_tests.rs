@@ -14,6 +14,7 @@ use super::gang;
 use super::placement::{Choice, Rent};
 use super::play::{Play, disrupted, exited, unschedulable};
 use super::turns::{Standing, Turn};
+use super::valid::Refused;
 use crate::controllers::worker::WorkerView;
 use crate::test_machine;
 
@@ -527,4 +528,72 @@ fn it_is_written_down_since_when_each_attempt_runs_and_from_which_step() {
     play.o.job = Arc::new(job);
     play.after(Duration::from_mins(1));
     assert_eq!(program(&play), None);
+}
+
+#[test]
+fn an_operator_that_has_just_started_gives_the_agents_of_old_pods_their_time() {
+    let mut play = Play::gang(2);
+    for rank in 0..2 {
+        play.pod(rank, Some("gpu-0"), &json!({"phase": "Running", "startTime": "2025-12-01T00:00:00Z"}));
+    }
+    let view = WorkerView { looked: true, heard_at: Some(play.o.now), ..WorkerView::default() };
+    play.o.views = vec![Some(view.clone()), Some(view)];
+    assert_eq!(play.look().status.phase, JobPhase::Starting);
+    assert!(play.after(Duration::from_mins(14)).status.ending.is_none(), "their reports may be on their way");
+    let ending = play.after(Duration::from_mins(1)).status.ending.unwrap();
+    assert_eq!(ending.reason, "AgentNotStarted");
+}
+
+#[test]
+fn a_worker_whose_run_goes_on_elsewhere_ends() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.o.views[1].as_mut().unwrap().fenced = true;
+    let ending = play.look().status.ending.unwrap();
+    assert_eq!(ending.reason, "AgentFailed");
+    assert!(ending.message.contains("j-0-1") && ending.message.contains("a later attempt of the run has begun"));
+}
+
+#[test]
+fn workers_that_are_done_do_not_hide_that_the_rest_hangs() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(0, Some("gpu-0"), &exited(0));
+    play.o.views[1].as_mut().unwrap().agent.as_mut().unwrap().quiet_s = 1800;
+    assert_eq!(play.look().status.ending.unwrap().reason, "ProgramStalled");
+}
+
+#[test]
+fn what_fails_with_a_broken_agent_is_no_failure_of_the_program() {
+    // Its own agent broke: the exit code says nothing about the program.
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.o.views[0].as_mut().unwrap().agent.as_mut().unwrap().failed = true;
+    play.pod(0, Some("gpu-0"), &exited(70));
+    assert_eq!(play.look().status.ending.unwrap().reason, "AgentFailed");
+
+    // The other's broke, as its last report says later: the first failed because it talked to that one.
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(0, Some("gpu-0"), &exited(1));
+    assert_eq!(play.look().status.ending.unwrap().reason, "ProgramFailed");
+    let agent = play.o.views[1].as_mut().unwrap().agent.as_mut().unwrap();
+    (agent.failed, agent.warnings) = (true, vec!["the disk is full".to_owned()]);
+    play.all_gone();
+    let next = play.look().status;
+    let last = next.history.last().unwrap();
+    assert_eq!((last.ended.as_str(), next.restarts), ("AgentFailed", 0));
+    assert!(last.message.starts_with("the disk is full"), "{}", last.message);
+}
+
+#[test]
+fn whoever_is_refused_stands_in_nobodys_way() {
+    let mut play = Play::gang(2);
+    play.pod(0, None, &unschedulable("2026-01-01T00:00:00Z"));
+    assert_eq!(gang::standing(&play.o, 0), Some(Standing::Stuck));
+    play.o.pod_refused = Some((Reason::QuotaExceeded, "exceeded quota".to_owned()));
+    assert_eq!(gang::standing(&play.o, 0), None, "a quota holds the other Pod");
+    play.o.pod_refused = None;
+    play.o.refused = Some(Refused { reason: Reason::NoMailbox, message: "as a whole".to_owned() });
+    assert_eq!(gang::standing(&play.o, 0), None);
 }

@@ -23,9 +23,13 @@ use crate::settings::Settings;
 struct Calls(Mutex<Vec<String>>);
 
 impl Calls {
-    /// How often since the last time.
+    /// How often since the last time this was asked of anything.
+    fn take(&self, call: &str) -> usize {
+        std::mem::take(&mut *self.0.lock().unwrap()).iter().filter(|made| made.starts_with(call)).count()
+    }
+
     fn lists_of_pods(&self) -> usize {
-        std::mem::take(&mut *self.0.lock().unwrap()).iter().filter(|call| *call == "list pods").count()
+        self.take("list pods")
     }
 }
 
@@ -331,4 +335,21 @@ fn a_pod_that_is_known_is_no_sign_of_a_watch_that_lags() {
     world.clock.advance(Duration::from_mins(10));
     world.settle("j");
     assert_eq!(world.status("j").attempt, Some(1), "{}", world.status("j").message);
+}
+
+#[test]
+fn what_is_only_on_its_way_is_not_written_at_every_step() {
+    let writes = "replace_status trainingjobs/default/j";
+    let world = World::new();
+    world.job("j", &gang());
+    world.settle("j");
+    assert!(world.calls.take(writes) > 0);
+    schedule(&world.cluster, &mut |_| Some("gpu-0".to_owned()));
+    world.tell(world.cluster.peek_all::<Pod>());
+    let wake = world.pass("j").unwrap();
+    assert_eq!(world.calls.take(writes), 0, "it has its nodes, and will run in a moment");
+    let Wake::After(left, _) = wake else { panic!("{wake:?}") };
+    world.clock.advance(left);
+    world.settle("j");
+    assert_eq!((world.calls.take(writes), world.status("j").phase), (1, JobPhase::Starting), "it did not");
 }
