@@ -62,7 +62,8 @@ impl World {
         rustls::crypto::ring::default_provider().install_default().ok();
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_790_000_000).unwrap(), 1));
         let store = MemoryStore::new(Arc::clone(&clock) as _);
-        ["mailbox", "ckpt"].into_iter().for_each(|bucket| store.create_bucket(bucket));
+        store.create_bucket("mailbox");
+        store.create_bucket("ckpt");
         let cluster = Arc::new(Memory::new(Arc::clone(&clock) as _));
         let calls = Arc::new(Calls::default());
         let gated = Gated::new(Arc::clone(&cluster) as _, Arc::clone(&calls) as _);
