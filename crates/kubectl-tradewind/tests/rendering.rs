@@ -166,6 +166,9 @@ fn a_later_attempt_in_the_cluster_tells_the_time_left_at_its_own_pace() {
     again["status"]["program"] = json!({ "since": "2026-11-21T11:56:36Z", "fromStep": 400 });
     // 840 steps in 200 s, and 1760 more to go.
     assert_eq!(rate(&again), (Some(15_120), Some(419)));
+    again["status"]["phase"] = json!("Complete");
+    assert_eq!(rate(&again), (None, None), "it is over");
+    again["status"]["phase"] = json!("Running");
     again["status"]["program"] = json!({ "since": "2026-11-21T11:59:58Z", "fromStep": 1300 });
     assert_eq!(rate(&again), (None, None), "its progress is still that of the attempt before");
 }

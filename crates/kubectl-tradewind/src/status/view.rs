@@ -278,8 +278,11 @@ fn pods(pods: &[Pod]) -> Vec<PodView> {
     views
 }
 
-/// Since when the program of the present attempt runs, and from which step: as far as that is known.
+/// Since when the program of the present attempt runs, and from which step: as far as that is known, and while there is one.
 fn began(status: &TrainingJobStatus, machine: Option<&RentedMachine>) -> Option<(Timestamp, i64)> {
+    if status.phase.is_terminal() {
+        return None;
+    }
     if let Some(machine) = machine.and_then(|m| m.status.as_ref()) {
         return Some((machine.program_since.as_ref()?.0, machine.restored_step.unwrap_or(0)));
     }
