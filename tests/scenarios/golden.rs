@@ -145,8 +145,8 @@ pub fn without_chance(text: &str, namespace: &str) -> String {
             (r"\bloss [0-9.]+", "loss N"),
             (r"\bcheckpoint \d+", "checkpoint N"),
             (r"\bPod (\S+?)-\d+-\d+ on node [^:]+:", "Pod $1 on node N:"),
-            // Which of several nodes alike is the scheduler's dice.
-            (r"\bon nodes [a-z0-9.-]+(, [a-z0-9.-]+)*", "on nodes <nodes>"),
+            // Which of several nodes alike is the scheduler's dice. One may be called as the namespace is.
+            (r"\bon nodes ([a-z0-9-]+\d|<namespace>)(, ([a-z0-9-]+\d|<namespace>))*", "on nodes <nodes>"),
             (r"\(compute [^)]*\), done in [^;]*", "(<parts>), done in <time>"),
             (r"\b\d+ (of \d+ )?(s|min|h|steps|KB|MB|kB)\b", "N $2"),
         ]

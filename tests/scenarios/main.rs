@@ -13,6 +13,7 @@ mod world;
 
 mod access;
 mod cluster;
+mod commands;
 mod crash;
 mod crowd;
 mod deletion;

@@ -93,7 +93,7 @@ impl<'a> Plugin<'a> {
 }
 
 /// Without what differs each time; lines that are the same then stand there once.
-fn plain(text: &str, namespace: &str) -> String {
+pub fn plain(text: &str, namespace: &str) -> String {
     static RULES: LazyLock<Vec<(Regex, &'static str)>> = LazyLock::new(|| {
         [
             (r"\b\d+(s|m|h|d)(\d+(s|m|h))?\b", "<age>"),

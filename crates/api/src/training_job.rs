@@ -470,6 +470,9 @@ pub struct TrainingJobStatus {
     /// Progress as the program tells it; written at most every 30 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressStatus>,
+    /// The program of the present attempt, once it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramStatus>,
     /// The newest checkpoint in the catalogue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
@@ -592,6 +595,17 @@ pub struct ProgressStatus {
     /// When it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
+}
+
+/// The program of the present attempt.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramStatus {
+    /// Since when it runs.
+    pub since: Time,
+    /// Step that it went on from; absent = from zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_step: Option<i64>,
 }
 
 /// A checkpoint in the catalogue.

@@ -128,6 +128,52 @@ fn a_gang_in_the_cluster_that_waits_for_a_worker() {
 }
 
 #[test]
+fn a_gang_that_waits_shows_until_when_and_one_that_blocks_nobody_does_not() {
+    let message = "the cluster has room for 3 of 4 workers; if that is still so at 12:01:00 UTC, all are given back and tried again later (gangTimeout)";
+    let mut waiting = gang();
+    waiting["status"]["phase"] = json!("Waiting");
+    waiting["status"]["message"] = json!(message);
+    waiting["status"]["placement"] = Value::Null;
+    waiting["status"]["conditions"] = json!([{ "type": "Placed", "status": "False", "reason": "WaitingForCluster", "message": message, "lastTransitionTime": "2026-11-21T11:56:00Z" }]);
+    let mut found = found(waiting.clone());
+    found.pods = (0..4).map(|rank| pod("llm-0", rank, if rank == 2 { "Pending" } else { "Running" })).collect();
+    let refused = found.pods[2].status.as_mut().unwrap();
+    let since = json!([{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": "2026-11-21T11:56:00Z" }]);
+    refused.conditions = serde_json::from_value(since).unwrap();
+    same("status-gang-waiting.txt", &status_of(&found));
+
+    // Nobody has a node, and nobody else waits: it may wait for ever.
+    found.job.status.as_mut().unwrap().message = "the cluster has room for 0 of 4 workers".to_owned();
+    found.pods.drain(..2);
+    found.pods.truncate(1);
+    assert_eq!(StatusView::of(&found, now()).deadlines, []);
+    // Pods that the API server refuses: it counts from the first that was made.
+    found.pods = vec![pod("llm-0", 0, "Running")];
+    found.pods[0].metadata.creation_timestamp = serde_json::from_value(json!("2026-11-21T11:58:30Z")).unwrap();
+    let deadlines = StatusView::of(&found, now()).deadlines;
+    assert_eq!(deadlines[0].at, "2026-11-21T12:03:30Z".parse::<Timestamp>().unwrap());
+}
+
+#[test]
+fn a_later_attempt_in_the_cluster_tells_the_time_left_at_its_own_pace() {
+    let mut again = running();
+    again["status"]["placement"] = json!({ "summary": "cluster", "gpu": "1xGPU" });
+    let rate = |job: &Value| {
+        let progress = StatusView::of(&found(job.clone()), now()).progress.unwrap();
+        (progress.steps_per_hour, progress.seconds_left)
+    };
+    assert_eq!(rate(&again), (None, None), "an operator that does not write down where it began");
+    again["status"]["program"] = json!({ "since": "2026-11-21T11:56:36Z", "fromStep": 400 });
+    // 840 steps in 200 s, and 1760 more to go.
+    assert_eq!(rate(&again), (Some(15_120), Some(419)));
+    again["status"]["phase"] = json!("Complete");
+    assert_eq!(rate(&again), (None, None), "it is over");
+    again["status"]["phase"] = json!("Running");
+    again["status"]["program"] = json!({ "since": "2026-11-21T11:59:58Z", "fromStep": 1300 });
+    assert_eq!(rate(&again), (None, None), "its progress is still that of the attempt before");
+}
+
+#[test]
 fn a_job_that_nobody_has_looked_at() {
     let text = status_of(&found(job("new", json!({}), Value::Null)));
     assert!(text.contains("Pending") && text.contains("nowhere now") && text.contains("none yet"), "{text}");

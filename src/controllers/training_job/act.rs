@@ -7,7 +7,6 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use tradewind_api::rented_machine::{Claim, StopRequest};
-use tradewind_api::training_job::InCluster;
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
 
@@ -89,9 +88,9 @@ async fn create_scheduled(
     job: &TrainingJob,
     seat: Seat,
 ) -> Result<Arc<Pod>, NotMade> {
-    let rents = observed.valid.in_cluster == InCluster::Never;
-    let agent = if observed.valid.needs_agent && !rents { Some(agent_pod(ctx, job, seat).await?) } else { None };
-    let goes = if rents { Goes::ToBeRented } else { Goes::Scheduled };
+    let goes = template::goes(observed.valid.in_cluster);
+    let in_cluster = goes == Goes::Scheduled;
+    let agent = if observed.valid.needs_agent && in_cluster { Some(agent_pod(ctx, job, seat).await?) } else { None };
     let value = template::build(job, seat, goes, agent.as_ref());
     let pod: Pod =
         serde_json::from_value(value).map_err(|e| NotMade::Other(Failure::new("PodUnreadable", e.to_string())))?;

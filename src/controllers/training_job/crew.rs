@@ -337,7 +337,9 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
     }
     r.placed(Reason::InCluster, &on);
     if ready == total {
-        let from = agent.and_then(|a| a.restored_step).map_or(String::new(), |s| format!(", resumed from step {s}"));
+        let step = agent.and_then(|a| a.restored_step);
+        let from = step.map_or(String::new(), |s| format!(", resumed from step {s}"));
+        r.begun(step, None);
         r.runs(Reason::InCluster, &format!("{on}{from}"));
         return;
     }

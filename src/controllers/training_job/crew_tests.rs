@@ -4,151 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tradewind_api::training_job::{InCluster, JobPhase};
-use tradewind_api::{Reason, TrainingJob, TrainingJobStatus, conditions, names};
+use tradewind_api::{Reason, TrainingJobStatus, names};
 use tradewind_core::{Money, Offer};
 
-use super::decide::{Decision, Observed, Step, decide};
+use super::decide::Step;
 use super::gang;
 use super::placement::{Choice, Rent};
+use super::play::{Play, disrupted, exited, unschedulable};
 use super::turns::{Standing, Turn};
+use super::valid::Refused;
 use crate::controllers::worker::WorkerView;
-use crate::serving::AgentView;
 use crate::test_machine;
-
-/// A job whose world is changed by hand.
-struct Play {
-    o: Observed,
-}
-
-impl Play {
-    fn new(spec: &Value) -> Self {
-        let mut full = json!({"template": {"spec": {"containers": [{"name": "c", "image": "i", "command": ["x"]}]}}});
-        full.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-        let job: TrainingJob = serde_json::from_value(json!({
-            "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob",
-            "metadata": {"name": "j", "namespace": "n", "uid": "u"}, "spec": full,
-        }))
-        .unwrap();
-        let mut play = Self { o: Observed::bare(job) };
-        play.o.now = "2026-01-01T00:00:00Z".parse().unwrap();
-        play
-    }
-
-    fn gang(workers: i64) -> Self {
-        let checkpoint =
-            json!({"path": "out", "pattern": "step-{step}", "to": "s3://b/p/", "secretRef": {"name": "s"}});
-        let mut play = Self::new(&json!({"workers": workers, "checkpoint": checkpoint}));
-        let first = play.look();
-        assert_eq!(first.status.attempt, Some(0));
-        play
-    }
-
-    /// Decides, and the status is written.
-    fn look(&mut self) -> Decision {
-        let decision = decide(&self.o);
-        let mut job = (*self.o.job).clone();
-        job.status = Some(decision.status.clone());
-        self.o.job = Arc::new(job);
-        decision
-    }
-
-    fn after(&mut self, time: Duration) -> Decision {
-        self.o.now = self.o.now.checked_add(time).unwrap();
-        self.look()
-    }
-
-    fn status(&self) -> &TrainingJobStatus {
-        self.o.job.status.as_ref().unwrap()
-    }
-
-    fn reason(&self, type_: &str) -> &str {
-        conditions::condition(&self.status().conditions, type_).map_or("", |c| c.reason.as_str())
-    }
-
-    /// The Pod of a worker, with what its status says.
-    fn pod(&mut self, rank: i64, node: Option<&str>, status: &Value) {
-        self.change(rank, node, status, &json!({}), &json!({}));
-    }
-
-    fn change(&mut self, rank: i64, node: Option<&str>, status: &Value, meta: &Value, spec: &Value) {
-        let attempt = self.status().attempt.unwrap();
-        let name = format!("j-{attempt}-{rank}");
-        let mut pod = json!({
-            "metadata": {"name": name, "namespace": "n", "uid": name, "creationTimestamp": "2026-01-01T00:00:00Z",
-                "labels": {names::ATTEMPT: attempt.to_string(), names::RANK: rank.to_string()}},
-            "spec": {"containers": [], "nodeName": node},
-            "status": status,
-        });
-        pod["metadata"].as_object_mut().unwrap().extend(meta.as_object().unwrap().clone());
-        pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-        let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod).unwrap());
-        self.o.pods.retain(|p| p.metadata.name != pod.metadata.name);
-        self.o.pods.push(pod);
-    }
-
-    fn says(&mut self, rank: usize, phase: &str) {
-        self.o.views.resize_with(usize::try_from(self.o.valid.workers).unwrap(), || None);
-        let agent = AgentView { ours: true, phase: phase.to_owned(), ..agent() };
-        let view = WorkerView { looked: true, agent: Some(agent), ..WorkerView::default() };
-        self.o.views[rank] = Some(view);
-    }
-
-    fn all_run(&mut self) {
-        for rank in 0..self.o.valid.workers {
-            self.pod(rank, Some(&format!("gpu-{rank}")), &json!({"phase": "Running"}));
-            self.says(usize::try_from(rank).unwrap(), "Running");
-        }
-        assert_eq!(self.look().status.phase, JobPhase::Running, "{}", self.status().message);
-    }
-
-    /// The workers that were told to stop are gone, and their last reports read.
-    fn all_gone(&mut self) {
-        let attempt = self.status().attempt.unwrap().to_string();
-        self.o.pods.retain(|pod| pod.metadata.labels.as_ref().unwrap()[names::ATTEMPT] != attempt);
-        self.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
-    }
-}
-
-fn agent() -> AgentView {
-    AgentView {
-        ours: true,
-        boot: "b".to_owned(),
-        boot_key: String::new(),
-        phase: String::new(),
-        progress: None,
-        restored_step: None,
-        exit: None,
-        finished: false,
-        failed: false,
-        restarted: false,
-        fenced: false,
-        silent: false,
-        quiet_s: 0,
-        host: None,
-        warnings: Vec::new(),
-    }
-}
-
-fn unschedulable(since: &str) -> Value {
-    json!({"phase": "Pending", "conditions": [
-        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "lastTransitionTime": since},
-    ]})
-}
-
-fn exited(code: i64) -> Value {
-    json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [
-        {"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": code}}},
-    ]})
-}
-
-fn disrupted(phase: &str, reason: &str) -> Value {
-    let mut status = if phase == "Succeeded" { exited(0) } else { json!({"phase": phase}) };
-    status["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
-    status
-}
 
 #[test]
 fn a_gang_runs_once_every_worker_does_and_is_complete_once_every_last_report_is_read() {
@@ -627,4 +495,105 @@ fn a_worker_whose_labels_somebody_changed_is_replaced_with_the_others() {
         play.o.pods.clear();
         assert_eq!(play.look().status.attempt, Some(1), "{labels}");
     }
+}
+
+#[test]
+fn it_is_written_down_since_when_each_attempt_runs_and_from_which_step() {
+    let mut play = Play::gang(2);
+    let began = play.o.now;
+    play.all_run();
+    let program = |play: &Play| play.status().program.as_ref().map(|p| (p.since.0, p.from_step));
+    assert_eq!(program(&play), Some((began, None)));
+    play.after(Duration::from_mins(5));
+    assert_eq!(program(&play), Some((began, None)), "it goes on");
+
+    play.pod(1, Some("gpu-1"), &disrupted("Failed", "DeletionByTaintManager"));
+    play.look();
+    play.all_gone();
+    play.look();
+    assert_eq!((play.status().attempt, program(&play)), (Some(1), None));
+    for rank in 0..2 {
+        play.pod(rank, Some("gpu-0"), &json!({"phase": "Running"}));
+        play.says(usize::try_from(rank).unwrap(), "Running");
+        play.o.views[usize::try_from(rank).unwrap()].as_mut().unwrap().agent.as_mut().unwrap().restored_step =
+            Some(400);
+    }
+    let again = play.after(Duration::from_mins(1));
+    assert_eq!(again.status.phase, JobPhase::Running);
+    assert_eq!(program(&play), Some((play.o.now, Some(400))));
+
+    // Of one that ran before operators wrote that down, nobody knows.
+    let mut job = (*play.o.job).clone();
+    job.status.as_mut().unwrap().program = None;
+    play.o.job = Arc::new(job);
+    play.after(Duration::from_mins(1));
+    assert_eq!(program(&play), None);
+}
+
+#[test]
+fn an_operator_that_has_just_started_gives_the_agents_of_old_pods_their_time() {
+    let mut play = Play::gang(2);
+    for rank in 0..2 {
+        play.pod(rank, Some("gpu-0"), &json!({"phase": "Running", "startTime": "2025-12-01T00:00:00Z"}));
+    }
+    let view = WorkerView { looked: true, heard_at: Some(play.o.now), ..WorkerView::default() };
+    play.o.views = vec![Some(view.clone()), Some(view)];
+    assert_eq!(play.look().status.phase, JobPhase::Starting);
+    assert!(play.after(Duration::from_mins(14)).status.ending.is_none(), "their reports may be on their way");
+    let ending = play.after(Duration::from_mins(1)).status.ending.unwrap();
+    assert_eq!(ending.reason, "AgentNotStarted");
+}
+
+#[test]
+fn a_worker_whose_run_goes_on_elsewhere_ends() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.o.views[1].as_mut().unwrap().fenced = true;
+    let ending = play.look().status.ending.unwrap();
+    assert_eq!(ending.reason, "AgentFailed");
+    assert!(ending.message.contains("j-0-1") && ending.message.contains("a later attempt of the run has begun"));
+}
+
+#[test]
+fn workers_that_are_done_do_not_hide_that_the_rest_hangs() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(0, Some("gpu-0"), &exited(0));
+    play.o.views[1].as_mut().unwrap().agent.as_mut().unwrap().quiet_s = 1800;
+    assert_eq!(play.look().status.ending.unwrap().reason, "ProgramStalled");
+}
+
+#[test]
+fn what_fails_with_a_broken_agent_is_no_failure_of_the_program() {
+    // Its own agent broke: the exit code says nothing about the program.
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.o.views[0].as_mut().unwrap().agent.as_mut().unwrap().failed = true;
+    play.pod(0, Some("gpu-0"), &exited(70));
+    assert_eq!(play.look().status.ending.unwrap().reason, "AgentFailed");
+
+    // The other's broke, as its last report says later: the first failed because it talked to that one.
+    let mut play = Play::gang(2);
+    play.all_run();
+    play.pod(0, Some("gpu-0"), &exited(1));
+    assert_eq!(play.look().status.ending.unwrap().reason, "ProgramFailed");
+    let agent = play.o.views[1].as_mut().unwrap().agent.as_mut().unwrap();
+    (agent.failed, agent.warnings) = (true, vec!["the disk is full".to_owned()]);
+    play.all_gone();
+    let next = play.look().status;
+    let last = next.history.last().unwrap();
+    assert_eq!((last.ended.as_str(), next.restarts), ("AgentFailed", 0));
+    assert!(last.message.starts_with("the disk is full"), "{}", last.message);
+}
+
+#[test]
+fn whoever_is_refused_stands_in_nobodys_way() {
+    let mut play = Play::gang(2);
+    play.pod(0, None, &unschedulable("2026-01-01T00:00:00Z"));
+    assert_eq!(gang::standing(&play.o, 0), Some(Standing::Stuck));
+    play.o.pod_refused = Some((Reason::QuotaExceeded, "exceeded quota".to_owned()));
+    assert_eq!(gang::standing(&play.o, 0), None, "a quota holds the other Pod");
+    play.o.pod_refused = None;
+    play.o.refused = Some(Refused { reason: Reason::NoMailbox, message: "as a whole".to_owned() });
+    assert_eq!(gang::standing(&play.o, 0), None);
 }

@@ -367,7 +367,7 @@ fn first_attempt(o: &Observed, mut r: Report, valid: &Valid) -> Decision {
     if let Some(decision) = gang::await_turn(o, &mut r) {
         return decision;
     }
-    r.phase(JobPhase::Waiting, if valid.workers > 1 { "its Pods are being made" } else { "its Pod is being made" });
+    r.phase(JobPhase::Waiting, if valid.workers == 1 { "its Pod is being made" } else { "its Pods are being made" });
     r.workers(0);
     next_pods(&r, valid, attempt)
 }

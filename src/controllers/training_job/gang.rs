@@ -74,8 +74,9 @@ pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     }
     match o.turn {
         Turn::Yield(older) | Turn::Behind(older) if crew.pods().next().is_some() && total > 1 => {
+            let jobs = if older == 1 { "job waits" } else { "jobs wait" };
             let message =
-                format!("the cluster has no room for all of {total} workers, and {older} older jobs wait for room");
+                format!("the cluster has no room for all of {total} workers, and {older} older {jobs} for room");
             return ending::begin(o, r, crew, attempt, Cause::new(Reason::WaitingForTurn, message));
         }
         _ => {

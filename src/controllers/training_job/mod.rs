@@ -15,8 +15,12 @@ pub mod gang;
 pub mod identity;
 mod input;
 mod observe;
+#[cfg(test)]
+mod pass_tests;
 mod place;
 pub mod placement;
+#[cfg(test)]
+mod play;
 mod quick;
 mod restart;
 mod room;

@@ -15,7 +15,7 @@ use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::{is_in_cluster, settles};
-use super::template::{self, AgentPod, Goes, Seat};
+use super::template;
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
 use super::{JobMemory, admitted, crew, gang, place, placement, stop};
@@ -307,7 +307,7 @@ async fn admission(
         return Ok(fine);
     }
     if memory.pod_accepted != Some(generation) && fresh {
-        if let Some(refused) = dry_run(ctx, job).await? {
+        if let Some(refused) = dry_run(ctx, job, valid).await? {
             return Ok(refused);
         }
         memory.pod_accepted = Some(generation);
@@ -318,14 +318,9 @@ async fn admission(
     storage(ctx, job, valid, memory).await
 }
 
-async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, Failure> {
+async fn dry_run(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Result<Option<Admission>, Failure> {
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-    let agent = template::needs_agent(job).then(|| AgentPod {
-        image: ctx.settings.agent_image.clone().unwrap_or_else(|| "tradewind-agent".to_owned()),
-        control: "https://mailbox.invalid/".to_owned(),
-        poll: None,
-    });
-    let value = template::build(job, Seat { attempt: 0, rank: 0 }, Goes::Scheduled, agent.as_ref());
+    let value = template::trial(job, valid.in_cluster, ctx.settings.agent_image.as_deref());
     let shape = admitted::shape(namespace, &value);
     let now = ctx.clock.monotonic();
     if ctx.admitted.has(&shape, now) {

@@ -6,7 +6,7 @@ use tradewind_api::conditions::{
     ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, SUSPENDED, condition, set_condition,
 };
 use tradewind_api::rented_machine::MachinePhase;
-use tradewind_api::training_job::{AttemptRecord, JobPhase, PlacementStatus, WorkersStatus};
+use tradewind_api::training_job::{AttemptRecord, JobPhase, PlacementStatus, ProgramStatus, WorkersStatus};
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, TrainingJobStatus};
 use tradewind_core::Money;
 
@@ -189,6 +189,7 @@ impl Report {
             Some("Running" | "Stopping" | "Exited") => {
                 let from = m.restored_step.map_or(String::new(), |s| format!(", resumed from step {s}"));
                 let place = self.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
+                self.begun(m.restored_step, m.program_since.as_ref().map(|t| t.0));
                 self.runs(Reason::Rented, &format!("runs on {place}{from}"));
             }
             Some("Restoring") => {
@@ -199,6 +200,14 @@ impl Report {
                 self.workers(0);
                 self.phase(JobPhase::Starting, "the machine is up; the program is about to start");
             }
+        }
+    }
+
+    /// The program of the present attempt went on from this step. Of one that ran before anybody wrote that down, the beginning is not known.
+    pub fn begun(&mut self, from_step: Option<i64>, since: Option<Timestamp>) {
+        let since = since.or((self.status.phase != JobPhase::Running).then_some(self.now));
+        if let (None, Some(since)) = (&self.status.program, since) {
+            self.status.program = Some(ProgramStatus { since: Time(since), from_step });
         }
     }
 
@@ -233,6 +242,7 @@ impl Report {
         self.set(READY, Some(false), wanted.reason, message);
         self.set(RECONCILING, Some(false), wanted.reason, message);
         self.status.placement = None;
+        self.status.program = None;
         self.workers(0);
         self.phase(JobPhase::Suspended, message);
     }
@@ -271,6 +281,7 @@ impl Report {
     pub fn resuming(&mut self, message: &str) {
         self.set(PLACED, Some(false), Reason::Resuming, message);
         self.set(RECONCILING, Some(true), Reason::Resuming, message);
+        self.status.program = None;
         self.workers(0);
         self.phase(JobPhase::Resuming, message);
     }
@@ -382,11 +393,31 @@ fn name(machine: &RentedMachine) -> &str {
     machine.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// Dollars with two decimals, or as many as the first significant digit needs.
+/// Dollars with two decimals; with up to four below a cent, and never nothing where there is something.
 pub fn cents(amount: Money) -> String {
     if amount.micros() >= 10_000 || amount == Money::ZERO {
         let rounded = (amount.micros() + 5_000) / 10_000;
         return format!("{}.{:02}", rounded / 100, rounded % 100);
     }
-    amount.to_string()
+    Money::from_micros(((amount.micros() + 50) / 100).max(1) * 100).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_shown_as_people_read_it() {
+        for (micros, text) in [
+            (0, "0.00"),
+            (1, "0.0001"),
+            (556, "0.0006"),
+            (9_949, "0.0099"),
+            (9_999, "0.01"),
+            (12_345, "0.01"),
+            (1_999_999, "2.00"),
+        ] {
+            assert_eq!(cents(Money::from_micros(micros)), text, "{micros}");
+        }
+    }
 }

@@ -58,6 +58,21 @@ pub fn needs_agent(job: &TrainingJob) -> bool {
     job.spec.checkpoint.is_some() || job.spec.workers > 1
 }
 
+/// Where the Pods of a job go that no machine lives for.
+pub fn goes(in_cluster: InCluster) -> Goes<'static> {
+    if in_cluster == InCluster::Never { Goes::ToBeRented } else { Goes::Scheduled }
+}
+
+/// The first Pod as the API server is asked about it before anything is made: a rented one has no agent beside it, which a LimitRange or a
+/// policy on images might refuse. `in_cluster` is what the operator makes of the job's wish: without an image of the agent it rents.
+pub fn trial(job: &TrainingJob, in_cluster: InCluster, agent_image: Option<&str>) -> Value {
+    let goes = goes(in_cluster);
+    let image = agent_image.filter(|_| needs_agent(job) && goes == Goes::Scheduled);
+    let control = "https://mailbox.invalid/".to_owned();
+    let agent = image.map(|image| AgentPod { image: image.to_owned(), control, poll: None });
+    build(job, Seat { attempt: 0, rank: 0 }, goes, agent.as_ref())
+}
+
 /// Whether Kueue decides when the job's Pods may run.
 pub fn is_queued(job: &TrainingJob) -> bool {
     job.spec.template.pointer("/metadata/labels").and_then(|labels| labels.get(KUEUE_QUEUE)).is_some()
@@ -272,6 +287,18 @@ mod tests {
             pod["spec"]["tolerations"].as_array().unwrap().iter().map(|t| &t["tolerationSeconds"]).collect();
         assert_eq!(seconds, [30, 30]);
         assert_eq!(grace(&job), (30, 27));
+    }
+
+    #[test]
+    fn the_api_server_is_asked_about_the_pod_that_will_be_made() {
+        let checkpoint = json!({"path": "c", "pattern": "{step}", "to": "s3://b/", "secretRef": {"name": "s"}});
+        let job = job(&json!({"checkpoint": checkpoint}));
+        let scheduled = trial(&job, InCluster::Prefer, Some("agent:1"));
+        assert_eq!(scheduled["spec"]["initContainers"][0]["image"], "agent:1");
+        let rented = trial(&job, InCluster::Never, Some("agent:1"));
+        assert!(rented["spec"].get("initContainers").is_none(), "no agent of ours is beside it: {rented}");
+        assert_eq!(rented["spec"]["containers"][0]["command"], json!(["python"]));
+        assert_eq!(rented["spec"]["schedulerName"], names::NO_SCHEDULER);
     }
 
     #[test]

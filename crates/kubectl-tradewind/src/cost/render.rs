@@ -39,7 +39,7 @@ fn jobs(view: &CostView, namespaces: bool, ink: Ink) -> String {
         table.row(namespace.into_iter().chain([
             job.name.as_str().into(),
             Cell::shaded(format!("{:?}", job.phase), shade(job.phase)),
-            job.provider.as_deref().unwrap_or(NONE).into(),
+            job.provider.as_deref().or(job.place.as_deref()).unwrap_or(NONE).into(),
             dollars(job.settled).into(),
             dollars(job.running).into(),
             dollars(job.per_hour).into(),

@@ -31,6 +31,9 @@ pub struct JobCost {
     pub phase: JobPhase,
     /// Provider of its present machine.
     pub provider: Option<String>,
+    /// Where it is now, as in the job's status.
+    #[serde(rename = "where")]
+    pub place: Option<String>,
     /// Final.
     pub settled: Money,
     /// For machines that are there, so far.
@@ -113,11 +116,13 @@ fn job(job: &TrainingJob) -> JobCost {
     let status = job.status.clone().unwrap_or_default();
     let cost = &status.cost;
     let budget = job.spec.budget.as_ref().and_then(|b| b.total);
+    let placement = status.placement.as_ref().filter(|_| !status.phase.is_terminal());
     JobCost {
         namespace: job.metadata.namespace.clone().unwrap_or_default(),
         name: job.metadata.name.clone().unwrap_or_default(),
         phase: status.phase,
-        provider: status.placement.as_ref().filter(|_| !status.phase.is_terminal()).and_then(|p| p.provider.clone()),
+        provider: placement.and_then(|p| p.provider.clone()),
+        place: placement.map(|p| p.summary.clone()),
         settled: cost.settled,
         running: less(cost.total, cost.settled),
         per_hour: cost.per_hour,

@@ -83,7 +83,9 @@ fn place(view: &StatusView) -> Vec<String> {
     parts.extend(place.trust.as_ref().map(|trust| format!("trust {trust}")));
     parts.extend(place.machine.as_ref().map(|machine| format!("machine {machine}")));
     let mut lines = vec![parts.join(", ")];
-    lines.extend(place.why.as_ref().map(|why| format!("why: {why}")));
+    // In the cluster the sentence at the top says it already.
+    let why = place.why.as_ref().filter(|why| !view.message.starts_with(why.as_str()));
+    lines.extend(why.map(|why| format!("why: {why}")));
     lines
 }
 

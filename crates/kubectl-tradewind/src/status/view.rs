@@ -242,7 +242,7 @@ impl StatusView {
             progress: status.progress.as_ref().map(|p| progress(p, began(&status, machine), status.phase)),
             checkpoint: spec.checkpoint.as_ref().map(|c| checkpoint(c, &status)),
             money: money(job, &status),
-            deadlines: deadlines(job, &status, machine, now),
+            deadlines: deadlines(found, &status, now),
             preemptions: status.preemptions,
             restarts: status.restarts,
             stalls: status.stalls,
@@ -278,12 +278,18 @@ fn pods(pods: &[Pod]) -> Vec<PodView> {
     views
 }
 
-/// Since when the program of the present attempt runs, and from which step: as far as that is known.
+/// Since when the program of the present attempt runs, and from which step: as far as that is known, and while there is one.
 fn began(status: &TrainingJobStatus, machine: Option<&RentedMachine>) -> Option<(Timestamp, i64)> {
+    if status.phase.is_terminal() {
+        return None;
+    }
     if let Some(machine) = machine.and_then(|m| m.status.as_ref()) {
         return Some((machine.program_since.as_ref()?.0, machine.restored_step.unwrap_or(0)));
     }
-    // In the cluster only the first attempt is known to have begun when the job did, and at zero.
+    if let Some(program) = &status.program {
+        return Some((program.since.0, program.from_step.unwrap_or(0)));
+    }
+    // Of an operator that does not write it down: the first attempt began when the job did, and at zero.
     let first = status.history.is_empty() && status.attempt == Some(0);
     status.started_at.as_ref().filter(|_| first).map(|t| (t.0, 0))
 }
@@ -349,14 +355,37 @@ fn money(job: &TrainingJob, status: &TrainingJobStatus) -> MoneyView {
     }
 }
 
-fn deadlines(
-    job: &TrainingJob,
-    status: &TrainingJobStatus,
-    machine: Option<&RentedMachine>,
-    now: Timestamp,
-) -> Vec<Deadline> {
-    let after = |then: Timestamp, seconds: i64| then.checked_add(SignedDuration::from_secs(seconds)).ok();
-    let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+fn after(then: Timestamp, seconds: i64) -> Option<Timestamp> {
+    then.checked_add(SignedDuration::from_secs(seconds)).ok()
+}
+
+fn whole(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// Until when workers may wait for nodes: not for ever, if others hold nodes meanwhile, or if the operator says so because other jobs wait.
+fn gang_waits_until(found: &Found, status: &TrainingJobStatus) -> Option<Timestamp> {
+    let (spec, pods) = (&found.job.spec, &found.pods);
+    let has_node = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+    let is_told = || status.message.contains("gangTimeout");
+    if spec.workers < 2 || status.phase != JobPhase::Waiting || !(pods.iter().any(has_node) || is_told()) {
+        return None;
+    }
+    let refused = |pod: &Pod| {
+        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+        let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+        let unschedulable = scheduled.reason.as_deref() == Some("Unschedulable");
+        Some(scheduled.last_transition_time.as_ref().filter(|_| unschedulable)?.0)
+    };
+    let since = pods.iter().filter(|pod| !has_node(pod)).filter_map(refused).min();
+    let made = || pods.iter().filter_map(|pod| pod.metadata.creation_timestamp.as_ref()).map(|t| t.0).min();
+    // Where Pods are missing, an API server refuses them: the time counts from the first.
+    let since = since.or_else(|| if pods.len() < usize::try_from(spec.workers).ok()? { made() } else { None })?;
+    after(since, whole(spec.gang_timeout.seconds()))
+}
+
+fn deadlines(found: &Found, status: &TrainingJobStatus, now: Timestamp) -> Vec<Deadline> {
+    let (job, machine) = (&found.job, found.machine.as_ref());
     let mut deadlines = Vec::new();
     let mut add = |what: &str, at: Option<Timestamp>| {
         deadlines.extend(at.map(|at| Deadline { what: what.to_owned(), at }));
@@ -379,6 +408,8 @@ fn deadlines(
         let burst = after(since.0, whole(job.spec.placement.burst_after.seconds()));
         add("a machine may be rented (burstAfter)", burst.filter(|at| *at > now));
     }
+    let gang = gang_waits_until(found, status).filter(|at| *at > now);
+    add("the nodes of all workers are given back if one has none by then (gangTimeout)", gang);
     if let (Some(ttl), Some(end)) = (&job.spec.ttl_after_finished, &status.finished_at) {
         add("its Pods are removed (ttlAfterFinished)", after(end.0, whole(ttl.seconds())).filter(|at| *at > now));
     }
