@@ -15,7 +15,7 @@ use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::{is_in_cluster, settles};
-use super::template::{self, AgentPod, Goes, Seat};
+use super::template::{self, AgentPod, ControlUrl, Goes, Seat};
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
 use super::{JobMemory, crew, gang, place, placement, stop};
@@ -77,7 +77,7 @@ pub(super) async fn observe(
         observed.valid.in_cluster = InCluster::Never;
     }
     if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
-        let view = |rank| ctx.workers.get(&worker::id(uid, attempt, rank));
+        let view = |rank| ctx.workers.get(&worker::id(&ctx.settings.install, uid, attempt, rank));
         observed.views = (0..observed.valid.workers).map(view).collect();
         take_turn(ctx, &mut observed, attempt);
     }
@@ -320,7 +320,7 @@ async fn dry_run(ctx: &Context, job: &TrainingJob) -> Result<Option<Admission>, 
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let agent = template::needs_agent(job).then(|| AgentPod {
         image: ctx.settings.agent_image.clone().unwrap_or_else(|| "tradewind-agent".to_owned()),
-        control: "https://mailbox.invalid/".to_owned(),
+        control: ControlUrl { url: "https://mailbox.invalid/".to_owned(), renewal: ctx.clock.now() },
         poll: None,
     });
     let value = template::build(job, Seat { attempt: 0, rank: 0 }, Goes::Scheduled, agent.as_ref());
