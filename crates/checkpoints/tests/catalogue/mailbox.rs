@@ -12,7 +12,7 @@ use tradewind_checkpoints::{
     Fetched, Mailbox, MailboxError, ObjectInfo, ProbeFailure, PutOutcome, ReportRead, SegmentRead, Store, StoreError,
     probe,
 };
-use tradewind_core::InstallId;
+use tradewind_core::{Clock, InstallId};
 use tradewind_protocol::manifest::data_prefix;
 use tradewind_protocol::{AgentPhase, Control, Desired, Report, SlotBatch, Start, Ticket, VERSION};
 
