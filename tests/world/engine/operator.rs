@@ -37,10 +37,8 @@ pub fn install() -> InstallId {
 
 /// The settings of every world's operators.
 pub fn settings() -> Settings {
+    // Bills are compared before a world ends.
     Settings {
-        // Jobs wait, and run, for longer.
-        ticket_lifetime: Duration::from_mins(20),
-        // Bills are compared before a world ends.
         audit_after: Duration::from_secs(20),
         agent_image: Some("agent:1".to_owned()),
         ..Settings::new(install(), OPERATOR_NAMESPACE)
