@@ -16,4 +16,6 @@ pub mod settings;
 pub mod storage;
 pub mod telemetry;
 #[cfg(test)]
+mod test_context;
+#[cfg(test)]
 mod test_machine;

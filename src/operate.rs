@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tradewind::accounts::Accounts;
 use tradewind::context::{Caches, Context};
+use tradewind::controllers::sweeper::folders::FolderSweeper;
 use tradewind::controllers::{node, provider, rented_machine, sweeper, training_job, worker};
 use tradewind::events::Told;
 use tradewind::images::{ImageSizes, Images};
@@ -178,6 +179,7 @@ async fn work(
         (node::NAME, Key::cluster(node::SINGLE)),
         (MarketKeeper::NAME, MarketKeeper::key()),
         (LogKeeper::NAME, LogKeeper::key()),
+        (FolderSweeper::NAME, FolderSweeper::key()),
     ]);
 
     let driver = Driver::new(Arc::clone(&ctx), inbox, reconcilers(&ctx, findings), config.concurrency);
@@ -256,6 +258,7 @@ fn reconcilers(ctx: &Arc<Context>, findings: Vec<node::Finding>) -> Vec<Arc<dyn 
         Arc::new(provider::Providers::new(Arc::clone(ctx))),
         Arc::new(node::Nodes::new(Arc::clone(ctx)).with_findings(findings)),
         Arc::new(sweeper::Sweeper::new(Arc::clone(ctx))),
+        Arc::new(FolderSweeper::new(Arc::clone(ctx))),
         Arc::new(LogKeeper::new(Arc::clone(ctx))),
         Arc::new(MarketReader::new(Arc::clone(ctx))),
         Arc::new(MarketKeeper::new(Arc::clone(ctx))),

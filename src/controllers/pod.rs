@@ -82,6 +82,11 @@ pub fn is_of(pod: &Pod, attempt: i64) -> bool {
     label(pod, names::ATTEMPT).is_some_and(|of| *of == attempt.to_string())
 }
 
+/// Number of the worker that a Pod is for: 0 where a job has only one; `None` if the label is no number.
+pub fn rank(pod: &Pod) -> Option<i64> {
+    label(pod, names::RANK).map_or(Some(0), |rank| rank.parse().ok())
+}
+
 /// Phase of a Pod; Pending where it is not set.
 pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")

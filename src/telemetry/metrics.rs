@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_providers::http::{CallObserver, CallOutcome, ObservedCall};
@@ -30,6 +30,7 @@ pub struct Metrics {
     machines: IntGaugeVec,
     orders_unknown: IntGaugeVec,
     orphans: IntCounterVec,
+    left_folders: IntCounter,
     spend: CounterVec,
     offers_age: GaugeVec,
     audit_difference: GaugeVec,
@@ -93,6 +94,13 @@ impl Metrics {
                     &["provider", "action"],
                 ),
             ),
+            left_folders: put(
+                &registry,
+                known(IntCounter::with_opts(opts(
+                    "mailbox_folders_removed_total",
+                    "Folders of workers of deleted jobs that the sweep has removed",
+                ))),
+            ),
             spend: put(
                 &registry,
                 known(CounterVec::new(
@@ -139,6 +147,11 @@ impl Metrics {
     /// One reconcile will be tried again, for a reason from a closed list.
     pub fn reconcile_failed(&self, controller: &str, reason: &str) {
         self.reconcile_errors.with_label_values(&[controller, reason]).inc();
+    }
+
+    /// The sweep has removed so many folders of workers.
+    pub fn folders_removed(&self, count: usize) {
+        self.left_folders.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
     /// One request to the API server has ended.
@@ -215,7 +228,7 @@ impl Metrics {
 
     #[cfg(test)]
     fn described(&self) -> Vec<(String, Vec<String>)> {
-        let collectors: [&dyn Collector; 13] = [
+        let collectors: [&dyn Collector; 14] = [
             &self.reconcile_duration,
             &self.reconcile_errors,
             &self.api_duration,
@@ -224,6 +237,7 @@ impl Metrics {
             &self.machines,
             &self.orders_unknown,
             &self.orphans,
+            &self.left_folders,
             &self.spend,
             &self.offers_age,
             &self.audit_difference,

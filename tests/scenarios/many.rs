@@ -219,3 +219,41 @@ fn who_waits_for_an_older_job_is_told_so() {
         cluster.end(world).await
     });
 }
+
+/// Signed URLs that live for seconds.
+fn short_lived() -> StackOptions {
+    options("short-lived").operator_flag("ticket-lifetime", &format!("{}s", TICKETS_LIVE.as_secs()))
+}
+
+/// Long enough for an agent that begins with half of it, on a machine that is busy with other tests.
+const TICKETS_LIVE: Duration = Duration::from_secs(30);
+
+#[test]
+fn pods_that_wait_for_longer_than_signed_urls_live_start_as_they_are() {
+    scenario_in(Some(short_lived()), async |world| {
+        let namespace = world.namespace("patient").await?;
+        let cluster = Cluster::start(world, "patient", 2, 2).await?;
+        let job = gated(brief(&namespace, "run", "1"));
+        job.apply(world).await?;
+        job.condition(world, "Placed", "False", "Gated", PATIENCE).await?;
+        let read = async |path: &str| {
+            let pods = world.stack.kubectl().get_json(["pods", "-n", &namespace]).await?;
+            let items = pods["items"].as_array().cloned().unwrap_or_default();
+            let all = items.iter().map(|pod| pod.pointer(path).cloned().unwrap_or_default().to_string());
+            anyhow::Ok(all.collect::<Vec<_>>())
+        };
+        let (before, urls) =
+            (read("/metadata/uid").await?, read("/metadata/annotations/tradewind.dev~1control").await?);
+        ensure!(before.len() == 4 && urls.iter().all(|url| url.contains("control.json")), "{before:?}");
+        tokio::time::sleep(TICKETS_LIVE + Duration::from_secs(2)).await;
+        let now = read("/metadata/annotations/tradewind.dev~1control").await?;
+        ensure!(now.iter().zip(&urls).all(|(now, then)| now != then), "all are renewed");
+        for rank in 0..4 {
+            open(world, &namespace, &format!("run-0-{rank}")).await?;
+        }
+        let done = job.phase(world, JobPhase::Complete, PATIENCE).await?;
+        ensure!((attempts(&done), counts(&done)) == (Some(0), (0, 0, 0)), "{:?}", done.status);
+        ensure!(read("/metadata/uid").await? == before, "they are the same Pods");
+        cluster.end(world).await
+    });
+}

@@ -37,6 +37,8 @@ pub mod names {
     pub const RANK: &str = "tradewind.dev/rank";
     /// Annotation on Pods in the cluster that run our agent: the signed URL of the worker's control document.
     pub const CONTROL: &str = "tradewind.dev/control";
+    /// Annotation beside it: when the URL is renewed, should the Pod still wait then (RFC 3339).
+    pub const CONTROL_RENEWAL: &str = "tradewind.dev/control-renewal";
     /// Annotation on rented Pods: name of the RentedMachine.
     pub const MACHINE: &str = "tradewind.dev/machine";
     /// Finaliser on rented Pods, so that we see why they go.

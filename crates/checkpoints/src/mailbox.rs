@@ -1,6 +1,6 @@
 //! Where operator and agents meet: typed access to the operator's own bucket.
 //!
-//! Below `machines/<uid>/`: `control.json` (the operator overwrites), `report.json` (the agent overwrites through a ticket),
+//! Below `machines/<id>/`, where the id is a machine's uid or that of a worker in a cluster: `control.json` (the operator overwrites), `report.json` (the agent overwrites through a ticket),
 //! `sealed/<boot>-<attempt>.json` (the start document, written once), `tickets/<attempt>-<first slot>.json` (written once).
 //! `logs/<uid>/<slot>` is the ring of the machine's output, which outlives the machine: `kept/<install>/<uid>` says so, until it is
 //! removed. `agent/<sha256>` is the agent's binary, `market/<install>.json` what an operator has learned of markets and hosts.
@@ -385,7 +385,20 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Uids of all machines that have an object here.
+    /// Deletes every object of a machine, as [`Mailbox::forget`] does, if none of them was written at this time or later. True if something was
+    /// deleted. What a removal that broke off has left behind is as old as it was: it can be done again.
+    pub async fn forget_unused(&self, machine: &str, since: jiff::Timestamp) -> Result<bool, StoreError> {
+        let objects = self.store.list(&machine_prefix(machine), MAX_OBJECTS).await?;
+        if objects.iter().any(|object| object.last_modified >= since) {
+            return Ok(false);
+        }
+        for object in &objects {
+            self.store.delete(&object.key).await?;
+        }
+        Ok(!objects.is_empty())
+    }
+
+    /// Ids of all machines that have an object here: uids of machines, ids of workers in clusters, of all who share the mailbox.
     pub async fn list_machines(&self) -> Result<Vec<String>, StoreError> {
         self.store.list_folders("machines/", MAX_MACHINES).await
     }

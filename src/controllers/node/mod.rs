@@ -271,3 +271,48 @@ impl Reconciler for Nodes {
         Box::pin(self.run())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use jiff::Timestamp;
+    use tradewind_checkpoints::MemoryStore;
+    use tradewind_cluster::{Cluster, Memory};
+    use tradewind_core::ManualClock;
+
+    use super::*;
+    use crate::test_context::context;
+
+    #[test]
+    fn the_lease_is_renewed_when_it_is_due_however_often_one_looks_and_after_somebody_else_wrote_it() {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_790_000_000).unwrap(), 1));
+        let store = MemoryStore::new(Arc::clone(&clock) as _);
+        let cluster = Arc::new(Memory::new(Arc::clone(&clock) as _));
+        let ctx = Arc::new(context(&clock, &store, Arc::clone(&cluster) as _));
+        let nodes = Nodes::new(Arc::clone(&ctx));
+        let look = || nodes.run().now_or_never().expect("in memory everything is ready");
+        let lease = || cluster.peek_all::<Lease>().first().cloned().unwrap();
+        let renewed = || lease().spec.as_ref().unwrap().renew_time.clone().unwrap().0;
+        let every = ctx.settings.node_renew;
+        assert_eq!(look().unwrap(), Wake::After(every, "the Node's Lease"));
+        let first = renewed();
+        clock.advance(every / 4);
+        assert_eq!(look().unwrap(), Wake::After(every * 3 / 4, "the Node's Lease"));
+        assert_eq!(renewed(), first, "an event about a Pod is no reason to write");
+        clock.advance(every * 3 / 4);
+        look().unwrap();
+        assert_eq!(renewed(), ctx.clock.now());
+        let port: &dyn Cluster = &*cluster;
+        let mut other = (*lease()).clone();
+        other.spec.as_mut().unwrap().holder_identity = Some("somebody".to_owned());
+        port.write(other).now_or_never().unwrap().unwrap();
+        clock.advance(every);
+        assert!(look().is_err(), "it is not as it was");
+        look().unwrap();
+        let spec = lease().spec.clone().unwrap();
+        assert_eq!(
+            (spec.holder_identity.as_deref(), renewed()),
+            (Some(ctx.settings.node_name.as_str()), ctx.clock.now())
+        );
+    }
+}

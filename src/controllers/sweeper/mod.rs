@@ -3,6 +3,8 @@
 //! It acts only on complete lists, never on the first one after a start, claims by order key, skips the young and everything without our
 //! exact install id, and stops itself when it would end suspiciously much at once.
 
+pub mod folders;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -8,14 +8,15 @@ use futures::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use tradewind_api::rented_machine::{Claim, StopRequest};
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
-use tradewind_cluster::{ClusterError, Guard, Key, Removal, Typed};
+use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Typed};
 
 use super::JobMemory;
 use super::decide::{Observed, POD_AGAIN, Step};
+use super::fresh;
 use super::placement::{self, Rent};
-use super::template::{self, AgentPod, Goes, Seat};
+use super::template::{self, AgentPod, ControlUrl, Goes, Seat};
 use crate::context::Context;
-use crate::controllers::worker;
+use crate::controllers::{pod, worker};
 use crate::events::{Severity, reference};
 use crate::runtime::Failure;
 
@@ -50,12 +51,17 @@ pub(super) async fn carry_out(
             let done: Vec<_> = stream::iter(all).buffered(PODS_AT_ONCE).collect().await;
             done.into_iter().try_fold(false, |any, one| Ok(any | one?))
         }
+        Step::RenewUrls(names) => {
+            let all: Vec<BoxFuture<'_, _>> = names.iter().map(|name| renew_url(ctx, job, name).boxed()).collect();
+            let done: Vec<_> = stream::iter(all).buffered(PODS_AT_ONCE).collect().await;
+            done.into_iter().try_fold(false, |any, one| Ok(any | one?))
+        }
         Step::Stop { machine, reason, message } => stop_machine(ctx, job, machine, *reason, message).await,
         Step::DropMachine(name) => drop_machine(ctx, name).await,
     }
 }
 
-/// Pods of one job that are made or deleted at once.
+/// Pods of one job that are made, changed or deleted at once.
 const PODS_AT_ONCE: usize = 8;
 
 /// Makes Pods of an attempt. Each that is refused tells why; the others stand.
@@ -107,13 +113,40 @@ enum NotMade {
 
 /// What a worker's Pod needs so that its agent finds its control document.
 async fn agent_pod(ctx: &Context, job: &TrainingJob, seat: Seat) -> Result<AgentPod, NotMade> {
-    let missing =
-        || NotMade::Other(Failure::new("NoMailbox", "there is no mailbox for the agents of workers in the cluster"));
-    let (Some(mailbox), Some(image)) = (&ctx.mailbox, &ctx.settings.agent_image) else { return Err(missing()) };
-    let id = worker::id(job.metadata.uid.as_deref().unwrap_or_default(), seat.attempt, seat.rank);
+    let image = ctx.settings.agent_image.clone().ok_or_else(|| NotMade::Other(no_mailbox()))?;
+    let control = control_url(ctx, job, seat).await.map_err(NotMade::Other)?;
+    Ok(AgentPod { image, control, poll: ctx.settings.agent_poll })
+}
+
+fn no_mailbox() -> Failure {
+    Failure::new("NoMailbox", "there is no mailbox for the agents of workers in the cluster")
+}
+
+/// A new signed URL of a worker's control document.
+async fn control_url(ctx: &Context, job: &TrainingJob, seat: Seat) -> Result<ControlUrl, Failure> {
+    let mailbox = ctx.mailbox.as_ref().ok_or_else(no_mailbox)?;
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
+    let id = worker::id(&ctx.settings.install, uid, seat.attempt, seat.rank);
     let ticket = mailbox.control_ticket(&id, ctx.settings.ticket_lifetime).await;
-    let ticket = ticket.map_err(|e| NotMade::Other(Failure::new("MailboxUnavailable", e.to_string())))?;
-    Ok(AgentPod { image: image.clone(), control: ticket.url, poll: ctx.settings.agent_poll })
+    let ticket = ticket.map_err(|e| Failure::new("MailboxUnavailable", e.to_string()))?;
+    // The life that the store really gives may be far less than was asked for.
+    Ok(ControlUrl { url: ticket.url, renewal: fresh::renewal(ctx.clock.now(), ticket.expires) })
+}
+
+/// Gives a Pod that waits another URL: one write of two annotations, so that nothing else of it changes.
+async fn renew_url(ctx: &Context, job: &TrainingJob, name: &str) -> Result<bool, Failure> {
+    let key = Key::namespaced(job.metadata.namespace.as_deref().unwrap_or_default(), name);
+    let Some(pod) = ctx.caches.pods.get(&key) else { return Ok(false) };
+    let Some(seat) = fresh::seat(&pod) else { return Ok(false) };
+    let control = control_url(ctx, job, seat).await?;
+    let annotations = control.annotations().map(|(name, value)| (name.to_owned(), Some(value))).into();
+    let patch = MetadataPatch { annotations, ..MetadataPatch::default() };
+    let written = ctx.cluster.amend::<Pod>(&key, &patch, &Guard::exact(&*pod)).await?;
+    let mut known = (*written).clone();
+    pod::slim(&mut known, &ctx.settings.node_name);
+    ctx.caches.pods.own(&Arc::new(known));
+    tracing::info!(pod.name = key.name, renewal = %control.renewal, "Renewed the signed URL of a Pod that waits");
+    Ok(true)
 }
 
 /// Makes the Pod of an attempt past the scheduler, on our Node, because a machine lives for it.
@@ -158,7 +191,7 @@ async fn created(
         Err(NotMade::Refused(ClusterError::AlreadyExists)) => {
             let key = Key::namespaced(job.metadata.namespace.as_deref().unwrap_or_default(), template::name(job, seat));
             let there = ctx.cluster.find::<Pod>(&key).await?;
-            let owner = there.as_ref().map(|pod| crate::controllers::pod::label(pod, names::JOB_UID).cloned());
+            let owner = there.as_ref().map(|pod| pod::label(pod, names::JOB_UID).cloned());
             if owner.is_some_and(|owner| owner != job.metadata.uid) {
                 let note = format!(
                     "Pod {} is there already and is not this job's: rename the job or delete that Pod",

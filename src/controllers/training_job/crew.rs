@@ -67,9 +67,8 @@ impl Worker<'_> {
 impl<'a> Crew<'a> {
     /// The workers of this attempt.
     pub fn of(o: &'a Observed, attempt: i64) -> Self {
-        let rank_of = |pod: &Pod| pod::label(pod, tradewind_api::names::RANK).map_or(0, |r| r.parse().unwrap_or(-1));
         let workers = (0..o.valid.workers).map(|rank| {
-            let pod = o.pods.iter().find(|pod| pod::is_of(pod, attempt) && rank_of(pod) == rank);
+            let pod = o.pods.iter().find(|pod| pod::is_of(pod, attempt) && pod::rank(pod) == Some(rank));
             let view = usize::try_from(rank).ok().and_then(|n| o.views.get(n)).and_then(Option::as_ref);
             let state = pod.map_or(State::Missing, |pod| state(pod, view, o.valid.needs_agent));
             Worker { rank, pod, view, state }

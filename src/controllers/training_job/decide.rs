@@ -18,7 +18,7 @@ use super::status::Report;
 use super::stop;
 use super::turns::Turn;
 use super::valid::{Refused, Valid};
-use super::{crew, ending, gang};
+use super::{crew, ending, fresh, gang};
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
@@ -183,6 +183,8 @@ pub enum Step {
     RemovePod(String),
     /// Delete the Pods of an attempt that ends.
     RemovePods(Vec<String>),
+    /// Give these Pods, which wait, another signed URL.
+    RenewUrls(Vec<String>),
     /// Ask the machine for a checkpoint and its end.
     Stop {
         /// Name of the RentedMachine.
@@ -227,6 +229,10 @@ const HISTORY: usize = 20;
 
 /// Decides. Total: every combination of inputs has an answer.
 pub fn decide(o: &Observed) -> Decision {
+    fresh::keep(o, next(o))
+}
+
+fn next(o: &Observed) -> Decision {
     let mut r = Report::new(o);
     r.settle(&o.machines);
     if r.status.phase.is_terminal() {

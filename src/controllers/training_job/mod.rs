@@ -11,6 +11,7 @@ mod crew_tests;
 pub mod decide;
 mod ended;
 pub mod ending;
+mod fresh;
 pub mod gang;
 pub mod identity;
 mod input;

@@ -77,7 +77,7 @@ pub(super) async fn observe(
         observed.valid.in_cluster = InCluster::Never;
     }
     if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
-        let view = |rank| ctx.workers.get(&worker::id(uid, attempt, rank));
+        let view = |rank| ctx.workers.get(&worker::id(&ctx.settings.install, uid, attempt, rank));
         observed.views = (0..observed.valid.workers).map(view).collect();
     }
     if observed.valid.needs_agent {

@@ -7,16 +7,15 @@ use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Value, json};
-use tradewind_checkpoints::{Mailbox, MemoryStore};
+use tradewind_checkpoints::MemoryStore;
 use tradewind_cluster::memory::controllers::schedule;
 use tradewind_cluster::{Cluster, ClusterError, Gated, Memory, Removal, cache};
+use tradewind_core::ManualClock;
 use tradewind_core::gate::{Gate, Point, Verdict};
-use tradewind_core::{Clock, InstallId, ManualClock};
 
 use super::*;
 use crate::controllers::worker::{self, WorkerView};
-use crate::runtime::adapters::Markets;
-use crate::settings::Settings;
+use crate::test_context::{context, install};
 
 /// What the API server was asked.
 #[derive(Default)]
@@ -145,7 +144,7 @@ impl World {
             self.phase(&pod, &json!({"phase": "Running"}));
             let agent = serving_agent();
             let view = WorkerView { looked: true, agent: Some(agent), last_report_read: true, ..WorkerView::default() };
-            self.operator.ctx.workers.put(&worker::id(&uid, 0, rank), view);
+            self.operator.ctx.workers.put(&worker::id(&install(), &uid, 0, rank), view);
         }
         self.settle(name);
         assert_eq!(self.status(name).phase, JobPhase::Running, "{}", self.status(name).message);
@@ -155,33 +154,6 @@ impl World {
 
 fn serving_agent() -> crate::serving::AgentView {
     crate::serving::AgentView { ours: true, phase: "Running".to_owned(), ..super::play::agent() }
-}
-
-fn context(clock: &Arc<ManualClock>, store: &MemoryStore, cluster: Arc<dyn Cluster>) -> Context {
-    let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    let mut settings = Settings::new(InstallId::derive("uid", "release"), "tradewind-system");
-    settings.agent_image = Some("agent:1".to_owned());
-    Context {
-        cluster,
-        clock: Arc::clone(&clock),
-        caches: crate::context::Caches::default(),
-        accounts: crate::accounts::Accounts::default(),
-        open_account: Arc::new(Markets::new(Arc::clone(&clock), BTreeMap::new(), true)),
-        market: crate::market::Market::default(),
-        images: crate::images::Images::default(),
-        namespaces: crate::accounts::access::Namespaces::default(),
-        mailbox: Some(Mailbox::new(Arc::new(store.at(&"s3://mailbox/tw/".parse().unwrap())))),
-        stores: Arc::new(store.clone()),
-        catalogues: crate::storage::OpenCatalogues::default(),
-        agent: None,
-        settings,
-        told: Mutex::default(),
-        machines: crate::controllers::rented_machine::Memory::default(),
-        workers: crate::controllers::worker::Workers::default(),
-        turns: crate::controllers::training_job::turns::Turns::default(),
-        admitted: crate::controllers::training_job::admitted::Admitted::default(),
-        asked: Mutex::default(),
-    }
 }
 
 fn only() -> Value {

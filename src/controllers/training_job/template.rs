@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Map, Value, json};
 use tradewind_api::training_job::InCluster;
@@ -36,10 +37,26 @@ pub struct Seat {
 pub struct AgentPod {
     /// Image with the agent.
     pub image: String,
-    /// Signed URL of the worker's control document.
-    pub control: String,
+    /// Where its agent finds its control document.
+    pub control: ControlUrl,
     /// How often the agent looks and reports, if not as it likes.
     pub poll: Option<Duration>,
+}
+
+/// Signed URL of a worker's control document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlUrl {
+    /// The URL.
+    pub url: String,
+    /// When it is renewed, should the Pod still wait then.
+    pub renewal: Timestamp,
+}
+
+impl ControlUrl {
+    /// As a Pod carries it.
+    pub fn annotations(&self) -> [(&'static str, String); 2] {
+        [(names::CONTROL, self.url.clone()), (names::CONTROL_RENEWAL, self.renewal.to_string())]
+    }
 }
 
 /// Where a Pod goes.
@@ -68,7 +85,8 @@ pub fn goes(in_cluster: InCluster) -> Goes<'static> {
 pub fn trial(job: &TrainingJob, in_cluster: InCluster, agent_image: Option<&str>) -> Value {
     let goes = goes(in_cluster);
     let image = agent_image.filter(|_| needs_agent(job) && goes == Goes::Scheduled);
-    let control = "https://mailbox.invalid/".to_owned();
+    // Always the same, so that Pods of one shape are one to the API server too.
+    let control = ControlUrl { url: "https://mailbox.invalid/".to_owned(), renewal: Timestamp::UNIX_EPOCH };
     let agent = image.map(|image| AgentPod { image: image.to_owned(), control, poll: None });
     build(job, Seat { attempt: 0, rank: 0 }, goes, agent.as_ref())
 }
@@ -141,7 +159,8 @@ pub fn build(job: &TrainingJob, seat: Seat, goes: Goes<'_>, agent: Option<&Agent
         give_up_dead_nodes(&mut spec);
     }
     if let Some(agent) = agent {
-        annotations.insert(names::CONTROL.to_owned(), json!(agent.control));
+        let said = agent.control.annotations();
+        annotations.extend(said.into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
         spec.insert("terminationGracePeriodSeconds".to_owned(), json!(grace(job).0));
         add_agent(&mut spec, agent, job.spec.gpu.is_some());
     }
@@ -255,7 +274,9 @@ mod tests {
     }
 
     fn agent() -> AgentPod {
-        AgentPod { image: "agent:1".to_owned(), control: "http://store/control?sig".to_owned(), poll: None }
+        let renewal = "2026-01-02T12:00:00Z".parse().unwrap();
+        let control = ControlUrl { url: "http://store/control?sig".to_owned(), renewal };
+        AgentPod { image: "agent:1".to_owned(), control, poll: None }
     }
 
     #[test]
@@ -265,6 +286,7 @@ mod tests {
         assert_eq!(pod["metadata"]["name"], "j-3-1");
         assert_eq!(pod["metadata"]["labels"][names::RANK], "1");
         assert_eq!(pod["metadata"]["annotations"][names::CONTROL], "http://store/control?sig");
+        assert_eq!(pod["metadata"]["annotations"][names::CONTROL_RENEWAL], "2026-01-02T12:00:00Z");
         let (init, main) = (&pod["spec"]["initContainers"][0], &pod["spec"]["containers"][0]);
         assert_eq!(init["resources"]["limits"]["nvidia.com/gpu"], "0", "a LimitRange must not add GPUs");
         let command =

@@ -18,12 +18,11 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use sha2::{Digest, Sha256};
 use tradewind_api::rented_machine::MachineCheckpoint;
 use tradewind_api::training_job::{CheckpointStatus, JobPhase};
 use tradewind_api::{TrainingJob, names};
 use tradewind_cluster::Key;
-use tradewind_core::hex;
+use tradewind_core::InstallId;
 
 use crate::context::Context;
 use crate::controllers::pod;
@@ -36,9 +35,22 @@ use whom::{PodState, Seat};
 /// Its name in queue, logs and metrics. Its keys are those of jobs.
 pub const NAME: &str = "worker";
 
-/// The worker's id in the mailbox: what the uid of its RentedMachine is to a machine.
-pub fn id(job_uid: &str, attempt: i64, rank: i64) -> String {
-    hex(&Sha256::digest(format!("{job_uid}/{attempt}/{rank}"))[..16])
+/// What ids of workers begin with. Uids of machines, the other ids in a mailbox, never do.
+const MARK: &str = "w";
+
+/// The worker's id in the mailbox: what the uid of its RentedMachine is to a machine. It says whose it is, so that a folder that was left
+/// behind can be told from those of other installations in the same bucket and from those of jobs that are still there.
+pub fn id(install: &InstallId, job_uid: &str, attempt: i64, rank: i64) -> String {
+    format!("{MARK}.{install}.{job_uid}.{attempt}.{rank}")
+}
+
+/// Uid of the job whose worker has this id, if it is the id of a worker of this installation.
+pub fn job_uid<'a>(install: &InstallId, id: &'a str) -> Option<&'a str> {
+    let mut parts = id.split('.');
+    let (mark, of, uid) = (parts.next()?, parts.next()?, parts.next()?);
+    let numbers = [parts.next()?, parts.next()?].map(str::parse::<u32>);
+    let is = mark == MARK && of == install.as_str() && !uid.is_empty() && numbers.iter().all(Result::is_ok);
+    (is && parts.next().is_none()).then_some(uid)
 }
 
 /// What the agents in the cluster say, by id.
@@ -174,7 +186,7 @@ impl WorkerAgents {
             if memory.removed.contains(&at) || present.is_some_and(|present| *attempt > present) {
                 continue;
             }
-            let new = || WorkerMemory::new(id(&memory.uid, *attempt, *rank), *pod);
+            let new = || WorkerMemory::new(id(&self.ctx.settings.install, &memory.uid, *attempt, *rank), *pod);
             let worker = memory.workers.entry(at).or_insert_with(new);
             if worker.pod == PodState::Over && *pod != PodState::Over {
                 // The watch lagged: what was taken for its last report is not.
@@ -216,8 +228,8 @@ impl WorkerAgents {
             let is = |pod: &Pod| pod::label(pod, names::RANK).map_or(rank == 0, |text| *text == rank.to_string());
             let has_pod = pods.iter().any(|pod| pod::is_of(pod, present) && is(pod));
             if (ends || !has_pod) && !memory.removed.contains(&(present, rank)) {
-                let new = || WorkerMemory::new(id(&memory.uid, present, rank), PodState::Over);
-                memory.workers.entry((present, rank)).or_insert_with(new);
+                let id = id(&self.ctx.settings.install, &memory.uid, present, rank);
+                memory.workers.entry((present, rank)).or_insert_with(|| WorkerMemory::new(id, PodState::Over));
             }
         }
     }

@@ -345,7 +345,8 @@ impl<'a> Common<'a> {
             }
             Joint::Commit(step) => step,
         };
-        let ids: Vec<String> = (0..self.count).map(|n| super::id(&memory.uid, self.attempt, rank_of(n))).collect();
+        let id = |n| super::id(&self.ctx.settings.install, &memory.uid, self.attempt, rank_of(n));
+        let ids: Vec<String> = (0..self.count).map(id).collect();
         let verdicts = match self.commit_together(workers, &ids, &parts, step).await {
             Ok(told) => gang::outcome(&parts, step, &told),
             Err(trouble) => {

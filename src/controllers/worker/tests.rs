@@ -1,6 +1,5 @@
 //! The controller over the ports in memory; agents are driven by hand.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,9 +7,9 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use serde_json::{Value, json};
-use tradewind_checkpoints::{Catalogue, Fetched, Mailbox, MemoryStore};
+use tradewind_checkpoints::{Catalogue, Fetched, MemoryStore};
 use tradewind_cluster::{Cluster, Memory, Selector, cache};
-use tradewind_core::{Clock, InstallId, ManualClock};
+use tradewind_core::{Clock, ManualClock};
 use tradewind_protocol::manifest::EntryKind;
 use tradewind_protocol::report::{CheckpointOffer, Exit, Progress, RestoreOutcome, Restored};
 use tradewind_protocol::seal::BootKeys;
@@ -19,8 +18,7 @@ use tradewind_protocol::{
 };
 
 use super::*;
-use crate::runtime::adapters::Markets;
-use crate::settings::Settings;
+use crate::test_context::{context, install};
 
 const UID: &str = "7a1c2f60-0000-4000-8000-00000000000a";
 const SHA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -39,14 +37,16 @@ struct World {
     version: u64,
 }
 
+fn name(attempt: i64, rank: i64) -> String {
+    id(&install(), UID, attempt, rank)
+}
+
 fn key() -> Key {
     Key::namespaced("default", "job")
 }
 
 impl World {
     fn new(workers: usize, checkpoint: Value) -> Self {
-        // An error says that a provider is installed already, which is as good.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_790_000_000).unwrap(), 1));
         let store = MemoryStore::new(Arc::clone(&clock) as _);
         store.create_bucket("mailbox");
@@ -131,11 +131,11 @@ impl World {
     }
 
     fn view(&self, attempt: i64, rank: i64) -> Option<WorkerView> {
-        self.operator.ctx.workers.get(&id(UID, attempt, rank))
+        self.operator.ctx.workers.get(&name(attempt, rank))
     }
 
     fn control(&self, attempt: i64, rank: i64) -> Option<Control> {
-        let bytes = self.object(&format!("tw/machines/{}/control.json", id(UID, attempt, rank)))?;
+        let bytes = self.object(&format!("tw/machines/{}/control.json", name(attempt, rank)))?;
         Some(Control::decode(&bytes).unwrap())
     }
 
@@ -162,28 +162,7 @@ impl World {
 }
 
 fn operator(clock: &Arc<ManualClock>, store: &MemoryStore, cluster: &Arc<Memory>) -> WorkerAgents {
-    let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    WorkerAgents::new(Arc::new(Context {
-        cluster: Arc::clone(cluster) as _,
-        clock: Arc::clone(&clock),
-        caches: crate::context::Caches::default(),
-        accounts: crate::accounts::Accounts::default(),
-        open_account: Arc::new(Markets::new(Arc::clone(&clock), BTreeMap::new(), true)),
-        market: crate::market::Market::default(),
-        images: crate::images::Images::default(),
-        namespaces: crate::accounts::access::Namespaces::default(),
-        mailbox: Some(Mailbox::new(Arc::new(store.at(&"s3://mailbox/tw/".parse().unwrap())))),
-        stores: Arc::new(store.clone()),
-        catalogues: crate::storage::OpenCatalogues::default(),
-        agent: None,
-        settings: Settings::new(InstallId::derive("uid", "release"), "tradewind-system"),
-        told: Mutex::default(),
-        machines: crate::controllers::rented_machine::Memory::default(),
-        workers: Workers::default(),
-        turns: crate::controllers::training_job::turns::Turns::default(),
-        admitted: crate::controllers::training_job::admitted::Admitted::default(),
-        asked: Mutex::default(),
-    }))
+    WorkerAgents::new(Arc::new(context(clock, store, Arc::clone(cluster) as _)))
 }
 
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -206,7 +185,7 @@ struct Agent {
 
 impl Agent {
     fn boot(world: &mut World, attempt: i64, rank: i64) -> Self {
-        let id = id(UID, attempt, rank);
+        let id = name(attempt, rank);
         let report = json!({
             "version": VERSION, "machine": id, "boot": format!("boot-{attempt}-{rank}"), "bootKey": BootKeys::generate().public(),
             "sequence": 1, "controlSeen": 1, "attempt": attempt, "phase": "Booted", "at": world.clock.now(),
@@ -413,10 +392,10 @@ fn an_operator_that_died_between_two_start_documents_gives_the_rest() {
     world.look();
     let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
     all_say(&mut agents, &world, |_| {});
-    let before = world.object(&format!("tw/machines/{}/control.json", id(UID, 0, 1)));
+    let before = world.object(&format!("tw/machines/{}/control.json", name(0, 1)));
     world.later();
     // The write to worker 1 never happened.
-    world.store.tamper("mailbox", &format!("tw/machines/{}/control.json", id(UID, 0, 1)), before);
+    world.store.tamper("mailbox", &format!("tw/machines/{}/control.json", name(0, 1)), before);
     assert!(agents[0].start(&world).is_some() && agents[1].start(&world).is_none());
     agents[0].says(&world, runs);
     world.restart();

@@ -46,9 +46,8 @@ fn seat(pod: &Pod, rental_node: &str) -> Option<Seat> {
     if node.is_empty() || node == rental_node {
         return None;
     }
-    let number = |name: &str| pod::label(pod, name).map(|text| text.parse::<i64>());
-    let attempt = number(names::ATTEMPT)?.ok()?;
-    let rank = number(names::RANK).unwrap_or(Ok(0)).ok()?;
+    let attempt = pod::label(pod, names::ATTEMPT)?.parse::<i64>().ok()?;
+    let rank = pod::rank(pod)?;
     let state = match (&pod.metadata.deletion_timestamp, pod::phase(pod)) {
         _ if pod::is_over(pod) => PodState::Over,
         (Some(at), _) => PodState::Going(at.0),

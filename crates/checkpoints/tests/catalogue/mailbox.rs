@@ -12,7 +12,7 @@ use tradewind_checkpoints::{
     Fetched, Mailbox, MailboxError, ObjectInfo, ProbeFailure, PutOutcome, ReportRead, SegmentRead, Store, StoreError,
     probe,
 };
-use tradewind_core::InstallId;
+use tradewind_core::{Clock, InstallId};
 use tradewind_protocol::manifest::data_prefix;
 use tradewind_protocol::{AgentPhase, Control, Desired, Report, SlotBatch, Start, Ticket, VERSION};
 
@@ -191,6 +191,25 @@ fn output_outlives_its_machine_until_it_is_removed() {
     now(mailbox.remove_logs(&ours, MACHINE)).unwrap();
     assert!(kept(&ours).is_empty());
     assert_eq!(now(mailbox.read_log_slot(MACHINE, 0, None)).unwrap(), SegmentRead::Absent);
+}
+
+#[test]
+fn a_folder_is_forgotten_as_unused_only_once_all_of_it_is_old() {
+    let stage = Stage::default();
+    let mailbox = mailbox(&stage);
+    let began = stage.clock.now();
+    now(mailbox.write_control(&control(&mailbox, 1))).unwrap();
+    stage.clock.advance(HOUR);
+    now(mailbox.write_start(&start("x"))).unwrap();
+    let later = stage.clock.now();
+    let second = Duration::from_secs(1);
+    for young in [began, began + second, later] {
+        assert!(!now(mailbox.forget_unused(MACHINE, young)).unwrap(), "something is not older than {young}");
+    }
+    assert!(now(mailbox.read_control(MACHINE)).unwrap().is_some(), "nothing of it goes before all of it");
+    assert!(now(mailbox.forget_unused(MACHINE, later + second)).unwrap());
+    assert!(now(mailbox.list_machines()).unwrap().is_empty());
+    assert!(!now(mailbox.forget_unused(MACHINE, later + second)).unwrap(), "there is nothing");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tradewind_api::names;
 
 use super::super::cluster::job_name;
 use super::super::nodes::is_over;
+use super::super::operator::install;
 use super::super::ports::MAILBOX;
 use super::super::wire::Common;
 use super::Checker;
@@ -56,7 +57,7 @@ impl Checker {
         let objects = common.server.objects(MAILBOX);
         for n in 0..self.jobs.len() {
             for (attempt, rank) in self.jobs[n].began.clone() {
-                let id = worker::id(&self.jobs[n].uid, attempt.into(), rank.into());
+                let id = worker::id(&install(), &self.jobs[n].uid, attempt.into(), rank.into());
                 let left = objects.iter().find(|(key, bytes)| key.contains(&id) && !bytes.is_empty());
                 self.ensure(left.is_none(), || {
                     let key = left.map(|(key, _)| key.clone()).unwrap_or_default();
