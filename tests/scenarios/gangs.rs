@@ -142,6 +142,25 @@ fn one_that_hangs_restarts_all() {
 }
 
 #[test]
+fn a_worker_frozen_with_its_agent_is_replaced() {
+    scenario(async |world| {
+        let namespace = world.namespace("frozen").await?;
+        let cluster = cluster(world, "frozen").await?;
+        let job = four(&namespace, 60, 5);
+        job.apply(world).await?;
+        job.saved(world, 10, PATIENCE).await?;
+        // Its node is well: nothing but the agent's silence tells.
+        let node = cluster.node_of(world, &job, "run-0-3").await?;
+        node.freeze(&namespace, "run-0-3", true);
+        let done = went_on(world, &job, "AgentSilent", (1, 0, 0)).await?;
+        let first = record(&done, 0)?;
+        ensure!(first.message.contains("run-0-3") && first.message.contains("has said nothing for 20 s"), "{first:?}");
+        ensure!(record(&done, 1)?.from_step >= Some(10), "{:?}", record(&done, 1)?);
+        cluster.end(world).await
+    });
+}
+
+#[test]
 fn a_pod_of_higher_priority_takes_a_node_and_the_job_goes_on_after_it() {
     scenario(async |world| {
         let namespace = world.namespace("priority").await?;

@@ -202,11 +202,20 @@ impl<'a> Common<'a> {
             serving.hear(&mut worker.agent, ending).await
         }
         .await;
+        let same = worker.agent.report_etag == before;
+        if heard.is_err() || !same || worker.pod != PodState::Running {
+            worker.heard = Some(self.now());
+        }
+        // An agent reports every few seconds, whatever its program does: one that does not is frozen, as its Pod is. Only a look can tell: there
+        // may be a minute between two of them.
+        let quiet = self.now().saturating_sub(*worker.heard.get_or_insert(self.now()));
+        let limit = self.ctx.settings.agent_silent_after;
+        worker.silent_for = (worker.agent.report.is_some() && quiet > limit).then_some(limit);
         if let Err(trouble) = heard {
             worker.agent.trouble = Some(trouble);
         }
         worker.looked |= worker.agent.looked;
-        worker.settled &= worker.agent.report_etag == before;
+        worker.settled &= same;
         worker.due = self.next_look(rank, &worker);
         (worker, true)
     }
@@ -508,6 +517,7 @@ impl<'a> Common<'a> {
             agent
         });
         WorkerView {
+            silent_for: worker.silent_for,
             looked: worker.looked,
             agent,
             heard_at: served.heard_at,
