@@ -685,6 +685,45 @@ fn a_common_step_that_is_not_whole_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn what_offers_that_wait_are_built_on_stays_until_they_are_decided() {
+    let mut settings = checkpoint("AllRanks");
+    settings["keep"] = json!(1);
+    let mut world = World::new(2, settings);
+    world.look();
+    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
+    all_say(&mut agents, &world, |_| {});
+    world.later();
+    all_say(&mut agents, &world, runs);
+    world.later();
+    let all_save = |world: &mut World, agents: &mut [Agent], step: u64| {
+        agents.iter_mut().for_each(|agent| agent.saves(world, step));
+        world.later();
+        world.control(0, 0).unwrap().committed.filter(|c| c.step == step).expect("a checkpoint").seq
+    };
+    let first = all_save(&mut world, &mut agents, 10);
+    let known = agents[0].report.offer.clone().unwrap().manifest.files;
+    all_save(&mut world, &mut agents, 20);
+    // Worker 0 has heard of the first one alone when it saves step 40, and finds all of it there already.
+    agents[0].lists = true;
+    agents[0].report.offer = None;
+    agents[0].saves(&world, 30);
+    agents[0].report.offer.as_mut().unwrap().number = 3;
+    agents[0].saves(&world, 40);
+    agents[0].says(&world, |report| {
+        let manifest = &mut report.offer.as_mut().unwrap().manifest;
+        (manifest.parent, manifest.files) = (Some(first), known);
+    });
+    agents[1].saves(&world, 30);
+    world.later();
+    agents[1].saves(&world, 40);
+    for _ in 0..3 {
+        world.later();
+    }
+    let control = world.control(0, 0).unwrap();
+    assert_eq!((control.committed.unwrap().step, control.refused), (40, None));
+}
+
+#[test]
 fn an_idle_gang_costs_a_read_now_and_then_and_no_write() {
     let mut world = World::new(4, checkpoint("RankZero"));
     world.look();
