@@ -162,7 +162,7 @@ pub struct TimeArgs {
     /// How often progress and cost are written into statuses at most.
     #[arg(long, env = "TRADEWIND_STATUS_INTERVAL", value_name = "TIME", default_value = "30s", value_parser = span)]
     pub status_interval: Duration,
-    /// Silence of an agent after which its machine is given up.
+    /// Silence of an agent after which its machine, or its Pod in the cluster, is given up.
     #[arg(long, env = "TRADEWIND_AGENT_SILENT_AFTER", value_name = "TIME", default_value = "10m", value_parser = span)]
     pub agent_silent_after: Duration,
     /// Time for which machines go on without the operator at least, whatever operatorOutageTolerance and budgets say.

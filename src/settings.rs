@@ -24,7 +24,7 @@ pub struct Settings {
     pub report_poll: Duration,
     /// How often progress, checkpoints and cost are written into statuses at most.
     pub status_interval: Duration,
-    /// Silence of an agent after which its machine is given up.
+    /// Silence of an agent after which its machine, or its Pod in the cluster, is given up.
     pub agent_silent_after: Duration,
     /// The shortest time for which machines go on without the operator.
     pub shortest_line: Duration,

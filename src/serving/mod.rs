@@ -120,6 +120,16 @@ pub enum Verdict {
     Refused(RefusedOffer),
 }
 
+impl Verdict {
+    /// The offer that it is about. It and all before it are decided.
+    pub fn offer(&self) -> u64 {
+        match self {
+            Self::Committed(committed) => committed.offer,
+            Self::Refused(refused) => refused.offer,
+        }
+    }
+}
+
 /// What serving has found out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Served {

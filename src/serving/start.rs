@@ -71,6 +71,7 @@ pub(super) async fn make(
             interval_s: seconds(c.interval_s),
             quiet_ms: QUIET_MS,
             restore_only: saving == Saving::Never,
+            together: saving == Saving::Together,
         }),
         restore,
         data_prefix: data_prefix(attempt, id),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tokio::time::Instant;
 use tradewind_api::training_job::JobPhase;
 use tradewind_harness::{FakeNodeOptions, StackOptions};
 
@@ -51,6 +52,9 @@ fn quick_to_notice() -> StackOptions {
     options
 }
 
+/// Seconds until the death is noticed (7), of silence (30), and for a new attempt on a machine that is busy with other tests.
+const SOONER_THAN_THE_GRACE: Duration = Duration::from_secs(90);
+
 #[test]
 fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
     scenario_in(Some(quick_to_notice()), async |world| {
@@ -61,18 +65,24 @@ fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
         let soon =
             |key: &str| json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 2 });
         let tolerations = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(soon);
-        let job = four(&namespace, 60, 5).with(json!({ "template": { "spec": { "tolerations": tolerations } } }));
+        // The grace that is given where nothing else is said: what is dead does not use it.
+        let spec = json!({ "tolerations": tolerations, "terminationGracePeriodSeconds": 120 });
+        let job = four(&namespace, 60, 5).with(json!({ "template": { "spec": spec } }));
         job.apply(world).await?;
         job.saved(world, 10, PATIENCE).await?;
         let node = cluster.node_of(world, &job, "run-0-0").await?;
         let dead = node.name().to_owned();
         node.kill().await;
+        let since = Instant::now();
         let again = |job: &tradewind_api::TrainingJob| {
             let status = job.status.clone().unwrap_or_default();
             let is = (status.attempt, status.phase);
             if is == (Some(1), JobPhase::Running) { Ok(()) } else { Err(format!("{is:?}")) }
         };
         job.until(world, "attempt 1", PATIENCE, again).await?;
+        let took = since.elapsed();
+        println!("attempt 1 ran {:.1} s after the node's death", took.as_secs_f64());
+        ensure!(took < SOONER_THAN_THE_GRACE, "it took {took:?}");
         // What was left of attempt 0 goes once the node is back, and hurts nobody.
         node.revive().await?;
         let done = went_on(world, &job, "Disrupted", (1, 0, 0)).await?;
@@ -127,6 +137,25 @@ fn one_that_hangs_restarts_all() {
         }
         let done = went_on(world, &job, "ProgramStalled", (0, 0, 1)).await?;
         ensure!(record(&done, 0)?.message.contains("no sign of life"), "{:?}", record(&done, 0)?);
+        cluster.end(world).await
+    });
+}
+
+#[test]
+fn a_worker_frozen_with_its_agent_is_replaced() {
+    scenario(async |world| {
+        let namespace = world.namespace("frozen").await?;
+        let cluster = cluster(world, "frozen").await?;
+        let job = four(&namespace, 60, 5);
+        job.apply(world).await?;
+        job.saved(world, 10, PATIENCE).await?;
+        // Its node is well: nothing but the agent's silence tells.
+        let node = cluster.node_of(world, &job, "run-0-3").await?;
+        node.freeze(&namespace, "run-0-3", true);
+        let done = went_on(world, &job, "AgentSilent", (1, 0, 0)).await?;
+        let first = record(&done, 0)?;
+        ensure!(first.message.contains("run-0-3") && first.message.contains("has said nothing for 20 s"), "{first:?}");
+        ensure!(record(&done, 1)?.from_step >= Some(10), "{:?}", record(&done, 1)?);
         cluster.end(world).await
     });
 }

@@ -194,6 +194,7 @@ impl Operator {
                 interval_s: 5,
                 quiet_ms: 2000,
                 restore_only: false,
+                together: false,
             }),
             restore,
             data_prefix: data_prefix(attempt, uid),

@@ -149,7 +149,7 @@ reasons! {
     MachineRestarted,
     /// The agent on the machine cannot go on.
     AgentFailed,
-    /// The machine stopped reporting.
+    /// The machine, or a worker in the cluster, stopped reporting.
     AgentSilent,
     /// Ended because nobody needs it any more.
     Released,

@@ -303,6 +303,9 @@ pub struct CheckpointSettings {
     /// Others save: what this program writes to `path` is not uploaded, and nothing waits for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub restore_only: bool,
+    /// Other workers save parts of the same checkpoints: every offer waits until all have one of the same step ([`crate::Report::waiting`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub together: bool,
 }
 
 /// A checkpoint that may be restored.

@@ -40,6 +40,10 @@ pub struct Report {
     pub restore: Option<RestoreOutcome>,
     /// The newest checkpoint that is completely uploaded and waits for its commit.
     pub offer: Option<CheckpointOffer>,
+    /// Older ones that wait too, by their numbers. Only where several workers save together: an operator that was away finds the newest step
+    /// that all of them have. An agent of the version before does not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<CheckpointOffer>,
     /// A checkpoint that is on its way: (step, bytes sent, bytes in all).
     pub uploading: Option<Uploading>,
     /// Upload slots still unused, over all batches fetched.
@@ -94,6 +98,13 @@ pub struct HostFacts {
 impl Report {
     /// The largest report that the operator reads.
     pub const MAX_BYTES: usize = 1024 * 1024;
+    /// The most offers that wait at once.
+    pub const MAX_OFFERS: usize = 8;
+
+    /// All offers that wait, by their numbers.
+    pub fn offers(&self) -> impl Iterator<Item = &CheckpointOffer> {
+        self.waiting.iter().chain(&self.offer)
+    }
 
     /// Reads a report, which must be of this machine. Texts come out without control characters.
     pub fn decode(bytes: &[u8], machine: &str) -> Result<Self, Invalid> {
@@ -124,16 +135,7 @@ impl Document for Report {
             check.count("restore.rejected", restore.rejected.len(), 16)?;
             restore.rejected.iter().try_for_each(|bad| check.text("restore.rejected", &bad.reason, 500))?;
         }
-        if let Some(offer) = &self.offer {
-            check.that(offer.number > 0, "offer.number", || "must be at least 1".to_owned())?;
-            check.that(offer.manifest.machine == self.machine, "offer.manifest.machine", || {
-                "is another machine".to_owned()
-            })?;
-            check.that(offer.manifest.writers.is_empty(), "offer.manifest.writers", || {
-                "must be empty: a worker offers its own part".to_owned()
-            })?;
-            offer.manifest.validate()?;
-        }
+        self.validate_offers(check)?;
         check.count("warnings", self.warnings.len(), 8)?;
         self.warnings.iter().try_for_each(|warning| check.text("warnings", warning, 300))
     }
@@ -143,6 +145,27 @@ impl Document for Report {
         let tail = self.exit.iter_mut().map(|exit| &mut exit.log_tail);
         let rejected = self.restore.iter_mut().flat_map(|restore| &mut restore.rejected).map(|bad| &mut bad.reason);
         loss.chain(tail).chain(rejected).chain(&mut self.warnings).for_each(clean_in_place);
+    }
+}
+
+impl Report {
+    fn validate_offers(&self, check: Check) -> Result<(), Invalid> {
+        check.count("waiting", self.offers().count(), Self::MAX_OFFERS)?;
+        let mut last = 0;
+        for offer in self.offers() {
+            check.that(offer.number > last, "offer.number", || {
+                "must be at least 1, and higher than that of an older offer".to_owned()
+            })?;
+            last = offer.number;
+            check.that(offer.manifest.machine == self.machine, "offer.manifest.machine", || {
+                "is another machine".to_owned()
+            })?;
+            check.that(offer.manifest.writers.is_empty(), "offer.manifest.writers", || {
+                "must be empty: a worker offers its own part".to_owned()
+            })?;
+            offer.manifest.validate()?;
+        }
+        Ok(())
     }
 }
 

@@ -86,6 +86,7 @@ fn report() -> Report {
         host: Some(HostFacts { disk_bytes: Some(1 << 40), memory_bytes: None, gpus: Some(2) }),
         address: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         save_took: Some(tradewind_protocol::report::SaveTook { offer: 2, millis: 4100 }),
+        waiting: Vec::new(),
     }
 }
 
@@ -134,6 +135,7 @@ fn start() -> Start {
             interval_s: 900,
             quiet_ms: 2000,
             restore_only: false,
+            together: false,
         }),
         restore: vec![RestoreCandidate {
             seq: 7,
@@ -244,6 +246,29 @@ fn another_machine_or_boot_is_refused() {
     let mut stolen = self::report();
     stolen.offer.as_mut().unwrap().manifest.machine = "other".to_owned();
     assert_eq!(stolen.encode().unwrap_err().field, "offer.manifest.machine");
+}
+
+#[test]
+fn offers_that_wait_are_few_ordered_and_the_workers_own() {
+    let of = |number: u64| CheckpointOffer { number, ..self::report().offer.unwrap() };
+    let with = |waiting: Vec<u64>, offer: u64| Report {
+        waiting: waiting.into_iter().map(of).collect(),
+        offer: Some(of(offer)),
+        ..self::report()
+    };
+    let full = with((1..8).collect(), 8);
+    let known = Report::decode(&full.encode().unwrap(), MACHINE).unwrap();
+    assert_eq!(known.offers().map(|offer| offer.number).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert_eq!(with((1..9).collect(), 9).encode().unwrap_err().field, "waiting");
+    for (waiting, offer) in [(vec![2], 2), (vec![3], 2), (vec![2, 1], 3), (vec![0], 1)] {
+        assert_eq!(with(waiting, offer).encode().unwrap_err().field, "offer.number");
+    }
+    let mut stolen = full;
+    stolen.waiting[3].manifest.machine = "other".to_owned();
+    assert_eq!(stolen.encode().unwrap_err().field, "offer.manifest.machine");
+    // A version before told of one offer, and knew nothing of a list.
+    let old = String::from_utf8(self::report().encode().unwrap()).unwrap();
+    assert!(!old.contains("waiting") && Report::decode(old.as_bytes(), MACHINE).unwrap().offers().count() == 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! exit code 0, and a Pod on a dead node says Running for ever.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use tradewind_api::Reason;
@@ -136,9 +137,26 @@ fn state(pod: &Pod, view: Option<&WorkerView>, with_agent: bool) -> State {
                 let why = agent.warnings.last().cloned().unwrap_or_else(|| "its agent cannot go on".to_owned());
                 return State::Over(Cause::new(Reason::AgentFailed, format!("Pod {name} on node {node}: {why}")));
             }
+            if let Some(limit) = view.and_then(|v| v.silent_for).filter(|_| phase == "Running") {
+                return State::Over(Cause::new(
+                    Reason::AgentSilent,
+                    format!(
+                        "Pod {name} on node {node} runs, but its agent has said nothing for {}: it hangs with everything in it, or cannot reach the operator's mailbox",
+                        spoken(limit)
+                    ),
+                ));
+            }
             let works = agent.is_some_and(|a| matches!(a.phase.as_str(), "Running" | "Stopping" | "Exited"));
             if phase == "Running" && (works || !with_agent) { State::Running } else { State::Starting }
         }
+    }
+}
+
+/// A time in words.
+fn spoken(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds / 60),
     }
 }
 
@@ -288,7 +306,7 @@ fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     let Some((silent, begun)) = silent else { return r.rest(Wake::OnChange) };
     let due = begun.checked_add(o.start_deadline).unwrap_or(jiff::Timestamp::MAX);
     if o.now < due {
-        let left = std::time::Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+        let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
         return r.rest(Wake::After(left, "the agents' first reports"));
     }
     let pod = silent.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! Jobs in the cluster, from the first look to the end: Pods and agents are played by hand.
 
+mod lost;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,34 +76,6 @@ fn a_failing_worker_counts_once_and_all_begin_again() {
     play.all_gone();
     let next = play.look();
     assert_eq!((next.status.attempt, next.status.preemptions, next.status.restarts), (Some(1), 0, 1));
-}
-
-#[test]
-fn pods_on_a_node_that_never_answers_are_not_waited_for_for_ever() {
-    let mut play = Play::gang(2);
-    play.all_run();
-    play.change(
-        1,
-        Some("gpu-1"),
-        &disrupted("Running", "DeletionByTaintManager"),
-        &json!({"deletionTimestamp": "2026-01-01T00:00:30Z"}),
-        &json!({}),
-    );
-    play.look();
-    play.o.pods.retain(|pod| pod.metadata.name.as_deref() != Some("j-0-0"));
-    play.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
-    assert_eq!(play.after(Duration::from_secs(40)).status.attempt, Some(0));
-    assert_eq!(play.after(Duration::from_secs(10)).status.attempt, Some(1));
-}
-
-#[test]
-fn a_pod_that_vanished_was_lost_and_its_number_is_spent() {
-    let mut play = Play::gang(2);
-    play.all_run();
-    play.o.pods.retain(|pod| pod.metadata.name.as_deref() != Some("j-0-1"));
-    assert_eq!(play.look().step, Step::RemovePods(vec!["j-0-0".to_owned()]));
-    play.all_gone();
-    assert_eq!(play.look().status.attempt, Some(1));
 }
 
 #[test]
@@ -335,17 +309,6 @@ fn a_suspended_job_makes_no_pod_for_the_attempt_that_follows_a_failure() {
     let failed = play.look();
     assert_eq!((failed.status.attempt, failed.status.restarts, failed.step), (Some(1), 1, Step::Rest));
     assert_eq!(play.look().status.phase, JobPhase::Suspended);
-}
-
-#[test]
-fn last_reports_that_cannot_be_read_do_not_hold_a_job_for_ever() {
-    let mut play = Play::gang(2);
-    play.all_run();
-    play.pod(1, Some("gpu-1"), &exited(1));
-    play.look();
-    play.o.pods.clear();
-    assert_eq!(play.after(Duration::from_mins(14)).status.attempt, Some(0));
-    assert_eq!(play.after(Duration::from_mins(2)).status.attempt, Some(1));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What to do next with one TrainingJob. Pure: no I/O, no clock, no chance.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub struct Observed {
     pub fresh_run_id: String,
     /// What the agents of the attempt's workers in the cluster say, by rank.
     pub views: Vec<Option<WorkerView>>,
+    /// Nodes that do not answer, of those where that was asked: where an attempt at its end waits for Pods.
+    pub dead_nodes: BTreeSet<String>,
     /// What a job with several workers may do that has not all its nodes.
     pub turn: Turn,
     /// Other jobs with several workers wait for the same nodes.
@@ -90,6 +93,7 @@ impl Observed {
             overrun: None,
             fresh_run_id: String::new(),
             views: Vec::new(),
+            dead_nodes: BTreeSet::new(),
             turn: Turn::Go,
             others_wait: false,
             start_deadline: Duration::from_mins(15),

@@ -4,14 +4,17 @@
 //! are told to stop, their last reports are read and what these offer is committed; only then the next attempt gets its number, or the job
 //! its end. So no checkpoint is lost, and two attempts of one job do not run at once.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::Reason;
 use tradewind_api::training_job::{AttemptRecord, EndingStatus};
 
-use super::crew::{Crew, removal};
+use super::crew::{Crew, Worker, removal};
 use super::decide::{Decision, Observed};
 use super::ended::{next_pods, program_failed, program_stalled, too_many_never_started};
 use super::status::Report;
@@ -22,6 +25,13 @@ use crate::runtime::Wake;
 /// So long after its grace a worker may still be shown: then its node does not answer. It cannot do harm: the next attempt's fence keeps its
 /// checkpoints out.
 const LINGERS: Duration = Duration::from_secs(15);
+
+/// An agent that says nothing for so long, on a node that does not answer, is not waited for: its grace is there for the save that it would
+/// tell of. An agent reports every 10 s, and tries again after half a minute at most where the store refuses it.
+const MUTE: SignedDuration = SignedDuration::from_secs(30);
+
+/// How often Pods that are waited for are looked at: whether their agents still talk is no event.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// So long the last reports are waited for, as those of rented machines: where the mailbox or the bucket is gone, nothing would ever be read.
 const LAST_REPORT_LIMIT: Duration = Duration::from_mins(15);
@@ -96,8 +106,9 @@ pub fn proceed(o: &Observed, r: &mut Report, attempt: i64) -> Option<Decision> {
         return Some(r.clone().decide(removal(remove), Wake::After(Duration::from_secs(1), "the attempt's Pods go")));
     }
     if let Some(until) = lingering(o, attempt) {
-        let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
-        return Some(r.clone().rest(Wake::After(left + Duration::from_millis(50), "the attempt's Pods are given up")));
+        let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default() + Duration::from_millis(50);
+        let soon = if o.valid.needs_agent { left.min(LOOK) } else { left };
+        return Some(r.clone().rest(Wake::After(soon, "the attempt's Pods are given up")));
     }
     let late =
         ending.at.as_ref().is_some_and(|at| at.0.checked_add(LAST_REPORT_LIMIT).is_ok_and(|until| until < o.now));
@@ -157,12 +168,39 @@ fn removable(o: &Observed, attempt: i64) -> Vec<String> {
     lives.filter_map(|pod| pod.metadata.name.clone()).collect()
 }
 
-/// Until when Pods of the attempt that are going are waited for.
+/// Until when Pods of the attempt that are going are waited for: not for those whose nodes and agents both say nothing. Nobody on such a node
+/// hears that they are to stop, however long we wait.
 fn lingering(o: &Observed, attempt: i64) -> Option<Timestamp> {
-    let going = o.pods.iter().filter(|pod| pod::is_of(pod, attempt) && !pod::is_over(pod));
-    // The API server sets the time of a deletion to the end of the grace.
-    let until = going.filter_map(|pod| pod.metadata.deletion_timestamp.as_ref()?.0.checked_add(LINGERS).ok()).max()?;
+    let crew = Crew::of(o, attempt);
+    let lost =
+        |pod: &Pod| o.dead_nodes.contains(pod::node(pod)) && mute(o, &crew).any(|p| p.metadata.uid == pod.metadata.uid);
+    let going = o.pods.iter().filter(|pod| pod::is_of(pod, attempt) && !pod::is_over(pod) && !lost(pod));
+    let until = going.filter_map(|pod| gone_by(pod)).max()?;
     (until > o.now).then_some(until)
+}
+
+/// When a Pod that is going is given up.
+fn gone_by(pod: &Pod) -> Option<Timestamp> {
+    // The API server sets the time of a deletion to the end of the grace.
+    pod.metadata.deletion_timestamp.as_ref()?.0.checked_add(LINGERS).ok()
+}
+
+/// Pods that are going and whose agents have said nothing for a while.
+fn mute<'a>(o: &'a Observed, crew: &'a Crew<'_>) -> impl Iterator<Item = &'a Arc<Pod>> {
+    let quiet = |heard: Timestamp| o.now.duration_since(heard) > MUTE;
+    let is = move |w: &&Worker<'_>| w.view.is_some_and(|v| v.looked && v.heard_at.is_some_and(quiet));
+    crew.workers.iter().filter(is).filter_map(|w| w.pod).filter(|pod| !pod::is_over(pod) && gone_by(pod).is_some())
+}
+
+/// Nodes of which it matters whether they answer: those of Pods that an attempt at its end waits for in silence.
+pub fn doubtful_nodes(o: &Observed, attempt: i64) -> BTreeSet<String> {
+    let ends = o.job.status.as_ref().is_some_and(|s| s.ending.as_ref().is_some_and(|e| e.attempt == attempt));
+    if !ends || !o.valid.needs_agent {
+        return BTreeSet::new();
+    }
+    let crew = Crew::of(o, attempt);
+    let waited_for = mute(o, &crew).filter(|pod| gone_by(pod).is_some_and(|until| until > o.now));
+    waited_for.map(|pod| pod::node(pod).to_owned()).collect()
 }
 
 /// Whether the last reports are read of all workers that may have something to say.
@@ -215,7 +253,7 @@ fn follows(o: &Observed, r: &mut Report, crew: &Crew<'_>, ending: &EndingStatus)
             r.moves_on(&o.valid, next, &ending.message);
             return r.clone().rest(Wake::After(Duration::ZERO, "the next attempt"));
         }
-        (Reason::Disrupted | Reason::AgentFailed, _) => {
+        (Reason::Disrupted | Reason::AgentFailed | Reason::AgentSilent, _) => {
             r.status.preemptions += 1;
             lost_work(o, r, crew);
         }

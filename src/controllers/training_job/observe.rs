@@ -1,8 +1,9 @@
 //! Reading everything that `decide` needs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use tradewind_api::training_job::InCluster;
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_checkpoints::identity::EndRecord;
@@ -18,7 +19,7 @@ use super::status::{is_in_cluster, settles};
 use super::template;
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
-use super::{JobMemory, admitted, crew, gang, place, placement, stop};
+use super::{JobMemory, admitted, crew, ending, gang, place, placement, stop};
 use crate::context::Context;
 use crate::controllers::{pod, worker};
 use crate::runtime::Failure;
@@ -62,6 +63,7 @@ pub(super) async fn observe(
         overrun: None,
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
         views: Vec::new(),
+        dead_nodes: BTreeSet::new(),
         turn: Turn::Go,
         others_wait: false,
         start_deadline: ctx.settings.start_deadline,
@@ -79,6 +81,7 @@ pub(super) async fn observe(
     if let Some(attempt) = attempt.filter(|_| observed.valid.needs_agent) {
         let view = |rank| ctx.workers.get(&worker::id(&ctx.settings.install, uid, attempt, rank));
         observed.views = (0..observed.valid.workers).map(view).collect();
+        observed.dead_nodes = dead_nodes(ctx, ending::doubtful_nodes(&observed, attempt)).await;
     }
     if observed.valid.needs_agent {
         take_turn(ctx, &mut observed, attempt.unwrap_or(0));
@@ -138,6 +141,27 @@ fn own_pods(ctx: &Context, job: &TrainingJob) -> Vec<Arc<Pod>> {
     let mut pods = ctx.caches.pods.of_job(job.metadata.uid.as_deref().unwrap_or_default());
     pods.retain(|pod| pod.metadata.namespace == job.metadata.namespace);
     pods
+}
+
+/// Those of these nodes that are gone, or that the control plane calls not ready. They are read when that is to be known: who watches all nodes
+/// hears of each of them every few minutes. One that cannot be read may be well.
+async fn dead_nodes(ctx: &Context, mut names: BTreeSet<String>) -> BTreeSet<String> {
+    for name in names.clone() {
+        let dead = match ctx.cluster.read::<Node>(&Key::cluster(name.clone())).await {
+            Ok(node) => is_dead(&node),
+            Err(error) => matches!(error, ClusterError::NotFound),
+        };
+        if !dead {
+            names.remove(&name);
+        }
+    }
+    names
+}
+
+fn is_dead(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    // A node that says nothing of it is none that a kubelet keeps.
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status != "True")
 }
 
 /// Where a job with several workers stands among the others, and what it may do.

@@ -9,19 +9,21 @@ use tradewind_protocol::{Control, Manifest, Report, RestoreCandidate};
 
 use crate::serving::Verdict;
 
-/// Offers of one worker that are remembered: as many as its agent remembers, so that workers whose uploads take turns still find a common
+/// Offers of one worker that are remembered: as many as its agent tells of, so that workers whose uploads take turns still find a common
 /// step.
-const KEPT: usize = 8;
+const KEPT: usize = Report::MAX_OFFERS;
 
 /// What one worker has saved and nobody has decided on.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Part {
     /// Number and manifest by step.
     pub offers: BTreeMap<u64, (u64, Manifest)>,
-    /// The offer that its agent waits for: number and step.
-    pub waits: Option<(u64, u64)>,
-    /// The checkpoint that its agent was told of last.
+    /// The offers that its agent waits for, by their numbers: number and step.
+    pub waits: Vec<(u64, u64)>,
+    /// The checkpoint that its agent was told of last, or would have been if it still listened.
     pub committed: Option<Committed>,
+    /// Its offers up to this number are decided.
+    decided: u64,
     /// It will offer nothing more.
     pub last: bool,
 }
@@ -30,20 +32,40 @@ impl Part {
     /// Takes note of a report and of what was decided so far.
     pub fn note(&mut self, report: Option<&Report>, control: Option<&Control>, attempt: u32, last: bool) {
         self.last = last;
-        self.committed = control.and_then(|control| control.committed);
-        let refused = control.and_then(|control| control.refused.as_ref()).map_or(0, |refused| refused.offer);
-        let decided = self.committed.map_or(0, |committed| committed.offer).max(refused);
+        if let Some(committed) = control.and_then(|control| control.committed) {
+            self.hear(&Verdict::Committed(committed));
+        }
+        if let Some(refused) = control.and_then(|control| control.refused.clone()) {
+            self.hear(&Verdict::Refused(refused));
+        }
         let ours = report.filter(|report| report.attempt.is_none_or(|of| of == attempt));
-        self.waits = None;
-        if let Some(offer) = ours.and_then(|report| report.offer.as_ref()).filter(|offer| offer.number > decided) {
-            self.waits = Some((offer.number, offer.manifest.step));
+        let undecided = ours.into_iter().flat_map(Report::offers).filter(|offer| offer.number > self.decided);
+        self.waits.clear();
+        for offer in undecided {
+            self.waits.push((offer.number, offer.manifest.step));
             self.offers.entry(offer.manifest.step).or_insert_with(|| (offer.number, offer.manifest.clone()));
         }
         let done = self.committed.map(|committed| committed.step);
-        self.offers.retain(|step, (number, _)| *number > decided && Some(*step) > done);
+        self.offers.retain(|step, (number, _)| *number > self.decided && Some(*step) > done);
         while self.offers.len() > KEPT {
             self.offers.pop_first();
         }
+    }
+
+    /// Takes note of what was decided, whether or not its agent still hears of it.
+    pub fn hear(&mut self, verdict: &Verdict) {
+        self.decided = self.decided.max(verdict.offer());
+        if let Verdict::Committed(committed) = verdict
+            && self.committed.is_none_or(|before| before.seq < committed.seq)
+        {
+            self.committed = Some(*committed);
+        }
+    }
+
+    /// Whether its agent waits for more than this decides.
+    pub fn waits_beyond(&self, verdict: Option<&Verdict>) -> bool {
+        let decided = verdict.map_or(0, Verdict::offer);
+        self.waits.iter().any(|(number, _)| *number > decided)
     }
 
     fn newest(&self) -> Option<u64> {
@@ -51,30 +73,23 @@ impl Part {
     }
 }
 
-/// What is to be done about the parts.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Joint {
-    /// All have this step: commit it.
-    Commit(u64),
-    /// What each is told, by rank; `None` = nothing new.
-    Tell(Vec<Option<Verdict>>),
-}
-
-/// Decides. Each rank has its part.
-pub fn decide(parts: &[Part]) -> Joint {
+/// Steps that all have, newest first. Each rank has its part.
+pub fn common(parts: &[Part]) -> Vec<u64> {
     let first = parts.first().map(|part| part.offers.keys().rev().copied());
-    let common = first.and_then(|mut steps| steps.find(|s| parts.iter().all(|part| part.offers.contains_key(s))));
-    if let Some(step) = common {
-        return Joint::Commit(step);
-    }
-    Joint::Tell((0..parts.len()).map(|rank| verdict(parts, rank)).collect())
+    first.into_iter().flatten().filter(|step| parts.iter().all(|part| part.offers.contains_key(step))).collect()
 }
 
-/// What a worker is told whose offer waits: it counts already (we went away before we could say so), or never will.
+/// What each is told, by rank, while no step is common; `None` = nothing new.
+pub fn verdicts(parts: &[Part]) -> Vec<Option<Verdict>> {
+    (0..parts.len()).map(|rank| verdict(parts, rank)).collect()
+}
+
+/// What a worker is told whose offers wait: one counts already (we went away before we could say so), or never will.
 fn verdict(parts: &[Part], rank: usize) -> Option<Verdict> {
-    let (offer, step) = parts[rank].waits?;
+    let waits = &parts[rank].waits;
     let counted = parts.iter().filter_map(|part| part.committed).max_by_key(|committed| committed.seq);
-    if let Some(counted) = counted.filter(|counted| counted.step >= step) {
+    let late = counted.and_then(|counted| Some((counted, waits.iter().rfind(|(_, step)| *step <= counted.step)?)));
+    if let Some((counted, &(offer, step))) = late {
         return Some(if counted.step == step {
             Verdict::Committed(Committed { offer, ..counted })
         } else {
@@ -82,11 +97,15 @@ fn verdict(parts: &[Part], rank: usize) -> Option<Verdict> {
             Verdict::Refused(RefusedOffer { offer, reason })
         });
     }
-    let without = parts.iter().enumerate().find(|(_, part)| {
-        let later = part.newest().is_some_and(|newest| newest > step);
-        !part.offers.contains_key(&step) && (part.last || later)
-    });
-    without.map(|(other, part)| {
+    let without = |step: u64| {
+        parts.iter().enumerate().find(|(_, part)| {
+            let later = part.newest().is_some_and(|newest| newest > step);
+            !part.offers.contains_key(&step) && (part.last || later)
+        })
+    };
+    // To refuse an offer is to refuse all before it: one of these may still become common.
+    let hopeless = waits.iter().map_while(|(offer, step)| Some((*offer, *step, without(*step)?)));
+    hopeless.last().map(|(offer, step, (other, part))| {
         let instead = part.newest().map_or_else(
             || "has saved nothing".to_owned(),
             |newest| format!("has not, its newest is of step {newest}"),
@@ -151,33 +170,35 @@ mod tests {
         }
     }
 
-    /// A worker with offers of these steps, numbered from 1; the agent waits for the last one.
+    /// A worker with offers of these steps, numbered from 1; the agent waits for all of them.
     fn part(steps: &[u64]) -> Part {
         let offers: BTreeMap<u64, (u64, Manifest)> =
             steps.iter().zip(1..).map(|(step, number)| (*step, (number, manifest(*step)))).collect();
-        let waits = steps.last().map(|step| (offers[step].0, *step));
-        Part { offers, waits, committed: None, last: false }
+        let waits = offers.iter().map(|(step, (number, _))| (*number, *step)).collect();
+        Part { offers, waits, ..Part::default() }
     }
 
     fn told(parts: &[Part]) -> Vec<String> {
-        let Joint::Tell(verdicts) = decide(parts) else { panic!("commits") };
+        assert_eq!(common(parts), [0; 0]);
         let word = |verdict: Option<Verdict>| match verdict {
             None => "-".to_owned(),
             Some(Verdict::Committed(c)) => format!("{} counts", c.offer),
             Some(Verdict::Refused(r)) => format!("{}: {}", r.offer, r.reason.split(';').next().unwrap_or_default()),
         };
-        verdicts.into_iter().map(word).collect()
+        verdicts(parts).into_iter().map(word).collect()
     }
 
     #[test]
     fn the_newest_step_that_all_have_counts() {
         for (what, steps, expected) in [
-            ("all have it", [&[10][..], &[10]], 10),
-            ("one is ahead", [&[10, 20], &[10]], 10),
-            ("both are ahead of an older one", [&[10, 20], &[10, 20]], 20),
-            ("one has skipped a save", [&[10, 20], &[20]], 20),
+            ("all have it", [&[10][..], &[10]], &[10][..]),
+            ("one is ahead", [&[10, 20], &[10]], &[10]),
+            ("both are ahead of an older one", [&[10, 20], &[10, 20]], &[20, 10]),
+            ("one has skipped a save", [&[10, 20], &[20]], &[20]),
+            ("each is where the other is not", [&[10, 20, 30], &[20, 40]], &[20]),
+            ("none", [&[10, 20], &[15]], &[]),
         ] {
-            assert_eq!(decide(&steps.map(part)), Joint::Commit(expected), "{what}");
+            assert_eq!(common(&steps.map(part)), expected, "{what}");
         }
     }
 
@@ -186,35 +207,61 @@ mod tests {
         let ended = |steps: &[u64]| Part { last: true, ..part(steps) };
         let counted = |part: Part, step| Part { committed: Some(Committed { offer: 1, seq: 7, step }), ..part };
         for (what, parts, expected) in [
-            ("nothing yet", [part(&[]), part(&[])], ["-", "-"]),
-            ("the other may follow", [part(&[10]), part(&[])], ["-", "-"]),
+            ("nothing yet", vec![part(&[]), part(&[])], vec!["-", "-"]),
+            ("the other may follow", vec![part(&[10]), part(&[])], vec!["-", "-"]),
             (
                 "the other is past it",
-                [part(&[10]), part(&[15])],
-                ["1: worker 0 has saved step 10, worker 1 has not, its newest is of step 15", "-"],
+                vec![part(&[10]), part(&[15])],
+                vec!["1: worker 0 has saved step 10, worker 1 has not, its newest is of step 15", "-"],
+            ),
+            (
+                "the other is past some of them",
+                vec![part(&[10, 12, 20]), part(&[15])],
+                vec![
+                    "2: worker 0 has saved step 12, worker 1 has not, its newest is of step 15",
+                    "1: worker 1 has saved step 15, worker 0 has not, its newest is of step 20",
+                ],
+            ),
+            (
+                "an older one may still become common",
+                vec![part(&[10, 15]), part(&[10, 20]), part(&[])],
+                vec!["-", "-", "-"],
             ),
             (
                 "the other ended without",
-                [part(&[10]), ended(&[])],
-                ["1: worker 0 has saved step 10, worker 1 has saved nothing", "-"],
+                vec![part(&[10]), ended(&[])],
+                vec!["1: worker 0 has saved step 10, worker 1 has saved nothing", "-"],
             ),
             (
                 "both ended at different steps",
-                [ended(&[10]), ended(&[15])],
-                [
+                vec![ended(&[10]), ended(&[15])],
+                vec![
                     "1: worker 0 has saved step 10, worker 1 has not, its newest is of step 15",
                     "1: worker 1 has saved step 15, worker 0 has not, its newest is of step 10",
                 ],
             ),
-            ("we went away between two", [counted(part(&[]), 10), part(&[10])], ["-", "1 counts"]),
+            ("we went away between two", vec![counted(part(&[]), 10), part(&[10])], vec!["-", "1 counts"]),
+            ("the same, and it went on", vec![counted(part(&[]), 10), part(&[5, 10, 20])], vec!["-", "2 counts"]),
             (
                 "late",
-                [counted(part(&[]), 20), part(&[10])],
-                ["-", "1: the checkpoint of step 20 of all workers counts already"],
+                vec![counted(part(&[]), 20), part(&[10])],
+                vec!["-", "1: the checkpoint of step 20 of all workers counts already"],
             ),
         ] {
             assert_eq!(told(&parts), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_worker_at_its_end_is_decided_without_its_hearing_of_it() {
+        let mut over = part(&[10, 20]);
+        let counts = Verdict::Committed(Committed { offer: 1, seq: 3, step: 10 });
+        assert!(over.waits_beyond(None) && over.waits_beyond(Some(&counts)));
+        over.hear(&counts);
+        over.note(None, None, 1, true);
+        assert_eq!((over.offers.keys().copied().collect::<Vec<_>>(), over.committed.unwrap().seq), (vec![20], 3));
+        let refused = Verdict::Refused(RefusedOffer { offer: 2, reason: String::new() });
+        assert!(!part(&[10, 20]).waits_beyond(Some(&refused)));
     }
 
     #[test]

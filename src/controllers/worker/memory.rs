@@ -44,6 +44,10 @@ pub struct WorkerMemory {
     pub settled: bool,
     /// When its tickets are looked at next (monotonic).
     pub tickets_at: Duration,
+    /// When its report was last another one (monotonic: a machine that slept has not been silent), or could not be looked at.
+    pub heard: Option<Duration>,
+    /// Its report has stayed the same for longer than this while its Pod ran.
+    pub silent_for: Option<Duration>,
     /// What it saved, where all save together.
     pub part: Part,
 }
@@ -59,6 +63,8 @@ impl WorkerMemory {
             looked: false,
             settled: false,
             tickets_at: Duration::ZERO,
+            heard: None,
+            silent_for: None,
             part: Part::default(),
         })
     }

@@ -13,6 +13,7 @@ mod whom;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
@@ -72,6 +73,8 @@ pub struct WorkerView {
     pub checkpoint: Option<CheckpointStatus>,
     /// The Pod is over or going, and its last report was read after that and what it offers is committed or refused.
     pub last_report_read: bool,
+    /// Its Pod runs, and its report has stayed the same for longer than this, although we could read it all the time.
+    pub silent_for: Option<Duration>,
     /// A later attempt has started.
     pub fenced: bool,
     /// What stands in the way of serving it.
@@ -193,7 +196,7 @@ impl WorkerAgents {
                 self.ctx.workers.forget(&worker.id);
                 *worker = new();
             } else if std::mem::discriminant(&worker.pod) != std::mem::discriminant(pod) {
-                worker.due = Some(std::time::Duration::ZERO);
+                worker.due = Some(Duration::ZERO);
             }
             worker.pod = *pod;
         }
@@ -202,7 +205,7 @@ impl WorkerAgents {
         for (at, worker) in &mut memory.workers {
             if !has_pod(at) && worker.pod != PodState::Over {
                 worker.pod = PodState::Over;
-                worker.due = Some(std::time::Duration::ZERO);
+                worker.due = Some(Duration::ZERO);
             }
         }
         if let (Some(job), Some(present)) = (job, present) {

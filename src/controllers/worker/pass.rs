@@ -13,7 +13,7 @@ use tradewind_checkpoints::{CommitOutcome, FenceRefused, Mailbox};
 use tradewind_cluster::Key;
 use tradewind_protocol::RestoreCandidate;
 
-use super::gang::{self, Joint};
+use super::gang;
 use super::memory::{JobMemory, WorkerMemory};
 use super::rendezvous::{Gang, Meeting, Rank, meet};
 use super::whom::PodState;
@@ -202,11 +202,20 @@ impl<'a> Common<'a> {
             serving.hear(&mut worker.agent, ending).await
         }
         .await;
+        let same = worker.agent.report_etag == before;
+        if heard.is_err() || !same || worker.pod != PodState::Running {
+            worker.heard = Some(self.now());
+        }
+        // An agent reports every few seconds, whatever its program does: one that does not is frozen, as its Pod is. Only a look can tell: there
+        // may be a minute between two of them.
+        let quiet = self.now().saturating_sub(*worker.heard.get_or_insert(self.now()));
+        let limit = self.ctx.settings.agent_silent_after;
+        worker.silent_for = (worker.agent.report.is_some() && quiet > limit).then_some(limit);
         if let Err(trouble) = heard {
             worker.agent.trouble = Some(trouble);
         }
         worker.looked |= worker.agent.looked;
-        worker.settled &= worker.agent.report_etag == before;
+        worker.settled &= same;
         worker.due = self.next_look(rank, &worker);
         (worker, true)
     }
@@ -338,25 +347,26 @@ impl<'a> Common<'a> {
         }
         let parts: Vec<gang::Part> =
             (0..self.count).filter_map(|n| Some(workers.get(&rank_of(n))?.part.clone())).collect();
-        let step = match gang::decide(&parts) {
-            Joint::Tell(verdicts) => {
-                self.tell_refused(&verdicts).await;
-                return verdicts;
-            }
-            Joint::Commit(step) => step,
-        };
         let id = |n| super::id(&self.ctx.settings.install, &memory.uid, self.attempt, rank_of(n));
         let ids: Vec<String> = (0..self.count).map(id).collect();
-        let verdicts = match self.commit_together(workers, &ids, &parts, step).await {
-            Ok(told) => gang::outcome(&parts, step, &told),
-            Err(trouble) => {
-                for worker in workers.values_mut() {
-                    worker.agent.trouble = Some(trouble.clone());
-                    worker.settled = false;
+        let mut refused = None;
+        for step in gang::common(&parts) {
+            match self.commit_together(workers, &ids, &parts, step).await {
+                Ok(Ok(seq)) => return gang::outcome(&parts, step, &Ok(seq)),
+                // An older one may be whole. That this one is not is told then, since to refuse it is to refuse all before it.
+                Ok(Err(why)) => {
+                    refused.get_or_insert_with(|| gang::outcome(&parts, step, &Err(why)));
                 }
-                Vec::new()
+                Err(trouble) => {
+                    for worker in workers.values_mut() {
+                        worker.agent.trouble = Some(trouble.clone());
+                        worker.settled = false;
+                    }
+                    return Vec::new();
+                }
             }
-        };
+        }
+        let verdicts = refused.unwrap_or_else(|| gang::verdicts(&parts));
         self.tell_refused(&verdicts).await;
         verdicts
     }
@@ -389,7 +399,8 @@ impl<'a> Common<'a> {
                     |w: &WorkerMemory| Some(w.agent.report.as_ref()?.restore.as_ref()?.restored.as_ref()?.seq);
                 // What the agents were told last is what their next offers build on, until they hear of this one.
                 let told = parts.iter().filter_map(|part| Some(part.committed?.seq));
-                let parents = manifests.iter().filter_map(|manifest| manifest.parent);
+                // So are those that wait.
+                let parents = parts.iter().flat_map(|part| part.offers.values()).filter_map(|(_, m)| m.parent);
                 let pinned = workers.values().filter_map(restored).chain(told).chain(parents).chain([seq]).collect();
                 if let (Some(first), Some(merged)) = (workers.get_mut(&0), &merged) {
                     first.agent.checkpoint = Some(status_of(merged, seq, took, self.ctx.clock.now()));
@@ -454,13 +465,16 @@ impl<'a> Common<'a> {
         let serving = self.serving(rank, &id, boot.as_deref());
         let ending = self.is_last(&worker);
         // A part of a common checkpoint that is not decided yet.
-        let undecided = self.together() && worker.part.waits.is_some() && turn.verdict.is_none();
+        let undecided = self.together() && worker.part.waits_beyond(turn.verdict);
         let env_restore = turn.begin.map(|begin| begin.of(rank));
         let begin = match &env_restore {
             Some((env, restore)) => Begin::Now { env, restore: Some(restore) },
             None => Begin::Wait,
         };
         if ending && undecided && self.checkpoint.is_some() && !worker.agent.fenced {
+            if let Some(verdict) = turn.verdict {
+                worker.part.hear(verdict);
+            }
             worker.due = Some(self.now() + self.ctx.settings.report_poll);
             return (worker, true);
         }
@@ -504,6 +518,7 @@ impl<'a> Common<'a> {
             agent
         });
         WorkerView {
+            silent_for: worker.silent_for,
             looked: worker.looked,
             agent,
             heard_at: served.heard_at,

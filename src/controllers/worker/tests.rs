@@ -1,5 +1,7 @@
 //! The controller over the ports in memory; agents are driven by hand.
 
+mod together;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -181,6 +183,8 @@ struct Agent {
     attempt: i64,
     rank: i64,
     report: Report,
+    /// It tells of all that waits, not of the newest offer alone.
+    lists: bool,
 }
 
 impl Agent {
@@ -194,7 +198,7 @@ impl Agent {
             "address": format!("10.0.0.{}", rank + 1),
         });
         world.phase(attempt, rank, "Running");
-        Self { attempt, rank, report: serde_json::from_value(report).unwrap() }
+        Self { attempt, rank, report: serde_json::from_value(report).unwrap(), lists: false }
     }
 
     /// Stores its report through its ticket.
@@ -245,8 +249,10 @@ impl Agent {
             writers: Vec::new(),
         };
         let number = self.report.offer.as_ref().map_or(1, |offer| offer.number + 1);
+        let lists = self.lists;
         self.says(world, |report| {
             (report.slots_used, report.slots_left) = (slot + 1, 127 - slot);
+            report.waiting.extend(report.offer.take().filter(|_| lists));
             report.offer = Some(CheckpointOffer { number, manifest });
         });
     }
@@ -447,6 +453,49 @@ fn a_worker_on_a_dead_node_is_not_waited_for_until_its_node_comes_back() {
 }
 
 #[test]
+fn an_agent_that_says_nothing_for_long_in_a_pod_that_runs_is_silent_but_never_for_our_own_blindness() {
+    let mut world = World::new(2, Value::Null);
+    world.look();
+    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
+    all_say(&mut agents, &world, |_| {});
+    world.later();
+    all_say(&mut agents, &world, runs);
+    world.later();
+    let silent = |world: &World| [0, 1].map(|rank| world.view(0, rank).unwrap().silent_for.is_some());
+    // Half a minute each, so that these are ten minutes.
+    let minutes = |world: &mut World, agents: &mut [Agent], minutes: usize| {
+        for _ in 0..minutes * 2 {
+            agents[0].says(world, |report| report.log_segments += 1);
+            world.later();
+        }
+    };
+    minutes(&mut world, &mut agents, 10);
+    assert_eq!(silent(&world), [false, false], "not longer than the limit");
+    // Another operator has heard nothing yet, and cannot tell for how long that is so.
+    world.restart();
+    minutes(&mut world, &mut agents, 9);
+    assert_eq!(silent(&world), [false, false]);
+    // What could not be read may have been there.
+    world.store.deny("mailbox", true);
+    for _ in 0..40 {
+        world.later();
+    }
+    world.store.deny("mailbox", false);
+    world.operator.ctx.take_asked();
+    minutes(&mut world, &mut agents, 9);
+    assert_eq!(silent(&world), [false, false]);
+    minutes(&mut world, &mut agents, 3);
+    assert_eq!(silent(&world), [false, true]);
+    assert!(!world.operator.ctx.take_asked().is_empty(), "the job is looked at");
+    agents[1].says(&world, |report| report.log_segments += 1);
+    minutes(&mut world, &mut agents, 2);
+    assert_eq!(silent(&world), [false, false], "it was heard again");
+    world.phase(0, 1, "Succeeded");
+    minutes(&mut world, &mut agents, 12);
+    assert_eq!(silent(&world), [false, false], "its Pod tells what became of it");
+}
+
+#[test]
 fn what_an_agent_says_that_makes_no_sense_changes_nothing() {
     let mut world = World::new(1, checkpoint("RankZero"));
     world.look();
@@ -528,28 +577,6 @@ fn checkpoints_that_cannot_work_are_told_of_once() {
     let unsaved = world.events().into_iter().filter(|e| e.starts_with("NothingSaved")).collect::<Vec<_>>();
     assert_eq!(unsaved.len(), 1, "{:?}", world.events());
     assert!(unsaved[0].contains("(out)") && unsaved[0].contains("(*-state)"), "{unsaved:?}");
-}
-
-#[test]
-fn workers_that_save_at_different_steps_are_told_so() {
-    let mut world = World::new(2, checkpoint("AllRanks"));
-    world.look();
-    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
-    agents[0].saves(&world, 100);
-    world.later();
-    assert!(world.control(0, 0).unwrap().refused.is_none(), "the other may follow");
-    agents[1].saves(&world, 150);
-    world.later();
-    let refused = world.control(0, 0).unwrap().refused.expect("it never will count");
-    assert!(
-        refused.reason.contains("worker 0 has saved step 100") && refused.reason.contains("step 150"),
-        "{refused:?}"
-    );
-    assert!(world.events().iter().any(|event| event.starts_with("CheckpointRefused")), "{:?}", world.events());
 }
 
 #[test]

@@ -60,12 +60,13 @@ impl Nodes {
         self.closed = closed;
     }
 
-    /// A kubelet answers again, or no longer.
+    /// A kubelet answers again, or no longer. The control plane says so of its node.
     pub fn set_down(&mut self, node: usize, down: bool) {
         if down {
             self.down.insert(node);
-        } else {
-            self.down.remove(&node);
+            controllers::lose_node(&self.memory, &node_name(node));
+        } else if self.down.remove(&node) {
+            controllers::find_node(&self.memory, &node_name(node));
         }
     }
 
@@ -77,7 +78,9 @@ impl Nodes {
     /// From now on nothing goes wrong, and jobs that must run here can.
     pub fn calm_down(&mut self, needed: bool) {
         self.closed = false;
-        self.down.clear();
+        for node in self.down.clone() {
+            self.set_down(node, false);
+        }
         if needed {
             self.room_at = Some(Duration::ZERO);
         }

@@ -102,11 +102,13 @@ pub enum Story {
     GangSaves,
     /// Two jobs with two workers each, and room for three.
     TwoGangs,
+    /// Two workers that both save and do not keep step, one of them lost while the operator is away.
+    GangUneven,
 }
 
 impl Story {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Outbid,
         Self::Unknown,
         Self::Deleted,
@@ -129,6 +131,7 @@ impl Story {
         Self::Gang,
         Self::GangSaves,
         Self::TwoGangs,
+        Self::GangUneven,
     ];
 }
 
@@ -541,18 +544,24 @@ impl Plan {
             Story::Drained => vec![(at(45), Happening::RoomGone)],
             Story::Gang => vec![(at(45), Happening::WorkerPreempted)],
             Story::GangSaves => vec![(at(45), Happening::WorkerNodeLost)],
+            Story::GangUneven => vec![(at(45), Happening::Outage), (at(300), Happening::WorkerNodeLost)],
         };
         let recipe = Recipe {
             salt: 7,
-            steps: 12,
+            steps: if story == Story::GangUneven { 80 } else { 12 },
             step_time: at(5),
+            drag: Duration::from_millis(if story == Story::GangUneven { 400 } else { 0 }),
             save_every: 3,
             save_time: Duration::from_millis(400),
             fails: (story == Story::Fails).then_some((0, 7)),
             saves_on_stop: true,
             hangs: None,
-            workers: if matches!(story, Story::Gang | Story::GangSaves | Story::TwoGangs) { 2 } else { 1 },
-            all_ranks: story == Story::GangSaves,
+            workers: if matches!(story, Story::Gang | Story::GangSaves | Story::TwoGangs | Story::GangUneven) {
+                2
+            } else {
+                1
+            },
+            all_ranks: matches!(story, Story::GangSaves | Story::GangUneven),
         };
         let two = matches!(story, Story::TwoJobs | Story::TwoGangs);
         let clustered = story >= Story::Drained;
@@ -573,6 +582,7 @@ impl Plan {
             calm_at: match story {
                 Story::Blackout => at(260),
                 Story::Silent => at(50),
+                Story::GangUneven => at(350),
                 Story::Drained => at(150),
                 Story::Suspended | Story::Budget | Story::SuspendedUnknown => at(300),
                 _ => at(70),
@@ -587,6 +597,7 @@ fn recipe(chance: &mut Chance, n: usize) -> Recipe {
         salt: chance.next() ^ u64::try_from(n).unwrap_or(0),
         steps,
         step_time: chance.millis(1_000, 9_000),
+        drag: Duration::ZERO,
         save_every: chance.between(1, 9),
         save_time: chance.millis(10, 3_000),
         saves_on_stop: chance.one_in(2),

@@ -21,6 +21,8 @@ pub struct Recipe {
     pub steps: u64,
     /// Time per step.
     pub step_time: Duration,
+    /// So much more for each step of a worker than of the one before it: they do not keep step.
+    pub drag: Duration,
     /// Steps between saves.
     pub save_every: u64,
     /// Time a save takes.
@@ -119,7 +121,7 @@ impl Program {
     /// A program that goes on from `from`, or from zero.
     pub fn new(recipe: Recipe, attempt: u32, rank: u32, from: Option<(u64, u64)>, now: Duration) -> Self {
         let (step, state) = from.unwrap_or((0, mix(recipe.salt)));
-        let next_at = now + recipe.step_time;
+        let next_at = now + recipe.step_time + recipe.drag * rank;
         Self { recipe, attempt, rank, step, state, next_at, saving: None, ending: None, stopping: false, saved: step }
     }
 
@@ -148,7 +150,7 @@ impl Program {
                 self.ending = Some(-15);
             }
             self.next_at =
-                now + if self.step >= self.recipe.steps { Duration::from_millis(300) } else { self.recipe.step_time };
+                now + if self.step >= self.recipe.steps { Duration::from_millis(300) } else { self.step_time() };
             return Deed::Saved(since);
         }
         if self.step >= self.recipe.steps {
@@ -172,9 +174,13 @@ impl Program {
             self.saving = Some(now);
             self.next_at = now + self.recipe.save_time;
         } else {
-            self.next_at = now + self.recipe.step_time;
+            self.next_at = now + self.step_time();
         }
         Deed::Step
+    }
+
+    fn step_time(&self) -> Duration {
+        self.recipe.step_time + self.recipe.drag * self.rank
     }
 
     /// What a save holds now.

@@ -158,12 +158,12 @@ impl Fleet {
     /// A worker's report is in the mailbox: what it offers must not be lost any more, if its Pod is still there.
     pub(super) fn worker_reported(&self, common: &Common, at: usize, report: &Report) {
         let running = &self.boots[at];
-        let (Some(offer), Some(seat), None) = (&report.offer, &running.seat, running.zombie_until) else { return };
+        let (Some(seat), None) = (&running.seat, running.zombie_until) else { return };
         if report.boot == running.id && is_there(common, seat) {
             let recipe = &self.recipes[seat.job];
             let writers = if recipe.all_ranks { recipe.workers } else { 1 };
-            let (attempt, step) = (offer.manifest.attempt, offer.manifest.step);
-            lock(&common.checker).worker_offered(seat.job, attempt, seat.rank, step, writers);
+            let steps = report.offers().map(|offer| offer.manifest.step).collect();
+            lock(&common.checker).worker_offered(seat.job, seat.attempt, seat.rank, steps, writers);
         }
     }
 

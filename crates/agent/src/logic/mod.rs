@@ -211,6 +211,10 @@ impl Logic {
     /// The report as it would be written now (with the sequence of none).
     pub fn report(&self) -> Report {
         let carried = self.earlier.as_deref();
+        let (offer, waiting) = match (self.saves.offers(), carried) {
+            ((None, _), Some(carried)) => (carried.offer.clone(), carried.waiting.clone()),
+            (own, _) => own,
+        };
         Report {
             version: VERSION,
             machine: self.mailbox.control().map(|control| control.machine.clone()).unwrap_or_default(),
@@ -224,7 +228,8 @@ impl Logic {
             progress: self.output.progress.clone().or_else(|| carried?.progress.clone()),
             exit: self.exit.clone().or_else(|| carried?.exit.clone()),
             restore: self.restore.clone().or_else(|| carried?.restore.clone()),
-            offer: self.saves.offer().cloned().or_else(|| carried?.offer.clone()),
+            offer,
+            waiting,
             uploading: self.saves.uploading(),
             slots_left: self.slots.left(),
             slots_used: self.slots.used().max(carried.map_or(0, |report| report.slots_used)),
@@ -411,6 +416,7 @@ impl Logic {
             attempt: start.attempt,
             machine: start.machine.clone(),
             data_prefix: start.data_prefix.clone(),
+            together: start.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.together),
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tradewind_protocol::manifest::slot_key;
 use tradewind_protocol::report::{SaveTook, Uploading};
-use tradewind_protocol::{CheckpointOffer, Chunk, Manifest, ManifestFile, Ticket, VERSION};
+use tradewind_protocol::{CheckpointOffer, Chunk, Manifest, ManifestFile, Report, Ticket, VERSION};
 
 use super::Action;
 use super::action::Piece;
@@ -15,14 +15,14 @@ use super::settings::{Settings, backoff};
 use super::slots::Slots;
 
 /// Offers whose manifests are remembered, to become the parent once they are committed.
-const OFFERS_KEPT: usize = 8;
+const OFFERS_KEPT: usize = Report::MAX_OFFERS;
 /// Failures in a row of one upload after which a newer save that waits takes its place.
 const PATIENCE: u32 = 8;
 /// Refusals of one ticket after which its slot is given up.
 const DENIALS: u32 = 5;
 /// An offer that waits longer than this has no operator who looks: the slots that are left must do for the last save as well.
 const OPERATOR_AWAY: Duration = Duration::from_mins(1);
-/// Room that a manifest may take in a report, in bytes.
+/// Room that the manifests of all offers that wait may take in a report, in bytes.
 const MOST_MANIFEST_BYTES: usize = 900_000;
 
 /// What every manifest of this machine has in common.
@@ -32,6 +32,8 @@ pub(super) struct Origin {
     pub attempt: u32,
     pub machine: String,
     pub data_prefix: String,
+    /// Others save parts of the same checkpoints.
+    pub together: bool,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,15 @@ struct Upload {
     failures: u32,
 }
 
+/// An offer that waits for the operator.
+#[derive(Debug)]
+struct Waiting {
+    offer: CheckpointOffer,
+    /// Size of its manifest as JSON.
+    bytes: usize,
+    since: Duration,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Saves {
     last_id: SaveId,
@@ -86,8 +97,9 @@ pub(super) struct Saves {
     parent: Option<Parent>,
     /// Most slots that a save has needed.
     most_slots: u64,
-    /// The offer that waits for its commit, and since when.
-    offer: Option<(CheckpointOffer, Duration)>,
+    /// Offers that wait for their commit, by their numbers: the newest alone, or where others save parts of the same checkpoints the newest
+    /// few, since a checkpoint counts at a step that all have.
+    waiting: VecDeque<Waiting>,
     /// How long the save of the newest offer took.
     took: Option<SaveTook>,
     /// Rises with everything that gets a save further; the end waits as long as it does.
@@ -95,9 +107,10 @@ pub(super) struct Saves {
 }
 
 impl Saves {
-    /// The offer that waits for the operator.
-    pub fn offer(&self) -> Option<&CheckpointOffer> {
-        self.offer.as_ref().map(|(offer, _)| offer)
+    /// The offers that wait for the operator: the newest, and older ones.
+    pub fn offers(&self) -> (Option<CheckpointOffer>, Vec<CheckpointOffer>) {
+        let mut all: Vec<CheckpointOffer> = self.waiting.iter().map(|waiting| waiting.offer.clone()).collect();
+        (all.pop(), all)
     }
 
     /// How long the save of the newest offer took.
@@ -105,9 +118,9 @@ impl Saves {
         self.took
     }
 
-    /// Since when an offer waits, on the monotonic clock.
+    /// Since when the newest offer waits, on the monotonic clock.
     pub fn offered_since(&self) -> Option<Duration> {
-        self.offer.as_ref().map(|(_, since)| *since)
+        self.waiting.back().map(|waiting| waiting.since)
     }
 
     /// The upload under way.
@@ -126,7 +139,7 @@ impl Saves {
 
     /// True if no save is on its way and no offer waits.
     pub fn settled(&self) -> bool {
-        self.all_offered() && self.offer.is_none()
+        self.all_offered() && self.waiting.is_empty()
     }
 
     /// True if no save is on its way.
@@ -238,7 +251,7 @@ impl Saves {
         self.answered(offer);
     }
 
-    /// The operator refused an offer. True if it is the one that waited.
+    /// The operator refused an offer. True if it waited.
     pub fn refused(&mut self, offer: u64) -> bool {
         if self.offered.remove(&offer).is_some_and(|manifest| manifest.parent.is_some()) {
             // What it was built on may be gone: the next one stands on its own.
@@ -247,8 +260,11 @@ impl Saves {
         self.answered(offer)
     }
 
+    /// Offers are decided in order: what is older than one that is decided never counts.
     fn answered(&mut self, offer: u64) -> bool {
-        let answered = self.offer.take_if(|(waiting, _)| waiting.number == offer).is_some();
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| waiting.offer.number > offer);
+        let answered = self.waiting.len() < before;
         self.headway += u64::from(answered);
         answered
     }
@@ -328,7 +344,12 @@ impl Saves {
         while self.offered.len() > OFFERS_KEPT {
             self.offered.pop_first();
         }
-        self.offer = Some((CheckpointOffer { number: self.offers, manifest }, now.monotonic));
+        let offer = CheckpointOffer { number: self.offers, manifest };
+        self.waiting.push_back(Waiting { offer, bytes, since: now.monotonic });
+        let most = if origin.together { Report::MAX_OFFERS } else { 1 };
+        while self.waiting.len() > most || self.waiting.iter().map(|w| w.bytes).sum::<usize>() > MOST_MANIFEST_BYTES {
+            self.waiting.pop_front();
+        }
         None
     }
 

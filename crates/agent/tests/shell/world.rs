@@ -123,6 +123,7 @@ impl World {
                 interval_s: 30,
                 quiet_ms: 700,
                 restore_only: false,
+                together: false,
             }),
             restore: vec![],
             data_prefix: data_prefix(1, MACHINE),

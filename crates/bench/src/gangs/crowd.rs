@@ -240,6 +240,7 @@ impl Agent<'_> {
             exit: None,
             restore: None,
             offer: None,
+            waiting: Vec::new(),
             uploading: None,
             slots_left: 0,
             slots_used: 0,

@@ -40,6 +40,7 @@ fn report(sequence: u64) -> Report {
         exit: None,
         restore: None,
         offer: None,
+        waiting: Vec::new(),
         uploading: None,
         slots_left: 0,
         slots_used: 0,

@@ -178,8 +178,22 @@ pub fn disrupt(memory: &Memory, key: &Key, reason: &str, message: &str) -> Resul
 }
 
 /// The node lifecycle controller, when a node's Lease was not renewed for about 50 s: the node becomes `Ready=Unknown`, its Pods
-/// `Ready=False`. Nothing here ever sets them back.
+/// `Ready=False`. What the Pods say is never set back.
 pub fn lose_node(memory: &Memory, name: &str) {
+    say_ready(memory, name, "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.");
+    for pod in memory.peek_all::<Pod>() {
+        if node_of(&pod) == Some(name) {
+            set_pod_condition(memory, &Key::of(&*pod), "Ready", "False", "", "");
+        }
+    }
+}
+
+/// A kubelet whose node was lost writes its status again.
+pub fn find_node(memory: &Memory, name: &str) {
+    say_ready(memory, name, "True", "KubeletReady", "kubelet is posting ready status");
+}
+
+fn say_ready(memory: &Memory, name: &str, status: &str, reason: &str, message: &str) {
     let key = Key::cluster(name);
     let Some(node) = memory.peek::<Node>(&key) else { return };
     let mut node = Node::clone(&node);
@@ -188,19 +202,14 @@ pub fn lose_node(memory: &Memory, name: &str) {
     conditions.retain(|condition| condition.type_ != "Ready");
     conditions.push(NodeCondition {
         type_: "Ready".to_owned(),
-        status: "Unknown".to_owned(),
-        reason: Some("NodeStatusUnknown".to_owned()),
-        message: Some("Kubelet stopped posting node status.".to_owned()),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
         last_transition_time: Some(now),
         ..NodeCondition::default()
     });
     let written = at_once((memory as &dyn Cluster).write_status(node));
     debug_assert!(written.is_ok(), "nobody writes between a read and a write of one thread");
-    for pod in memory.peek_all::<Pod>() {
-        if node_of(&pod) == Some(name) {
-            set_pod_condition(memory, &Key::of(&*pod), "Ready", "False", "", "");
-        }
-    }
 }
 
 /// Kubelets: Pods that are being deleted end on the nodes that `is_real` names; nobody but the operator does that on a virtual

@@ -59,8 +59,8 @@ pub struct Watched {
     pub starts: Vec<(u32, u64)>,
     /// Workers whose programs started: attempt and rank.
     pub began: BTreeSet<(u32, u32)>,
-    /// What each worker offered last, by attempt and rank, where all save together.
-    pub parts: BTreeMap<u32, BTreeMap<u32, u64>>,
+    /// The last few steps that each worker offered, by attempt and rank, where all save together.
+    pub parts: BTreeMap<u32, BTreeMap<u32, BTreeSet<u64>>>,
     /// Highest step that a machine offered while it was there, by attempt.
     pub offered: BTreeMap<u32, u64>,
 }

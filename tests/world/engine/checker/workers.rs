@@ -1,10 +1,11 @@
 //! Workers in the cluster: what they offer counts, and nothing of them stays behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use tradewind::controllers::worker;
 use tradewind_api::names;
+use tradewind_protocol::Report;
 
 use super::super::cluster::job_name;
 use super::super::nodes::is_over;
@@ -14,12 +15,18 @@ use super::super::wire::Common;
 use super::Checker;
 
 impl Checker {
-    /// A worker's report with an offer is in the mailbox, while its Pod is there. `writers`: so many must offer a step before it counts.
-    pub fn worker_offered(&mut self, n: usize, attempt: u32, rank: u32, step: u64, writers: u32) {
+    /// A worker's report with offers of these steps is in the mailbox, while its Pod is there. `writers`: so many must offer a step before it
+    /// counts.
+    pub fn worker_offered(&mut self, n: usize, attempt: u32, rank: u32, steps: BTreeSet<u64>, writers: u32) {
         let job = &mut self.jobs[n];
+        let Some(step) = steps.last().copied() else { return };
         if writers > 1 {
-            // A report holds one offer: while no operator reads, a newer one takes the place of what all have saved.
-            job.parts.entry(attempt).or_default().insert(rank, step);
+            // A report holds a few offers: while no operator reads, newer ones take the places of what all have saved.
+            let known = job.parts.entry(attempt).or_default().entry(rank).or_default();
+            known.extend(steps);
+            while known.len() > Report::MAX_OFFERS {
+                known.pop_first();
+            }
             return;
         }
         let fenced = job.starts.iter().any(|(newer, _)| *newer > attempt);
@@ -30,12 +37,12 @@ impl Checker {
         }
     }
 
-    /// The highest step that all workers of an attempt before this one have offered last.
+    /// The highest step that is among the last few which each worker of an attempt before this one has offered.
     pub(super) fn offered_together(&self, n: usize, before: u32) -> u64 {
         let (job, workers) = (&self.jobs[n], self.workers.get(n).copied().unwrap_or(1));
-        let of = |parts: &BTreeMap<u32, u64>| {
-            let step = parts.values().next().copied()?;
-            (parts.len() == workers && parts.values().all(|other| *other == step)).then_some(step)
+        let of = |parts: &BTreeMap<u32, BTreeSet<u64>>| {
+            let mut steps = parts.values().next()?.iter().rev().copied();
+            steps.find(|step| parts.len() == workers && parts.values().all(|other| other.contains(step)))
         };
         job.parts.range(..before).filter_map(|(_, parts)| of(parts)).max().unwrap_or(0)
     }

@@ -169,6 +169,7 @@ impl Rig {
                 interval_s: 60,
                 quiet_ms: 1000,
                 restore_only: false,
+                together: false,
             }),
             restore: vec![],
             data_prefix: data_prefix(1, MACHINE),

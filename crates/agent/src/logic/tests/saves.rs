@@ -1,5 +1,7 @@
 //! The way of a save.
 
+use tradewind_protocol::Document;
+
 use super::*;
 
 #[test]
@@ -181,4 +183,78 @@ fn what_a_program_writes_that_only_restores_is_no_save_of_ours() {
     rig.save_seen(10, false);
     assert!(!rig.took(|action| matches!(action, Action::Link { .. })), "others save");
     assert!(rig.logic.report().uploading.is_none());
+}
+
+/// A program that saves its part of what several save together, with so many slots.
+fn saving_together(slots: u64) -> Rig {
+    let mut start = Rig::start_document();
+    start.checkpoint.as_mut().unwrap().together = true;
+    let mut rig = Rig::waiting().ordered(start);
+    rig.give_slots(0, slots);
+    rig.store_reports();
+    rig
+}
+
+/// Numbers and steps of the offers in the report.
+fn offers(rig: &Rig) -> Vec<(u64, u64)> {
+    rig.logic.report().offers().map(|offer| (offer.number, offer.manifest.step)).collect()
+}
+
+#[test]
+fn alone_the_newest_save_waits_and_together_the_newest_few() {
+    let mut alone = Rig::running();
+    let mut together = saving_together(100);
+    for rig in [&mut alone, &mut together] {
+        for step in 1..=10 {
+            rig.save(step, &[step]);
+            rig.upload_all();
+        }
+    }
+    assert_eq!(offers(&alone), [(10, 10)]);
+    assert_eq!(offers(&together), (3..=10).map(|n| (n, n)).collect::<Vec<_>>());
+    let report = together.store_reports().unwrap();
+    report.validate().unwrap();
+    assert_eq!((report.offer.unwrap().number, report.waiting.len()), (10, Report::MAX_OFFERS - 1));
+    // Each has its own places: none is written to while an offer names it.
+    let report = together.logic.report();
+    let keys: std::collections::BTreeSet<&str> =
+        report.offers().flat_map(|offer| offer.manifest.chunks()).map(|chunk| chunk.key.as_str()).collect();
+    assert_eq!(keys.len(), Report::MAX_OFFERS);
+}
+
+#[test]
+fn what_is_decided_goes_with_everything_before_it_and_the_rest_waits_on() {
+    let mut rig = saving_together(100);
+    for step in 1..=4 {
+        rig.save(step * 10, &[step]);
+        rig.upload_all();
+    }
+    rig.commit(2, 7);
+    assert_eq!(offers(&rig), [(3, 30), (4, 40)]);
+    // The committed one is what the next builds on; those that wait stay as they are.
+    rig.save(50, &[2, 5]);
+    assert_eq!(rig.upload_all().len(), 1);
+    assert_eq!(rig.logic.report().offer.unwrap().manifest.parent, Some(7));
+    rig.control.refused = Some(RefusedOffer { offer: 4, reason: "others saved another step".to_owned() });
+    rig.hear_soon();
+    assert_eq!(offers(&rig), [(5, 50)]);
+    assert!(rig.logic.report().warnings.iter().any(|warning| warning.contains("offer 4 was refused")));
+    rig.commit(5, 9);
+    assert_eq!(offers(&rig), []);
+}
+
+#[test]
+fn offers_that_wait_fit_into_a_report() {
+    let mut rig = saving_together(10_000);
+    for step in 1..=6 {
+        // About a fifth of the room.
+        let hashes: Vec<u64> = (0..900).map(|n| step * 10_000 + n).collect();
+        rig.save(step, &hashes);
+        rig.upload_all();
+    }
+    let report = rig.logic.report();
+    let bytes = report.encode().expect("the operator reads it").len();
+    let steps: Vec<u64> = offers(&rig).iter().map(|offer| offer.1).collect();
+    assert!(bytes < Report::MAX_BYTES && steps.len() > 1 && steps.last() == Some(&6), "{bytes} bytes, {steps:?}");
+    assert!(steps.len() < 6, "all of them would fit: {bytes} bytes");
 }
