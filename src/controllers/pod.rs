@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus, Pod, PodSpec};
 use tradewind_api::conditions::bounded;
-use tradewind_api::names;
 use tradewind_api::rented_machine::Claim;
+use tradewind_api::{GROUP, names};
 
 /// What the id of a rented Pod's container begins with; the uid of its RentedMachine follows.
 pub const CONTAINER_ID: &str = "tradewind://";
@@ -23,6 +23,16 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
         return;
     }
     pod.spec = Some(PodSpec { node_name: Some(name.to_owned()), ..PodSpec::default() });
+    if let Some(labels) = &mut pod.metadata.labels {
+        labels.retain(|name, _| name.starts_with(GROUP));
+    }
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        annotations.retain(|name, _| [names::MACHINE, names::CONTROL, names::CONTROL_RENEWAL].contains(&name.as_str()));
+        // That it is there marks a Pod with our agent; only the agent reads what it says.
+        if let Some(url) = annotations.get_mut(names::CONTROL) {
+            *url = String::new();
+        }
+    }
     let Some(status) = &mut pod.status else { return };
     if let Some(conditions) = &mut status.conditions {
         conditions.retain(|c| matches!(c.type_.as_str(), "DisruptionTarget" | "PodScheduled"));
@@ -210,7 +220,7 @@ mod tests {
 
     fn pod(node: &str, state: serde_json::Value) -> Pod {
         serde_json::from_value(json!({
-            "metadata": { "name": "a-1-0", "labels": { "tradewind.dev/rank": "0" }, "annotations": { "tradewind.dev/control": "u" },
+            "metadata": { "name": "a-1-0", "labels": { "tradewind.dev/rank": "0", "team": "a" }, "annotations": { "tradewind.dev/control": "u", "why": "w" },
                 "finalizers": ["x"], "deletionTimestamp": "2026-01-02T03:04:05Z" },
             "spec": { "nodeName": node, "containers": [{ "name": "train", "image": "i", "command": ["a", "b"] }] },
             "status": {
@@ -242,7 +252,13 @@ mod tests {
             let whole = pod("gpu-7", state);
             let mut slim = whole.clone();
             super::slim(&mut slim, "tradewind-abc");
-            assert_eq!(slim.metadata, whole.metadata);
+            let (meta, theirs) = (&slim.metadata, &whole.metadata);
+            assert_eq!(meta.labels, Some([(names::RANK.to_owned(), "0".to_owned())].into()), "ours alone");
+            assert_eq!(meta.annotations, Some([(names::CONTROL.to_owned(), String::new())].into()), "only the mark");
+            assert_eq!(
+                (&meta.name, &meta.finalizers, &meta.deletion_timestamp),
+                (&theirs.name, &theirs.finalizers, &theirs.deletion_timestamp)
+            );
             assert_eq!((node(&slim), phase(&slim), started(&slim)), (node(&whole), phase(&whole), started(&whole)));
             assert_eq!((unschedulable(&slim), disruption(&slim)), (unschedulable(&whole), disruption(&whole)));
             assert_eq!(

@@ -123,6 +123,7 @@ pub fn await_turn(o: &Observed, r: &mut Report) -> Option<Decision> {
         Reason::WaitingForTurn,
         &format!("{older} older {jobs} for room in the cluster; this one asks for nodes after {them}"),
     );
+    r.passes();
     Some(r.clone().rest(Wake::After(LOOK, "its turn")))
 }
 

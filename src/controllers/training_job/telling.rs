@@ -10,9 +10,11 @@ use tradewind_core::Money;
 use super::decide::{Decision, Step};
 use crate::controllers::rented_machine::COST_ALONE;
 
-/// How long a job that gets its nodes, or whose last reports are read after a good end, may say less than is known: a moment later it runs
-/// or is complete, and nobody has missed what was between. With a thousand jobs at once that moment is seconds.
-const PASSES_WITHIN: Duration = Duration::from_secs(8);
+/// How long a job that gets its nodes may say less than is known: a moment later it runs, and nobody has missed what was between. What keeps
+/// it from running is told at once. With a thousand jobs at once that moment is half a minute.
+const BEGINS_WITHIN: Duration = Duration::from_secs(30);
+/// The same for a job whose last reports are read after a good end.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// The same state in other words is told this often at most.
 const OTHER_WORDS: Duration = Duration::from_secs(5);
 
@@ -41,7 +43,8 @@ pub fn telling(old: &TrainingJobStatus, decision: &Decision, interval: Duration)
         return Telling::Now;
     }
     if decision.passing && is_same_attempt(old, new) && may_be_held(old, new) {
-        return Telling::Lasting(PASSES_WITHIN.min(interval));
+        let within = if new.ending.is_some() { ENDS_WITHIN } else { BEGINS_WITHIN };
+        return Telling::Lasting(within.min(interval));
     }
     if essential(old) == essential(new) {
         let only_cost = without_cost(old) == without_cost(new);
@@ -118,7 +121,7 @@ mod tests {
         let waits = status(JobPhase::Waiting, Reason::WaitingForTurn, "2 before it");
         let starts = status(JobPhase::Starting, Reason::InCluster, "starts on node a");
         assert_eq!(told(&waits, waits.clone(), false), Telling::Nothing);
-        assert_eq!(told(&waits, starts.clone(), true), Telling::Lasting(PASSES_WITHIN));
+        assert_eq!(told(&waits, starts.clone(), true), Telling::Lasting(BEGINS_WITHIN));
         assert_eq!(told(&waits, starts.clone(), false), Telling::Now, "something keeps it from starting");
         let runs = status(JobPhase::Running, Reason::InCluster, "runs on node a");
         assert_eq!(told(&starts, runs.clone(), false), Telling::Now);
