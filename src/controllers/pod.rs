@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus, Pod, PodSpec};
 use tradewind_api::conditions::bounded;
+use tradewind_api::names;
 use tradewind_api::rented_machine::Claim;
-use tradewind_api::{GROUP, names};
 
 /// What the id of a rented Pod's container begins with; the uid of its RentedMachine follows.
 pub const CONTAINER_ID: &str = "tradewind://";
@@ -24,7 +24,8 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
     }
     pod.spec = Some(PodSpec { node_name: Some(name.to_owned()), ..PodSpec::default() });
     if let Some(labels) = &mut pod.metadata.labels {
-        labels.retain(|name, _| name.starts_with(GROUP));
+        let ours = [names::JOB_NAME, names::JOB_UID, names::ATTEMPT, names::RANK];
+        labels.retain(|name, _| ours.contains(&name.as_str()));
     }
     if let Some(annotations) = &mut pod.metadata.annotations {
         annotations.retain(|name, _| [names::MACHINE, names::CONTROL, names::CONTROL_RENEWAL].contains(&name.as_str()));

@@ -245,7 +245,7 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
     if let Some(cause) = torn(&crew) {
         return ending::begin(o, r, &crew, attempt, cause);
     }
-    follow(&mut r, &crew);
+    follow(o, &mut r, &crew);
     if o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0 {
         return start_deadline(o, r, attempt, &crew);
     }
@@ -340,7 +340,7 @@ fn placement(o: &Observed, crew: &Crew<'_>) -> PlacementStatus {
 }
 
 /// What the agents and Pods of workers that all have nodes say.
-fn follow(r: &mut Report, crew: &Crew<'_>) {
+fn follow(o: &Observed, r: &mut Report, crew: &Crew<'_>) {
     let on = r.status.placement.as_ref().and_then(|p| p.why.clone()).unwrap_or_default();
     let total = crew.workers.len();
     let ready = crew.count(|s| matches!(s, State::Running | State::Done));
@@ -375,7 +375,8 @@ fn follow(r: &mut Report, crew: &Crew<'_>) {
         _ if total > 1 => format!("the program runs in {ready} of {total} workers; the others are about to start it"),
         _ => on.replacen("runs", "starts", 1),
     };
-    if trouble.is_none() {
+    // Once there may be something to save, the status must tell where it runs: another operator looks there for what was saved.
+    if trouble.is_none() && (o.valid.checkpoint.is_none() || there == 0) {
         r.passes();
     }
     let trouble = trouble.map(|trouble| format!("; {trouble}")).unwrap_or_default();

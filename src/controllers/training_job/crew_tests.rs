@@ -11,7 +11,7 @@ use tradewind_api::training_job::{InCluster, JobPhase};
 use tradewind_api::{Reason, TrainingJobStatus, names};
 use tradewind_core::{Money, Offer};
 
-use super::decide::Step;
+use super::decide::{Admission, Step};
 use super::gang;
 use super::placement::{Choice, Rent};
 use super::play::{Play, disrupted, exited, unschedulable};
@@ -559,4 +559,35 @@ fn whoever_is_refused_stands_in_nobodys_way() {
     play.o.pod_refused = None;
     play.o.refused = Some(Refused { reason: Reason::NoMailbox, message: "as a whole".to_owned() });
     assert_eq!(gang::standing(&play.o, 0), None);
+    let mut fresh = Play::new(&json!({"workers": 2}));
+    assert_eq!(gang::standing(&fresh.o, 0), Some(Standing::Waiting));
+    fresh.o.admission = Admission::Refused { reason: Reason::PodRefused, message: "no".to_owned(), passing: true };
+    assert_eq!(gang::standing(&fresh.o, 0), None);
+    for held in [json!({"suspend": true}), json!({"budget": {"total": "0"}})] {
+        let mut spec = json!({"workers": 2});
+        spec.as_object_mut().unwrap().extend(held.as_object().unwrap().clone());
+        let play = Play::new(&spec);
+        assert_eq!(gang::standing(&play.o, 0), None, "{held} lets it make no Pod");
+    }
+}
+
+#[test]
+fn what_only_passes_is_marked_but_not_where_something_may_be_saved() {
+    for (what, checkpoint, agents, passes) in [
+        ("its agents are not there", true, 0, true),
+        ("its agents are there, and another operator must find what they save", true, 1, false),
+        ("it saves nothing", false, 1, true),
+    ] {
+        let mut play = Play::gang(2);
+        if !checkpoint {
+            play = Play::new(&json!({"workers": 2}));
+            play.look();
+        }
+        for rank in 0..2 {
+            play.pod(rank, Some("gpu-0"), &json!({"phase": "Running"}));
+        }
+        (0..agents).for_each(|rank| play.says(rank, "Running"));
+        let decision = play.look();
+        assert_eq!((decision.status.phase, decision.passing), (JobPhase::Starting, passes), "{what}");
+    }
 }

@@ -11,6 +11,7 @@ use super::decide::{Admission, Decision, Observed, POD_AGAIN, Step};
 use super::ended::never_started;
 use super::ending::{self, Cause};
 use super::status::Report;
+use super::stop;
 use super::turns::{Standing, Turn};
 use crate::controllers::pod;
 use crate::runtime::Wake;
@@ -26,11 +27,13 @@ pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
     if status.attempt.is_none() && !matches!(o.admission, Admission::Fine { .. }) {
         return None;
     }
-    if o.valid.workers < 2 || status.phase.is_terminal() || o.job.spec.suspend || status.ending.is_some() {
+    if o.valid.workers < 2 || status.phase.is_terminal() || status.ending.is_some() {
         return None;
     }
     let crew = Crew::of(o, attempt);
-    let asks = crew.count(|s| matches!(s, State::Missing | State::Pending)) > 0 && resting_until(o).is_none();
+    let asks = crew.count(|s| matches!(s, State::Missing | State::Pending)) > 0
+        && resting_until(o).is_none()
+        && stop::wanted(o, status, &o.valid).is_none();
     // Whoever is refused by a quota, or as a whole, is no reason for others to wait.
     if !asks || o.refused.is_some() || (o.pod_refused.is_some() && !crew.missing().is_empty()) {
         return None;

@@ -105,6 +105,8 @@ pub(super) async fn observe(
             Err(failure) if !plans && !failure.benign => {
                 let reason = Reason::from_word(failure.reason).unwrap_or(Reason::StorageUnavailable);
                 observed.pod_refused = Some((reason, format!("{}; it is tried again", failure.message)));
+                // Others need not wait for that.
+                leave(ctx, uid);
             }
             Err(failure) => return Err(failure),
         }
@@ -160,8 +162,8 @@ async fn dead_nodes(ctx: &Context, mut names: BTreeSet<String>) -> BTreeSet<Stri
 
 fn is_dead(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    // A node that says nothing of it is none that a kubelet keeps.
-    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status != "True")
+    // A kubelet that says of itself that it is not ready still hears that a Pod is to stop.
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "Unknown")
 }
 
 /// Where a job with several workers stands among the others, and what it may do.

@@ -189,7 +189,9 @@ impl Report {
             Some("Running" | "Stopping" | "Exited") => {
                 let from = m.restored_step.map_or(String::new(), |s| format!(", resumed from step {s}"));
                 let place = self.status.placement.as_ref().map(|p| p.summary.clone()).unwrap_or_default();
-                self.begun(m.restored_step, m.program_since.as_ref().map(|t| t.0));
+                if m.attempt.is_none_or(|of| Some(of) == self.status.attempt) {
+                    self.begun(m.restored_step, m.program_since.as_ref().map(|t| t.0));
+                }
                 self.runs(Reason::Rented, &format!("runs on {place}{from}"));
             }
             Some("Restoring") => {

@@ -42,6 +42,11 @@ pub fn telling(old: &TrainingJobStatus, decision: &Decision, interval: Duration)
     if decision.step != Step::Rest {
         return Telling::Now;
     }
+    let other_words = without_words(old) == without_words(new);
+    if other_words && placed(new) == Some(Reason::WaitingForTurn) {
+        // How many are before it in a queue of hundreds changes all the time.
+        return Telling::Apart(interval * COST_ALONE);
+    }
     if decision.passing && is_same_attempt(old, new) && may_be_held(old, new) {
         let within = if new.ending.is_some() { ENDS_WITHIN } else { BEGINS_WITHIN };
         return Telling::Lasting(within.min(interval));
@@ -50,25 +55,27 @@ pub fn telling(old: &TrainingJobStatus, decision: &Decision, interval: Duration)
         let only_cost = without_cost(old) == without_cost(new);
         return Telling::WithNews(if only_cost { interval * COST_ALONE } else { interval });
     }
-    if without_words(old) == without_words(new) {
-        // How many are before it in a queue of hundreds changes all the time.
-        let queues = new.conditions.iter().any(|c| {
-            c.type_ == conditions::PLACED && c.status != "True" && c.reason == Reason::WaitingForTurn.as_str()
-        });
-        return Telling::Apart(if queues { interval * COST_ALONE } else { OTHER_WORDS.min(interval) });
-    }
-    Telling::Now
+    if other_words { Telling::Apart(OTHER_WORDS.min(interval)) } else { Telling::Now }
+}
+
+fn placed(status: &TrainingJobStatus) -> Option<Reason> {
+    Reason::from_word(&conditions::condition(&status.conditions, conditions::PLACED)?.reason)
 }
 
 fn is_same_attempt(old: &TrainingJobStatus, new: &TrainingJobStatus) -> bool {
     (old.attempt, &old.run_id, old.observed_generation) == (new.attempt, &new.run_id, new.observed_generation)
 }
 
-/// From waiting to starting, or to a good end. A job that was said to run is told at once that it does not.
+/// From waiting to starting, or to a good end. A job that was said to run is told at once that it does not, one that was held up that it no
+/// longer is, and a machine's cost is settled at once.
 fn may_be_held(old: &TrainingJobStatus, new: &TrainingJobStatus) -> bool {
     let begins = |phase| matches!(phase, JobPhase::Waiting | JobPhase::Starting | JobPhase::Resuming);
+    let on_its_way = placed(old).is_none_or(|reason| {
+        matches!(reason, Reason::WaitingForCluster | Reason::WaitingForTurn | Reason::InCluster | Reason::Resuming)
+    });
     let finished = new.ending.as_ref().is_some_and(|e| e.reason == Reason::Finished.as_str());
-    (begins(old.phase) && begins(new.phase)) || (old.ending.is_none() && finished)
+    let settled = old.cost.settled_machines == new.cost.settled_machines;
+    settled && ((begins(old.phase) && begins(new.phase) && on_its_way) || (old.ending.is_none() && finished))
 }
 
 /// A status without cost that still grows.
@@ -126,6 +133,11 @@ mod tests {
         let runs = status(JobPhase::Running, Reason::InCluster, "runs on node a");
         assert_eq!(told(&starts, runs.clone(), false), Telling::Now);
         assert_eq!(told(&runs, starts.clone(), true), Telling::Now, "it was said to run");
+        let held_up = status(JobPhase::Waiting, Reason::QuotaExceeded, "no room in the quota");
+        assert_eq!(told(&held_up, starts.clone(), true), Telling::Now, "what was in its way is gone");
+        let mut settled = starts.clone();
+        settled.cost.settled_machines = vec!["uid".to_owned()];
+        assert_eq!(told(&waits, settled, true), Telling::Now, "a machine waits for it");
         let next = TrainingJobStatus { attempt: Some(1), ..starts };
         assert_eq!(told(&waits, next, true), Telling::Now, "another attempt");
     }
@@ -144,7 +156,7 @@ mod tests {
         let waits = |reason, words| status(JobPhase::Waiting, reason, words);
         let two = waits(Reason::WaitingForTurn, "2 before it");
         assert_eq!(
-            told(&two, waits(Reason::WaitingForTurn, "1 before it"), false),
+            told(&two, waits(Reason::WaitingForTurn, "1 before it"), true),
             Telling::Apart(INTERVAL * COST_ALONE)
         );
         let room = waits(Reason::WaitingForCluster, "room for 2");

@@ -48,6 +48,8 @@ pub struct WorkerMemory {
     pub heard: Option<Duration>,
     /// Its report has stayed the same for longer than this while its Pod ran.
     pub silent_for: Option<Duration>,
+    /// Since when its Pod goes that was given up for its silence (monotonic): it has its grace to be heard again.
+    pub given_up: Option<Duration>,
     /// What it saved, where all save together.
     pub part: Part,
 }
@@ -65,6 +67,7 @@ impl WorkerMemory {
             tickets_at: Duration::ZERO,
             heard: None,
             silent_for: None,
+            given_up: None,
             part: Part::default(),
         })
     }

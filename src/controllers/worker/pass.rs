@@ -203,14 +203,17 @@ impl<'a> Common<'a> {
         }
         .await;
         let same = worker.agent.report_etag == before;
+        if matches!(worker.pod, PodState::Going(_)) && worker.silent_for.is_some() {
+            worker.given_up = Some(self.now());
+        }
         if heard.is_err() || !same || worker.pod != PodState::Running {
             worker.heard = Some(self.now());
         }
         // An agent reports every few seconds, whatever its program does: one that does not is frozen, as its Pod is. Only a look can tell: there
-        // may be a minute between two of them.
+        // may be a minute between two of them. One that has said all may have a sidecar that keeps its Pod.
         let quiet = self.now().saturating_sub(*worker.heard.get_or_insert(self.now()));
         let limit = self.ctx.settings.agent_silent_after;
-        worker.silent_for = (worker.agent.report.is_some() && quiet > limit).then_some(limit);
+        worker.silent_for = (worker.agent.report.is_some() && !worker.said_all() && quiet > limit).then_some(limit);
         if let Err(trouble) = heard {
             worker.agent.trouble = Some(trouble);
         }
@@ -439,7 +442,9 @@ impl<'a> Common<'a> {
     fn is_last(&self, worker: &WorkerMemory) -> bool {
         let now = self.ctx.clock.now();
         let after = |at: Timestamp, wait: SignedDuration| at.checked_add(wait).is_ok_and(|until| now > until);
-        let mute = worker.agent.heard_at.is_some_and(|heard| after(heard, MUTE));
+        // Of one that was silent before its Pod went, only what it says since then tells whether it lives.
+        let given_up = worker.given_up.is_some_and(|since| self.now().saturating_sub(since) <= MUTE.unsigned_abs());
+        let mute = !given_up && worker.agent.heard_at.is_some_and(|heard| after(heard, MUTE));
         match worker.pod {
             PodState::Over => true,
             PodState::Going(until) => worker.said_all() || after(until, LATE) || mute,

@@ -1,5 +1,6 @@
 //! The controller over the ports in memory; agents are driven by hand.
 
+mod silent;
 mod together;
 
 use std::time::Duration;
@@ -431,68 +432,6 @@ fn the_last_save_of_a_worker_that_is_evicted_comes_home() {
     let view = world.view(0, 0).unwrap();
     assert!(view.last_report_read);
     assert_eq!(view.checkpoint.unwrap().step, 70);
-}
-
-#[test]
-fn a_worker_on_a_dead_node_is_not_waited_for_until_its_node_comes_back() {
-    let mut world = World::new(1, Value::Null);
-    world.look();
-    let mut agent = Agent::boot(&mut world, 0, 0);
-    agent.says(&world, |_| {});
-    world.later();
-    agent.says(&world, runs);
-    world.later();
-    // Nobody tells the kubelet any more: the Pod stays as it is.
-    let until = world.clock.now() + Duration::from_hours(1);
-    world.pod(0, 0)["metadata"]["deletionTimestamp"] = json!(until);
-    world.later();
-    assert!(!world.view(0, 0).unwrap().last_report_read);
-    world.later();
-    world.later();
-    assert!(world.view(0, 0).unwrap().last_report_read, "mute for a minute");
-}
-
-#[test]
-fn an_agent_that_says_nothing_for_long_in_a_pod_that_runs_is_silent_but_never_for_our_own_blindness() {
-    let mut world = World::new(2, Value::Null);
-    world.look();
-    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
-    let silent = |world: &World| [0, 1].map(|rank| world.view(0, rank).unwrap().silent_for.is_some());
-    // Half a minute each, so that these are ten minutes.
-    let minutes = |world: &mut World, agents: &mut [Agent], minutes: usize| {
-        for _ in 0..minutes * 2 {
-            agents[0].says(world, |report| report.log_segments += 1);
-            world.later();
-        }
-    };
-    minutes(&mut world, &mut agents, 10);
-    assert_eq!(silent(&world), [false, false], "not longer than the limit");
-    // Another operator has heard nothing yet, and cannot tell for how long that is so.
-    world.restart();
-    minutes(&mut world, &mut agents, 9);
-    assert_eq!(silent(&world), [false, false]);
-    // What could not be read may have been there.
-    world.store.deny("mailbox", true);
-    for _ in 0..40 {
-        world.later();
-    }
-    world.store.deny("mailbox", false);
-    world.operator.ctx.take_asked();
-    minutes(&mut world, &mut agents, 9);
-    assert_eq!(silent(&world), [false, false]);
-    minutes(&mut world, &mut agents, 3);
-    assert_eq!(silent(&world), [false, true]);
-    assert!(!world.operator.ctx.take_asked().is_empty(), "the job is looked at");
-    agents[1].says(&world, |report| report.log_segments += 1);
-    minutes(&mut world, &mut agents, 2);
-    assert_eq!(silent(&world), [false, false], "it was heard again");
-    world.phase(0, 1, "Succeeded");
-    minutes(&mut world, &mut agents, 12);
-    assert_eq!(silent(&world), [false, false], "its Pod tells what became of it");
 }
 
 #[test]
