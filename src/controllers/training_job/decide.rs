@@ -442,13 +442,9 @@ fn running(o: &Observed, mut r: Report, valid: &Valid, attempt: i64) -> Decision
             // A claim for a Pod that is gone: rented_machine gives it up by itself.
             r.phase(JobPhase::Waiting, "its Pod is gone; it is made again");
         }
-        if let Some(until) = gang::resting_until(o).filter(|_| machine.is_none()) {
-            let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
-            r.resuming(&format!(
-                "the last attempt never began in the cluster; it is tried again at {}",
-                until.strftime("%H:%M:%S UTC")
-            ));
-            return r.rest(Wake::After(left + Duration::from_millis(50), "the pause is over"));
+        if let Some(pause) = gang::pause(o).filter(|_| machine.is_none()) {
+            r.resuming(&pause.words());
+            return r.rest(pause.wake(o));
         }
         let step = if on_node { Step::RemakePod { attempt } } else { Step::CreatePods { attempt, ranks: vec![0] } };
         return r.decide(step, Wake::OnChange);

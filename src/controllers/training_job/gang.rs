@@ -32,7 +32,7 @@ pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
     }
     let crew = Crew::of(o, attempt);
     let asks = crew.count(|s| matches!(s, State::Missing | State::Pending)) > 0
-        && resting_until(o).is_none()
+        && pause(o).is_none()
         && stop::wanted(o, status, &o.valid).is_none();
     // Whoever is refused by a quota, or as a whole, is no reason for others to wait.
     if !asks || o.refused.is_some() || (o.pod_refused.is_some() && !crew.missing().is_empty()) {
@@ -44,24 +44,59 @@ pub fn standing(o: &Observed, attempt: i64) -> Option<Standing> {
     Some(if crew.missing().is_empty() { Standing::Trying } else { Standing::Waiting })
 }
 
-/// Until when a job that has given back its nodes leaves them to others, or one whose Pods never began waits before it tries again.
-pub fn resting_until(o: &Observed) -> Option<Timestamp> {
+/// Before the next attempt is tried in the cluster.
+pub struct Pause {
+    /// Its end.
+    until: Timestamp,
+    /// Why, as a condition's reason.
+    reason: Reason,
+    /// Why, as the first half of a sentence.
+    what: String,
+}
+
+impl Pause {
+    /// What a job says meanwhile.
+    pub fn words(&self) -> String {
+        format!("{}; it is tried again at {}", self.what, self.until.strftime("%H:%M:%S UTC"))
+    }
+
+    /// When to look again.
+    pub fn wake(&self, o: &Observed) -> Wake {
+        let left = Duration::try_from(self.until.duration_since(o.now)).unwrap_or_default();
+        Wake::After(left + Duration::from_millis(50), "the pause is over")
+    }
+}
+
+/// A job that has given back its nodes leaves them to others for a while; one whose Pods never began, or whose agents fall silent each time,
+/// waits longer each time before it tries again.
+pub fn pause(o: &Observed) -> Option<Pause> {
     let history = &o.job.status.as_ref()?.history;
     let last = history.last().filter(|last| last.place == "cluster")?;
-    if never_started(&last.ended) {
-        let in_a_row = history.iter().rev().take_while(|record| never_started(&record.ended)).count();
-        let pause = Duration::from_secs(10) * 2_u32.pow(u32::try_from(in_a_row.min(6)).unwrap_or(6));
-        return last.at.as_ref()?.0.checked_add(pause).ok().filter(|until| *until > o.now);
-    }
-    if last.ended != Reason::GangTimeout.as_str() {
-        return None;
-    }
-    // Jobs that gave back at the same moment must not come back at the same moment: between half and the whole of the time.
+    let reason = Reason::from_word(&last.ended)?;
+    let in_a_row = |is: &dyn Fn(&str) -> bool| history.iter().rev().take_while(|record| is(&record.ended)).count();
+    let doubling = |times: usize| Duration::from_secs(10) * 2_u32.pow(u32::try_from(times.min(6)).unwrap_or(6));
+    let (pause, what) = match reason {
+        Reason::GangTimeout => (turned(o), format!("the cluster had no room for all of {} workers", o.valid.workers)),
+        Reason::AgentSilent => {
+            let times = in_a_row(&|ended| ended == last.ended);
+            let what = format!("the agents of the last {times} attempts fell silent");
+            (if times > 1 { doubling(times) } else { Duration::ZERO }, what)
+        }
+        _ if never_started(&last.ended) => {
+            (doubling(in_a_row(&never_started)), "the last attempt never began in the cluster".to_owned())
+        }
+        _ => return None,
+    };
+    let until = last.at.as_ref()?.0.checked_add(pause).ok().filter(|until| *until > o.now)?;
+    Some(Pause { until, reason, what })
+}
+
+/// Jobs that gave back at the same moment must not come back at the same moment: between half and the whole of the time.
+fn turned(o: &Observed) -> Duration {
     let half = o.valid.gang_timeout / 2;
     let uid = o.job.metadata.uid.as_deref().unwrap_or_default();
     let share = uid.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 100;
-    let until = last.at.as_ref()?.0.checked_add(half + half * share / 100).ok()?;
-    (until > o.now).then_some(until)
+    half + half * share / 100
 }
 
 /// Not all workers have nodes: make the Pods that are missing, wait, or give back.
@@ -89,17 +124,9 @@ pub fn gather(o: &Observed, mut r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
         }
     }
     if !missing.is_empty() {
-        if let Some(until) = resting_until(o) {
-            let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default();
-            let last = o.job.status.as_ref().and_then(|s| s.history.last()).map(|last| last.ended.as_str());
-            let (reason, what) = match last.and_then(Reason::from_word) {
-                Some(Reason::GangTimeout) | None => {
-                    (Reason::GangTimeout, format!("the cluster had no room for all of {total} workers"))
-                }
-                Some(reason) => (reason, "the last attempt never began".to_owned()),
-            };
-            r.waiting(reason, &format!("{what}; it is tried again at {}", until.strftime("%H:%M:%S UTC")));
-            return r.rest(Wake::After(left + Duration::from_millis(50), "the pause is over"));
+        if let Some(pause) = pause(o) {
+            r.waiting(pause.reason, &pause.words());
+            return r.rest(pause.wake(o));
         }
         return r.decide(Step::CreatePods { attempt, ranks: missing }, Wake::OnChange);
     }

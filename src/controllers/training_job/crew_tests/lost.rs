@@ -67,6 +67,27 @@ fn a_worker_frozen_with_its_agent_is_replaced_with_the_others_and_counts_as_no_f
 }
 
 #[test]
+fn agents_that_fall_silent_each_time_are_tried_more_and_more_rarely() {
+    let mut play = Play::gang(2);
+    for (attempt, pause_s) in [(0, 0), (1, 40), (2, 80)] {
+        play.all_run();
+        play.o.views[1].as_mut().unwrap().silent_for = Some(Duration::from_mins(10));
+        play.look();
+        play.all_gone();
+        play.look();
+        play.o.views.clear();
+        let next = Step::CreatePods { attempt: attempt + 1, ranks: vec![0, 1] };
+        if pause_s > 0 {
+            let rests = play.after(Duration::from_secs(pause_s - 1));
+            assert_eq!((rests.step, play.reason("Placed")), (Step::Rest, "AgentSilent"));
+            let words = format!("the agents of the last {} attempts fell silent; it is tried again at", attempt + 1);
+            assert!(rests.status.message.starts_with(&words), "{}", rests.status.message);
+        }
+        assert_eq!(play.after(Duration::from_secs(1)).step, next);
+    }
+}
+
+#[test]
 fn a_pod_that_vanished_was_lost_and_its_number_is_spent() {
     let mut play = Play::gang(2);
     play.all_run();
