@@ -11,7 +11,7 @@ use tradewind_harness::{FakeNodeOptions, StackOptions};
 use crate::checks::finished_right;
 use crate::golden::golden;
 use crate::job::Job;
-use crate::nodes::{Cluster, PATIENCE, counts, gang, images, patch, record, saved_and_went_on, told, went_on};
+use crate::nodes::{Cluster, PATIENCE, counts, gang, images, patch, record, saved_and_went_on, told, went_on, works};
 use crate::world::{World, options, scenario, scenario_in};
 
 /// Two GPUs on each of three nodes: room for four workers, also without one of the nodes.
@@ -172,7 +172,7 @@ fn a_pod_of_higher_priority_takes_a_node_and_the_job_goes_on_after_it() {
         // It would save nothing by itself before its end.
         let job = four(&namespace, 80, 80);
         job.apply(world).await?;
-        job.phase(world, JobPhase::Running, PATIENCE).await?;
+        works(world, &job).await?;
         let urgent = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "urgent", "namespace": namespace },
             "spec": { "restartPolicy": "Never", "priorityClassName": "urgent", "containers": [{
@@ -196,7 +196,7 @@ fn a_drained_node_costs_nothing_of_the_work() {
         let cluster = cluster(world, "drain").await?;
         let job = four(&namespace, 80, 80);
         job.apply(world).await?;
-        job.phase(world, JobPhase::Running, PATIENCE).await?;
+        works(world, &job).await?;
         let node = cluster.node_of(world, &job, "run-0-1").await?.name().to_owned();
         let drain = ["drain", &node, "--force", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s"];
         world.stack.kubectl().run(drain).await?;
@@ -214,7 +214,7 @@ fn suspended_it_holds_no_node_and_goes_on() {
         let cluster = cluster(world, "suspend").await?;
         let job = four(&namespace, 80, 80);
         job.apply(world).await?;
-        job.phase(world, JobPhase::Running, PATIENCE).await?;
+        works(world, &job).await?;
         patch(world, &job, json!({ "suspend": true })).await?;
         job.phase(world, JobPhase::Suspended, PATIENCE).await?;
         let running: Vec<_> = cluster.nodes.iter().flat_map(tradewind_harness::FakeNode::all_processes).collect();
@@ -232,7 +232,7 @@ fn one_deleted_pod_is_a_new_attempt_of_all() {
         let cluster = cluster(world, "delete").await?;
         let job = four(&namespace, 80, 80);
         job.apply(world).await?;
-        job.phase(world, JobPhase::Running, PATIENCE).await?;
+        works(world, &job).await?;
         world.stack.kubectl().run(["delete", "pod", "run-0-2", "-n", &namespace, "--timeout=60s"]).await?;
         saved_and_went_on(world, &job, "PodDeleted", (0, 0, 0)).await?;
         cluster.end(world).await

@@ -127,6 +127,16 @@ pub async fn told(world: &World, job: &Job, reason: &str, words: &[&str]) -> Res
     Ok(world.stack.eventually(&format!("an Event {reason} with {words:?}"), PATIENCE, look).await?)
 }
 
+/// Waits until the job is known to have done some steps: a program that has done nothing when it is told to stop has nothing to save.
+pub async fn works(world: &World, job: &Job) -> Result<()> {
+    let look = |job: &TrainingJob| {
+        let step = job.status.as_ref().and_then(|status| Some(status.progress.as_ref()?.step));
+        if step >= Some(2) { Ok(()) } else { Err(format!("step {step:?}")) }
+    };
+    job.until(world, "two steps", PATIENCE, look).await?;
+    Ok(())
+}
+
 /// How often the job was disrupted, failed and hung.
 pub fn counts(job: &TrainingJob) -> (i64, i64, i64) {
     job.status.as_ref().map_or((-1, -1, -1), |s| (s.preemptions, s.restarts, s.stalls))
