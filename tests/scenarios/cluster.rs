@@ -8,7 +8,7 @@ use tradewind_api::training_job::JobPhase;
 
 use crate::checks::finished_right;
 use crate::job::Job;
-use crate::nodes::{Cluster, PATIENCE, counts, homely, patch, record, saved_and_went_on, told};
+use crate::nodes::{Cluster, PATIENCE, counts, homely, patch, record, saved_and_went_on, told, works};
 use crate::world::{SOON, scenario};
 
 #[test]
@@ -45,7 +45,7 @@ fn a_deleted_pod_saves_and_the_job_goes_on() {
         // It saves nothing by itself before its end.
         let job = homely(&namespace, "run", 80, 80, "0.1");
         job.apply(world).await?;
-        job.phase(world, JobPhase::Running, PATIENCE).await?;
+        works(world, &job).await?;
         world.stack.kubectl().run(["delete", "pod", "run-0", "-n", &namespace, "--timeout=60s"]).await?;
         saved_and_went_on(world, &job, "PodDeleted", (0, 0, 0)).await?;
         cluster.end(world).await
@@ -59,7 +59,7 @@ fn suspended_it_holds_no_gpu_and_goes_on() {
         let cluster = Cluster::start(world, "suspended", 1, 1).await?;
         let job = homely(&namespace, "run", 80, 80, "0.1");
         job.apply(world).await?;
-        job.phase(world, JobPhase::Running, PATIENCE).await?;
+        works(world, &job).await?;
         patch(world, &job, json!({ "suspend": true })).await?;
         job.phase(world, JobPhase::Suspended, PATIENCE).await?;
         let running = cluster.nodes[0].all_processes();
