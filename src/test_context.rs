@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tradewind_checkpoints::{Mailbox, MemoryStore};
 use tradewind_cluster::Cluster;
-use tradewind_core::{Clock, InstallId, ManualClock};
+use tradewind_core::{Clock, InstallId};
 
 use crate::context::{Caches, Context};
 use crate::runtime::adapters::Markets;
@@ -17,16 +17,15 @@ pub fn install() -> InstallId {
 }
 
 /// An operator that knows nothing yet. Its mailbox is at `s3://mailbox/tw/`.
-pub fn context(clock: &Arc<ManualClock>, store: &MemoryStore, cluster: Arc<dyn Cluster>) -> Context {
+pub fn context(clock: Arc<dyn Clock>, store: &MemoryStore, cluster: Arc<dyn Cluster>) -> Context {
     // An error says that a provider is installed already, which is as good.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
     Context {
         cluster,
-        clock: Arc::clone(&clock),
         caches: Caches::default(),
         accounts: crate::accounts::Accounts::default(),
         open_account: Arc::new(Markets::new(Arc::clone(&clock), BTreeMap::new(), true)),
+        clock,
         market: crate::market::Market::default(),
         images: crate::images::Images::default(),
         namespaces: crate::accounts::access::Namespaces::default(),

@@ -93,6 +93,11 @@ pub fn is_of(pod: &Pod, attempt: i64) -> bool {
     label(pod, names::ATTEMPT).is_some_and(|of| *of == attempt.to_string())
 }
 
+/// The attempt that a Pod is for; `None` if the label is missing or no number.
+pub fn attempt(pod: &Pod) -> Option<i64> {
+    label(pod, names::ATTEMPT)?.parse().ok()
+}
+
 /// Number of the worker that a Pod is for: 0 where a job has only one; `None` if the label is no number.
 pub fn rank(pod: &Pod) -> Option<i64> {
     label(pod, names::RANK).map_or(Some(0), |rank| rank.parse().ok())

@@ -128,18 +128,15 @@ impl Reconciler for MarketKeeper {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use futures::FutureExt as _;
     use tradewind_checkpoints::MemoryStore;
     use tradewind_cluster::Memory;
-    use tradewind_core::{Clock, InstallId, ManualClock, Offer};
+    use tradewind_core::{Clock, ManualClock, Offer};
 
     use super::*;
     use crate::market::PROVEN_FOR;
     use crate::market::memory::Remembered;
-    use crate::runtime::adapters::{Buckets, Markets};
-    use crate::settings::Settings;
+    use crate::test_context::context;
     use crate::test_machine;
 
     const BUCKET: &str = "mailbox";
@@ -155,8 +152,6 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            // An error says that a provider is installed already, which is as good.
-            rustls::crypto::ring::default_provider().install_default().ok();
             let clock = Arc::new(ManualClock::new(jiff::Timestamp::from_second(1_790_000_000).unwrap(), 1));
             let store = MemoryStore::new(Arc::clone(&clock) as _);
             store.create_bucket(BUCKET);
@@ -166,28 +161,8 @@ mod tests {
         /// A process that has just begun to lead.
         fn keeper(&self) -> MarketKeeper {
             let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
-            let location = format!("s3://{BUCKET}/tw/").parse().unwrap();
-            MarketKeeper::new(Arc::new(Context {
-                cluster: Arc::new(Memory::new(Arc::clone(&clock))),
-                clock: Arc::clone(&clock),
-                caches: crate::context::Caches::default(),
-                accounts: crate::accounts::Accounts::default(),
-                open_account: Arc::new(Markets::new(Arc::clone(&clock), std::collections::BTreeMap::new(), true)),
-                market: crate::market::Market::default(),
-                images: crate::images::Images::default(),
-                namespaces: crate::accounts::access::Namespaces::default(),
-                mailbox: Some(Mailbox::new(Arc::new(self.store.at(&location)))),
-                stores: Arc::new(Buckets::new(Arc::clone(&clock), false)),
-                catalogues: crate::storage::OpenCatalogues::default(),
-                agent: None,
-                settings: Settings::new(InstallId::derive("uid", "release"), "tradewind-system"),
-                told: Mutex::default(),
-                machines: crate::controllers::rented_machine::Memory::default(),
-                workers: crate::controllers::worker::Workers::default(),
-                turns: crate::controllers::training_job::turns::Turns::default(),
-                admitted: crate::controllers::training_job::admitted::Admitted::default(),
-                asked: Mutex::default(),
-            }))
+            let cluster = Arc::new(Memory::new(Arc::clone(&clock)));
+            MarketKeeper::new(Arc::new(context(clock, &self.store, cluster)))
         }
 
         fn documents(&self) -> Vec<(String, bytes::Bytes)> {

@@ -172,15 +172,12 @@ mod tests {
 
     use futures::future::BoxFuture;
     use tokio::sync::Semaphore;
+    use tradewind_checkpoints::MemoryStore;
     use tradewind_cluster::{Key, Memory};
-    use tradewind_core::{InstallId, SystemClock};
+    use tradewind_core::SystemClock;
 
     use super::*;
-    use crate::accounts::Accounts;
-    use crate::context::Caches;
-    use crate::market::Market;
-    use crate::runtime::adapters::{Buckets, Markets};
-    use crate::settings::Settings;
+    use crate::test_context::context;
 
     /// Notes who comes and goes, and holds everybody until a permit is there.
     struct Toy {
@@ -230,30 +227,10 @@ mod tests {
     }
 
     fn world(toy: &Arc<Toy>, at_once: usize) -> (Arc<Inbox>, Driver, Arc<Context>) {
-        // An error says that a provider is installed already, which is as good.
-        rustls::crypto::ring::default_provider().install_default().ok();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let ctx = Arc::new(Context {
-            cluster: Arc::new(Memory::new(Arc::clone(&clock))),
-            clock: Arc::clone(&clock),
-            caches: Caches::default(),
-            accounts: Accounts::default(),
-            open_account: Arc::new(Markets::new(Arc::clone(&clock), std::collections::BTreeMap::new(), true)),
-            market: Market::default(),
-            images: crate::images::Images::default(),
-            mailbox: None,
-            stores: Arc::new(Buckets::new(Arc::clone(&clock), false)),
-            catalogues: crate::storage::OpenCatalogues::default(),
-            namespaces: crate::accounts::access::Namespaces::default(),
-            agent: None,
-            settings: Settings::new(InstallId::derive("uid", "release"), "tradewind-system"),
-            told: Mutex::default(),
-            machines: crate::controllers::rented_machine::Memory::default(),
-            workers: crate::controllers::worker::Workers::default(),
-            turns: crate::controllers::training_job::turns::Turns::default(),
-            admitted: crate::controllers::training_job::admitted::Admitted::default(),
-            asked: Mutex::default(),
-        });
+        let store = MemoryStore::new(Arc::clone(&clock));
+        let cluster = Arc::new(Memory::new(Arc::clone(&clock)));
+        let ctx = Arc::new(context(Arc::clone(&clock), &store, cluster));
         let inbox = Arc::new(Inbox::new(clock));
         let driver = Driver::new(Arc::clone(&ctx), Arc::clone(&inbox), vec![Arc::new(Arc::clone(toy))], at_once);
         (inbox, driver, ctx)

@@ -40,6 +40,30 @@ pub struct AgentView {
     pub warnings: Vec<String>,
 }
 
+#[cfg(test)]
+impl AgentView {
+    /// An agent that has said nothing.
+    pub fn bare() -> Self {
+        Self {
+            ours: true,
+            boot: "b".to_owned(),
+            boot_key: "k".to_owned(),
+            phase: String::new(),
+            progress: None,
+            restored_step: None,
+            exit: None,
+            finished: false,
+            failed: false,
+            restarted: false,
+            fenced: false,
+            silent: false,
+            quiet_s: 0,
+            host: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// What a report says of this attempt.
 pub(super) fn view(report: &Report, attempt: u32, fenced: bool, heard_at: Timestamp) -> AgentView {
     // What an earlier attempt on this machine came to is not this one's.

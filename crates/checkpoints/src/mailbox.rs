@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tradewind_core::InstallId;
 use tradewind_protocol::{Control, Document, Invalid, LogSegment, Report, SlotBatch, Start, Ticket};
 
-use crate::store::{Fetched, PutOutcome, Store, StoreError, put_if_absent_resolved};
+use crate::store::{Fetched, ObjectInfo, PutOutcome, Store, StoreError, put_if_absent_resolved};
 
 /// The most machines that are listed.
 const MAX_MACHINES: usize = 100_000;
@@ -359,9 +359,7 @@ impl Mailbox {
 
     /// Removes a machine's output and the note of it. Safe to repeat.
     pub async fn remove_logs(&self, install: &InstallId, machine: &str) -> Result<(), StoreError> {
-        for object in self.store.list(&format!("logs/{machine}/"), MAX_OBJECTS).await? {
-            self.store.delete(&object.key).await?;
-        }
+        self.delete_all(&self.store.list(&format!("logs/{machine}/"), MAX_OBJECTS).await?).await?;
         // Last, so that a removal that broke off is done again.
         self.store.delete(&format!("{}{machine}", kept_prefix(install))).await
     }
@@ -379,10 +377,7 @@ impl Mailbox {
     /// Deletes every object of a machine but its output ([`Mailbox::keep_logs`]). Safe to repeat; a machine that still writes leaves new ones.
     pub async fn forget(&self, machine: &str) -> Result<(), StoreError> {
         let objects = self.store.list(&machine_prefix(machine), MAX_OBJECTS).await?;
-        for object in objects {
-            self.store.delete(&object.key).await?;
-        }
-        Ok(())
+        self.delete_all(&objects).await
     }
 
     /// Deletes every object of a machine, as [`Mailbox::forget`] does, if none of them was written at this time or later. True if something was
@@ -392,10 +387,15 @@ impl Mailbox {
         if objects.iter().any(|object| object.last_modified >= since) {
             return Ok(false);
         }
-        for object in &objects {
+        self.delete_all(&objects).await?;
+        Ok(!objects.is_empty())
+    }
+
+    async fn delete_all(&self, objects: &[ObjectInfo]) -> Result<(), StoreError> {
+        for object in objects {
             self.store.delete(&object.key).await?;
         }
-        Ok(!objects.is_empty())
+        Ok(())
     }
 
     /// Ids of all machines that have an object here: uids of machines, ids of workers in clusters, of all who share the mailbox.

@@ -288,7 +288,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(Timestamp::from_second(1_790_000_000).unwrap(), 1));
         let store = MemoryStore::new(Arc::clone(&clock) as _);
         let cluster = Arc::new(Memory::new(Arc::clone(&clock) as _));
-        let ctx = Arc::new(context(&clock, &store, Arc::clone(&cluster) as _));
+        let ctx = Arc::new(context(Arc::clone(&clock) as _, &store, Arc::clone(&cluster) as _));
         let nodes = Nodes::new(Arc::clone(&ctx));
         let look = || nodes.run().now_or_never().expect("in memory everything is ready");
         let lease = || cluster.peek_all::<Lease>().first().cloned().unwrap();

@@ -436,21 +436,10 @@ fn a_host_that_never_starts_the_agent_is_given_up() {
 /// An agent whose program ended with this code.
 fn exited(code: i32, told_to_stop: bool) -> AgentView {
     AgentView {
-        ours: true,
-        boot: "b".into(),
-        boot_key: "k".into(),
         phase: "Exited".into(),
-        progress: None,
-        restored_step: None,
         exit: Some(Exit { code, told_to_stop, at: at(1100), log_tail: "boom".into(), oom_killed: None }),
         finished: true,
-        failed: false,
-        restarted: false,
-        fenced: false,
-        silent: false,
-        quiet_s: 0,
-        host: None,
-        warnings: Vec::new(),
+        ..AgentView::bare()
     }
 }
 

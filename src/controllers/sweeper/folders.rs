@@ -33,6 +33,8 @@ const SOON: Duration = Duration::from_mins(1);
 const AT_ONCE: usize = 8;
 /// Clocks differ, and tickets may be very short: nothing that was written in the last hour goes.
 const YOUNG: Duration = Duration::from_hours(1);
+/// What is waited for, as the queue tells it.
+const WHY: &str = "folders of workers of deleted jobs";
 
 /// The controller. It has one key.
 pub struct FolderSweeper {
@@ -72,7 +74,7 @@ impl FolderSweeper {
         let now = ctx.clock.monotonic();
         let first = *self.memory().first.get_or_insert(now + FIRST);
         if now < first {
-            return Ok(Wake::After(first.saturating_sub(now), "folders of workers of deleted jobs"));
+            return Ok(Wake::After(first.saturating_sub(now), WHY));
         }
         let mut left = self.left_behind(mailbox).await?;
         let after = std::mem::take(&mut self.memory().after);
@@ -83,7 +85,7 @@ impl FolderSweeper {
             self.memory().after.clone_from(last);
         }
         self.remove_unused(mailbox, &left).await;
-        Ok(Wake::After(if more { SOON } else { EVERY }, "folders of workers of deleted jobs"))
+        Ok(Wake::After(if more { SOON } else { EVERY }, WHY))
     }
 
     /// Folders of workers of this installation whose jobs are gone, sorted.
@@ -91,12 +93,12 @@ impl FolderSweeper {
         let ctx = &self.ctx;
         let folders = mailbox.list_machines().await;
         let folders = folders.map_err(|e| Failure::new("MailboxUnavailable", e.to_string()))?;
-        let uid_of = |folder: &str| worker::job_uid(&ctx.settings.install, folder).map(str::to_owned);
         // First with what the watches told, which costs nothing; before anything is removed, with a fresh list.
         let mut there: BTreeSet<String> =
             ctx.caches.jobs.all().iter().filter_map(|job| job.metadata.uid.clone()).collect();
         let gone = |folder: &String, there: &BTreeSet<String>| {
-            uid_of(folder).is_some_and(|uid| !there.contains(&uid) && ctx.caches.pods.of_job(&uid).is_empty())
+            worker::job_uid(&ctx.settings.install, folder)
+                .is_some_and(|uid| !there.contains(uid) && ctx.caches.pods.of_job(uid).is_empty())
         };
         let mut left: Vec<String> = folders.into_iter().filter(|folder| gone(folder, &there)).collect();
         if !left.is_empty() {
@@ -154,7 +156,7 @@ mod tests {
     use crate::test_context::{context, install};
 
     const DAY: Duration = Duration::from_hours(24);
-    const RESTS: Wake = Wake::After(EVERY, "folders of workers of deleted jobs");
+    const RESTS: Wake = Wake::After(EVERY, WHY);
 
     struct World {
         clock: Arc<ManualClock>,
@@ -174,9 +176,10 @@ mod tests {
             let store = MemoryStore::new(Arc::clone(&clock) as _);
             store.create_bucket("mailbox");
             let cluster = Arc::new(tradewind_cluster::Memory::new(Arc::clone(&clock) as _));
-            let sweeper = FolderSweeper::new(Arc::new(context(&clock, &store, Arc::clone(&cluster) as _)));
+            let sweeper =
+                FolderSweeper::new(Arc::new(context(Arc::clone(&clock) as _, &store, Arc::clone(&cluster) as _)));
             let world = Self { clock, store, cluster, sweeper };
-            assert_eq!(world.round(), Wake::After(FIRST, "folders of workers of deleted jobs"));
+            assert_eq!(world.round(), Wake::After(FIRST, WHY));
             world.clock.advance(FIRST);
             world
         }
@@ -278,7 +281,7 @@ mod tests {
         for n in 0..MOST {
             world.write(&worker::id(&install(), &format!("gone-{n:04}"), 0, 0), "report.json");
         }
-        let again = Wake::After(SOON, "folders of workers of deleted jobs");
+        let again = Wake::After(SOON, WHY);
         assert_eq!((world.round(), world.folders().len()), (again, count));
         assert_eq!((world.round(), world.folders().len()), (again, count - MOST));
         assert_eq!((world.round(), world.folders().len()), (RESTS, MOST));
@@ -291,7 +294,7 @@ mod tests {
         let world = World::new();
         world.store.create_bucket("elsewhere");
         let place = Arc::new(world.store.at(&"s3://missing/tw/".parse().unwrap()));
-        let mut ctx = context(&world.clock, &world.store, Arc::clone(&world.cluster) as _);
+        let mut ctx = context(Arc::clone(&world.clock) as _, &world.store, Arc::clone(&world.cluster) as _);
         ctx.mailbox = Some(Mailbox::new(place));
         let sweeper = FolderSweeper::new(Arc::new(ctx));
         now(sweeper.run()).unwrap();

@@ -46,16 +46,8 @@ pub(super) async fn carry_out(
         Step::PreparePod(name) => prepare_pod(ctx, job, name).await,
         Step::Bind { pod, uid, machine } => bind(ctx, job, pod, uid, machine).await,
         Step::RemovePod(name) => remove_pod(ctx, job, name).await,
-        Step::RemovePods(names) => {
-            let all: Vec<BoxFuture<'_, _>> = names.iter().map(|name| remove_pod(ctx, job, name).boxed()).collect();
-            let done: Vec<_> = stream::iter(all).buffered(PODS_AT_ONCE).collect().await;
-            done.into_iter().try_fold(false, |any, one| Ok(any | one?))
-        }
-        Step::RenewUrls(names) => {
-            let all: Vec<BoxFuture<'_, _>> = names.iter().map(|name| renew_url(ctx, job, name).boxed()).collect();
-            let done: Vec<_> = stream::iter(all).buffered(PODS_AT_ONCE).collect().await;
-            done.into_iter().try_fold(false, |any, one| Ok(any | one?))
-        }
+        Step::RemovePods(names) => all(names.iter().map(|name| remove_pod(ctx, job, name).boxed())).await,
+        Step::RenewUrls(names) => all(names.iter().map(|name| renew_url(ctx, job, name).boxed())).await,
         Step::Stop { machine, reason, message } => stop_machine(ctx, job, machine, *reason, message).await,
         Step::DropMachine(name) => drop_machine(ctx, name).await,
     }
@@ -63,6 +55,13 @@ pub(super) async fn carry_out(
 
 /// Pods of one job that are made, changed or deleted at once.
 const PODS_AT_ONCE: usize = 8;
+
+/// Does all of it, a few at a time; true if something was changed. Where some fail, the first failure.
+async fn all<'a>(acts: impl Iterator<Item = BoxFuture<'a, Result<bool, Failure>>>) -> Result<bool, Failure> {
+    let acts: Vec<_> = acts.collect();
+    let done: Vec<_> = stream::iter(acts).buffered(PODS_AT_ONCE).collect().await;
+    done.into_iter().try_fold(false, |any, one| Ok(any | one?))
+}
 
 /// Makes Pods of an attempt. Each that is refused tells why; the others stand.
 async fn create_pods(

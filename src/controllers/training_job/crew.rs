@@ -306,7 +306,7 @@ fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     let Some((silent, begun)) = silent else { return r.rest(Wake::OnChange) };
     let due = begun.checked_add(o.start_deadline).unwrap_or(jiff::Timestamp::MAX);
     if o.now < due {
-        let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+        let left = o.left(due);
         return r.rest(Wake::After(left, "the agents' first reports"));
     }
     let pod = silent.pod.and_then(|pod| pod.metadata.name.clone()).unwrap_or_default();

@@ -71,6 +71,13 @@ pub struct Observed {
     pub agent_image: Option<String>,
 }
 
+impl Observed {
+    /// Time until then; none if that is over.
+    pub fn left(&self, until: Timestamp) -> Duration {
+        Duration::try_from(until.duration_since(self.now)).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 impl Observed {
     /// A job of which nothing is there.
@@ -349,7 +356,7 @@ fn finished(o: &Observed, r: Report) -> Decision {
         return r.rest(Wake::OnChange);
     };
     if o.now < due {
-        let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+        let left = o.left(due);
         return r.rest(Wake::After(left + Duration::from_millis(50), "ttlAfterFinished is over"));
     }
     r.decide(Step::RemovePod(pod.metadata.name.clone().unwrap_or_default()), Wake::OnChange)

@@ -105,8 +105,8 @@ pub fn proceed(o: &Observed, r: &mut Report, attempt: i64) -> Option<Decision> {
     if !remove.is_empty() {
         return Some(r.clone().decide(removal(remove), Wake::After(Duration::from_secs(1), "the attempt's Pods go")));
     }
-    if let Some(until) = lingering(o, attempt) {
-        let left = Duration::try_from(until.duration_since(o.now)).unwrap_or_default() + Duration::from_millis(50);
+    if let Some(until) = lingering(o, attempt, &crew) {
+        let left = o.left(until) + Duration::from_millis(50);
         let soon = if o.valid.needs_agent { left.min(LOOK) } else { left };
         return Some(r.clone().rest(Wake::After(soon, "the attempt's Pods are given up")));
     }
@@ -170,10 +170,9 @@ fn removable(o: &Observed, attempt: i64) -> Vec<String> {
 
 /// Until when Pods of the attempt that are going are waited for: not for those whose nodes and agents both say nothing. Nobody on such a node
 /// hears that they are to stop, however long we wait.
-fn lingering(o: &Observed, attempt: i64) -> Option<Timestamp> {
-    let crew = Crew::of(o, attempt);
+fn lingering(o: &Observed, attempt: i64, crew: &Crew<'_>) -> Option<Timestamp> {
     let lost =
-        |pod: &Pod| o.dead_nodes.contains(pod::node(pod)) && mute(o, &crew).any(|p| p.metadata.uid == pod.metadata.uid);
+        |pod: &Pod| o.dead_nodes.contains(pod::node(pod)) && mute(o, crew).any(|p| p.metadata.uid == pod.metadata.uid);
     let going = o.pods.iter().filter(|pod| pod::is_of(pod, attempt) && !pod::is_over(pod) && !lost(pod));
     let until = going.filter_map(|pod| gone_by(pod)).max()?;
     (until > o.now).then_some(until)

@@ -31,8 +31,7 @@ pub fn renewal(now: Timestamp, expires: Timestamp) -> Timestamp {
 
 /// The worker that a Pod is for.
 pub fn seat(pod: &Pod) -> Option<Seat> {
-    let attempt = pod::label(pod, names::ATTEMPT)?.parse().ok()?;
-    Some(Seat { attempt, rank: pod::rank(pod)? })
+    Some(Seat { attempt: pod::attempt(pod)?, rank: pod::rank(pod)? })
 }
 
 /// The same decision, but URLs that are due are renewed where nothing else is to be done, and if none is due, the next one is not missed.
@@ -48,7 +47,7 @@ pub fn keep(o: &Observed, mut decision: Decision) -> Decision {
         decision.step = Step::RenewUrls(names);
         decision.wake = decision.wake.sooner(Wake::After(AGAIN, "signed URLs of Pods that wait"));
     } else if let Some(next) = waiting.iter().map(|(due, _)| *due).min() {
-        let left = Duration::try_from(next.duration_since(o.now)).unwrap_or_default();
+        let left = o.left(next);
         decision.wake = decision.wake.sooner(Wake::After(left, "signed URLs of Pods that wait"));
     }
     decision
@@ -187,7 +186,7 @@ mod tests {
         store.create_bucket("mailbox");
         let cluster = Arc::new(Memory::new(Arc::clone(&clock) as _));
         let port: &dyn Cluster = &*cluster;
-        let ctx = Arc::new(context(&clock, &store, Arc::clone(&cluster) as _));
+        let ctx = Arc::new(context(Arc::clone(&clock) as _, &store, Arc::clone(&cluster) as _));
         let now = |future: BoxFuture<'_, Result<Wake, Failure>>| future.now_or_never().unwrap().unwrap();
         let written = |pod: &Arc<Pod>| port.add((**pod).clone()).now_or_never().unwrap().unwrap();
         let mut o = observed();

@@ -62,7 +62,7 @@ impl Pause {
 
     /// When to look again.
     pub fn wake(&self, o: &Observed) -> Wake {
-        let left = Duration::try_from(self.until.duration_since(o.now)).unwrap_or_default();
+        let left = o.left(self.until);
         Wake::After(left + Duration::from_millis(50), "the pause is over")
     }
 }
@@ -186,7 +186,7 @@ fn wait(o: &Observed, mut r: Report, crew: &Crew<'_>) -> Decision {
         );
         r.waiting(Reason::NoPrivateNetwork, &message);
     }
-    let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+    let left = o.left(due);
     r.rest(Wake::After(if left.is_zero() { LOOK } else { left }, "gangTimeout"))
 }
 

@@ -182,8 +182,9 @@ impl TrainingJobs {
     ) -> Result<(Arc<TrainingJob>, Option<Duration>), Failure> {
         let now = self.ctx.clock.monotonic();
         let since_written = memory.status_written.map_or(Duration::MAX, |at| now.saturating_sub(at));
-        let telling =
-            telling::telling(&job.status.clone().unwrap_or_default(), decision, self.ctx.settings.status_interval);
+        let unwritten = TrainingJobStatus::default();
+        let old = job.status.as_ref().unwrap_or(&unwritten);
+        let telling = telling::telling(old, decision, self.ctx.settings.status_interval);
         if !matches!(telling, Telling::Lasting(_)) {
             memory.held_since = None;
         }

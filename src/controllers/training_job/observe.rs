@@ -145,19 +145,20 @@ fn own_pods(ctx: &Context, job: &TrainingJob) -> Vec<Arc<Pod>> {
     pods
 }
 
-/// Those of these nodes that are gone, or that the control plane calls not ready. They are read when that is to be known: who watches all nodes
-/// hears of each of them every few minutes. One that cannot be read may be well.
-async fn dead_nodes(ctx: &Context, mut names: BTreeSet<String>) -> BTreeSet<String> {
-    for name in names.clone() {
-        let dead = match ctx.cluster.read::<Node>(&Key::cluster(name.clone())).await {
+/// Those of these nodes that are gone, or from which the control plane does not hear. They are read when that is to be known: who watches all
+/// nodes hears of each of them every few minutes. One that cannot be read may be well.
+async fn dead_nodes(ctx: &Context, doubtful: BTreeSet<String>) -> BTreeSet<String> {
+    let mut dead = BTreeSet::new();
+    for name in doubtful {
+        let is_dead = match ctx.cluster.read::<Node>(&Key::cluster(name.as_str())).await {
             Ok(node) => is_dead(&node),
             Err(error) => matches!(error, ClusterError::NotFound),
         };
-        if !dead {
-            names.remove(&name);
+        if is_dead {
+            dead.insert(name);
         }
     }
-    names
+    dead
 }
 
 fn is_dead(node: &Node) -> bool {

@@ -66,7 +66,7 @@ impl World {
         let cluster = Arc::new(Memory::new(Arc::clone(&clock) as _));
         let calls = Arc::new(Calls::default());
         let gated = Gated::new(Arc::clone(&cluster) as _, Arc::clone(&calls) as _);
-        let operator = TrainingJobs::new(Arc::new(context(&clock, &store, Arc::new(gated))));
+        let operator = TrainingJobs::new(Arc::new(context(Arc::clone(&clock) as _, &store, Arc::new(gated))));
         let world = Self { clock, cluster, calls, operator };
         let secret: Secret = serde_json::from_value(json!({
             "metadata": {"name": "keys", "namespace": "default"},
@@ -153,7 +153,7 @@ impl World {
 }
 
 fn serving_agent() -> crate::serving::AgentView {
-    crate::serving::AgentView { ours: true, phase: "Running".to_owned(), ..super::play::agent() }
+    crate::serving::AgentView { phase: "Running".to_owned(), ..crate::serving::AgentView::bare() }
 }
 
 fn only() -> Value {

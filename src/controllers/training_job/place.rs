@@ -108,7 +108,7 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
     }
     let due = due_at(o, pod);
     if o.now < due {
-        let left = Duration::try_from(due.duration_since(o.now)).unwrap_or_default();
+        let left = o.left(due);
         r.waiting(
             Reason::WaitingForCluster,
             &format!("the cluster is full; a machine is rented if it still is at {}", due.strftime("%H:%M:%S UTC")),

@@ -86,7 +86,7 @@ impl Play {
 
     pub fn says(&mut self, rank: usize, phase: &str) {
         self.o.views.resize_with(usize::try_from(self.o.valid.workers).unwrap(), || None);
-        let agent = AgentView { ours: true, phase: phase.to_owned(), ..agent() };
+        let agent = AgentView { phase: phase.to_owned(), ..AgentView::bare() };
         let view = WorkerView { looked: true, agent: Some(agent), ..WorkerView::default() };
         self.o.views[rank] = Some(view);
     }
@@ -104,27 +104,6 @@ impl Play {
         let attempt = self.status().attempt.unwrap().to_string();
         self.o.pods.retain(|pod| pod.metadata.labels.as_ref().unwrap()[names::ATTEMPT] != attempt);
         self.o.views.iter_mut().flatten().for_each(|view| view.last_report_read = true);
-    }
-}
-
-/// An agent that has said nothing.
-pub fn agent() -> AgentView {
-    AgentView {
-        ours: true,
-        boot: "b".to_owned(),
-        boot_key: String::new(),
-        phase: String::new(),
-        progress: None,
-        restored_step: None,
-        exit: None,
-        finished: false,
-        failed: false,
-        restarted: false,
-        fenced: false,
-        silent: false,
-        quiet_s: 0,
-        host: None,
-        warnings: Vec::new(),
     }
 }
 

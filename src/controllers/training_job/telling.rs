@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tradewind_api::training_job::{JobPhase, WorkersStatus};
+use tradewind_api::training_job::JobPhase;
 use tradewind_api::{Reason, TrainingJobStatus, conditions};
 use tradewind_core::Money;
 
@@ -42,8 +42,8 @@ pub fn telling(old: &TrainingJobStatus, decision: &Decision, interval: Duration)
     if decision.step != Step::Rest {
         return Telling::Now;
     }
-    let other_words = without_words(old) == without_words(new);
-    if other_words && placed(new) == Some(Reason::WaitingForTurn) {
+    let other_words = || without_words(old) == without_words(new);
+    if placed(new) == Some(Reason::WaitingForTurn) && other_words() {
         // How many are before it in a queue of hundreds changes all the time.
         return Telling::Apart(interval * COST_ALONE);
     }
@@ -55,7 +55,7 @@ pub fn telling(old: &TrainingJobStatus, decision: &Decision, interval: Duration)
         let only_cost = without_cost(old) == without_cost(new);
         return Telling::WithNews(if only_cost { interval * COST_ALONE } else { interval });
     }
-    if other_words { Telling::Apart(OTHER_WORDS.min(interval)) } else { Telling::Now }
+    if other_words() { Telling::Apart(OTHER_WORDS.min(interval)) } else { Telling::Now }
 }
 
 fn placed(status: &TrainingJobStatus) -> Option<Reason> {
@@ -93,7 +93,7 @@ fn essential(status: &TrainingJobStatus) -> TrainingJobStatus {
 
 /// The state without its sentences and without the number of workers that are ready.
 fn without_words(status: &TrainingJobStatus) -> TrainingJobStatus {
-    let mut rest = TrainingJobStatus { message: String::new(), workers: None::<WorkersStatus>, ..essential(status) };
+    let mut rest = TrainingJobStatus { message: String::new(), workers: None, ..essential(status) };
     for condition in &mut rest.conditions {
         condition.message = String::new();
     }

@@ -18,10 +18,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use tradewind_api::TrainingJob;
 use tradewind_api::rented_machine::MachineCheckpoint;
 use tradewind_api::training_job::{CheckpointStatus, JobPhase};
-use tradewind_api::{TrainingJob, names};
 use tradewind_cluster::Key;
 use tradewind_core::InstallId;
 
@@ -228,8 +227,7 @@ impl WorkerAgents {
         memory.sought = Some(present);
         let pods = self.ctx.caches.pods.of_job(&memory.uid);
         for rank in 0..i64::from(job.spec.workers) {
-            let is = |pod: &Pod| pod::label(pod, names::RANK).map_or(rank == 0, |text| *text == rank.to_string());
-            let has_pod = pods.iter().any(|pod| pod::is_of(pod, present) && is(pod));
+            let has_pod = pods.iter().any(|pod| pod::is_of(pod, present) && pod::rank(pod) == Some(rank));
             if (ends || !has_pod) && !memory.removed.contains(&(present, rank)) {
                 let id = id(&self.ctx.settings.install, &memory.uid, present, rank);
                 memory.workers.entry((present, rank)).or_insert_with(|| WorkerMemory::new(id, PodState::Over));

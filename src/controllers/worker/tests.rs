@@ -165,7 +165,7 @@ impl World {
 }
 
 fn operator(clock: &Arc<ManualClock>, store: &MemoryStore, cluster: &Arc<Memory>) -> WorkerAgents {
-    WorkerAgents::new(Arc::new(context(clock, store, Arc::clone(cluster) as _)))
+    WorkerAgents::new(Arc::new(context(Arc::clone(clock) as _, store, Arc::clone(cluster) as _)))
 }
 
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -177,6 +177,18 @@ fn checkpoint(writers: &str) -> Value {
         "path": "out", "pattern": "*-state", "to": "s3://ckpt/run/", "secretRef": {"name": "keys"},
         "writers": writers, "interval": "5s",
     })
+}
+
+/// Workers whose programs run.
+fn at_work(workers: usize, checkpoint: Value) -> (World, Vec<Agent>) {
+    let mut world = World::new(workers, checkpoint);
+    world.look();
+    let mut agents: Vec<Agent> = (0..).take(workers).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
+    all_say(&mut agents, &world, |_| {});
+    world.later();
+    all_say(&mut agents, &world, runs);
+    world.later();
+    (world, agents)
 }
 
 /// An agent in a Pod.
@@ -412,13 +424,8 @@ fn an_operator_that_died_between_two_start_documents_gives_the_rest() {
 
 #[test]
 fn the_last_save_of_a_worker_that_is_evicted_comes_home() {
-    let mut world = World::new(1, checkpoint("RankZero"));
-    world.look();
-    let mut agent = Agent::boot(&mut world, 0, 0);
-    agent.says(&world, |_| {});
-    world.later();
-    agent.says(&world, runs);
-    world.later();
+    let (mut world, mut agents) = at_work(1, checkpoint("RankZero"));
+    let agent = &mut agents[0];
     let until = world.clock.now() + Duration::from_mins(10);
     world.pod(0, 0)["metadata"]["deletionTimestamp"] = json!(until);
     world.look();
@@ -450,13 +457,7 @@ fn what_an_agent_says_that_makes_no_sense_changes_nothing() {
 
 #[test]
 fn what_makes_no_sense_from_a_worker_that_runs_changes_nothing() {
-    let mut world = World::new(2, checkpoint("RankZero"));
-    world.look();
-    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
+    let (mut world, mut agents) = at_work(2, checkpoint("RankZero"));
     let mut forged: Value = serde_json::to_value(&agents[0].report).unwrap();
     forged["phase"] = json!("Exited");
     forged["sequence"] = json!(1_000);
@@ -520,13 +521,7 @@ fn checkpoints_that_cannot_work_are_told_of_once() {
 
 #[test]
 fn an_idle_gang_costs_a_read_now_and_then_and_no_write() {
-    let mut world = World::new(4, checkpoint("RankZero"));
-    world.look();
-    let mut agents: Vec<Agent> = (0..4).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
+    let (mut world, _agents) = at_work(4, checkpoint("RankZero"));
     world.later();
     let before = world.store.objects("mailbox");
     world.operator.ctx.take_asked();

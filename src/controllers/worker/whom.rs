@@ -46,8 +46,7 @@ fn seat(pod: &Pod, rental_node: &str) -> Option<Seat> {
     if node.is_empty() || node == rental_node {
         return None;
     }
-    let attempt = pod::label(pod, names::ATTEMPT)?.parse::<i64>().ok()?;
-    let rank = pod::rank(pod)?;
+    let (attempt, rank) = (pod::attempt(pod)?, pod::rank(pod)?);
     let state = match (&pod.metadata.deletion_timestamp, pod::phase(pod)) {
         _ if pod::is_over(pod) => PodState::Over,
         (Some(at), _) => PodState::Going(at.0),

@@ -4,13 +4,7 @@ use super::*;
 
 #[test]
 fn a_worker_on_a_dead_node_is_not_waited_for_until_its_node_comes_back() {
-    let mut world = World::new(1, Value::Null);
-    world.look();
-    let mut agent = Agent::boot(&mut world, 0, 0);
-    agent.says(&world, |_| {});
-    world.later();
-    agent.says(&world, runs);
-    world.later();
+    let (mut world, _agents) = at_work(1, Value::Null);
     // Nobody tells the kubelet any more: the Pod stays as it is.
     let until = world.clock.now() + Duration::from_hours(1);
     world.pod(0, 0)["metadata"]["deletionTimestamp"] = json!(until);
@@ -23,13 +17,7 @@ fn a_worker_on_a_dead_node_is_not_waited_for_until_its_node_comes_back() {
 
 #[test]
 fn an_agent_that_says_nothing_for_long_in_a_pod_that_runs_is_silent_but_never_for_our_own_blindness() {
-    let mut world = World::new(2, Value::Null);
-    world.look();
-    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
+    let (mut world, mut agents) = at_work(2, Value::Null);
     let silent = |world: &World| [0, 1].map(|rank| world.view(0, rank).unwrap().silent_for.is_some());
     // Half a minute each, so that these are ten minutes.
     let minutes = |world: &mut World, agents: &mut [Agent], minutes: usize| {
@@ -66,16 +54,11 @@ fn an_agent_that_says_nothing_for_long_in_a_pod_that_runs_is_silent_but_never_fo
 
 /// A worker with its agent at work, which then says nothing for longer than is waited.
 fn silent(checkpoint: Value) -> (World, Agent) {
-    let mut world = World::new(1, checkpoint);
-    world.look();
-    let mut agent = Agent::boot(&mut world, 0, 0);
-    agent.says(&world, |_| {});
-    world.later();
-    agent.says(&world, runs);
-    for _ in 0..22 {
+    let (mut world, mut agents) = at_work(1, checkpoint);
+    for _ in 0..21 {
         world.later();
     }
-    (world, agent)
+    (world, agents.remove(0))
 }
 
 #[test]

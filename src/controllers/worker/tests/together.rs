@@ -4,13 +4,7 @@ use super::*;
 
 #[test]
 fn workers_that_save_at_different_steps_are_told_so() {
-    let mut world = World::new(2, checkpoint("AllRanks"));
-    world.look();
-    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
+    let (mut world, mut agents) = at_work(2, checkpoint("AllRanks"));
     agents[0].saves(&world, 100);
     world.later();
     assert!(world.control(0, 0).unwrap().refused.is_none(), "the other may follow");
@@ -93,13 +87,7 @@ fn a_common_step_that_is_not_whole_gives_way_to_the_one_before() {
 fn what_offers_that_wait_are_built_on_stays_until_they_are_decided() {
     let mut settings = checkpoint("AllRanks");
     settings["keep"] = json!(1);
-    let mut world = World::new(2, settings);
-    world.look();
-    let mut agents: Vec<Agent> = (0..2).map(|rank| Agent::boot(&mut world, 0, rank)).collect();
-    all_say(&mut agents, &world, |_| {});
-    world.later();
-    all_say(&mut agents, &world, runs);
-    world.later();
+    let (mut world, mut agents) = at_work(2, settings);
     let all_save = |world: &mut World, agents: &mut [Agent], step: u64| {
         for agent in agents {
             agent.saves(world, step);
