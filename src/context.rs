@@ -69,18 +69,50 @@ pub struct AgentBinary {
 }
 
 /// Objects as the watches have told them.
-#[derive(Default)]
 pub struct Caches {
-    /// TrainingJobs.
+    /// TrainingJobs, packed.
     pub jobs: Cached<TrainingJob>,
     /// RentedMachines.
     pub rented: Cached<RentedMachine>,
     /// Providers.
     pub providers: Cached<Provider>,
-    /// Pods of our jobs and on our Node.
+    /// Pods of our jobs and on our Node. Those on other nodes are slim and packed.
     pub pods: Cached<Pod>,
     /// Our Node.
     pub nodes: Cached<Node>,
+}
+
+/// Index of the jobs that are not over.
+const ONGOING: &str = "ongoing";
+/// Index of the jobs that wait for room to rent, by their age.
+const FOR_ROOM: &str = "for room";
+
+impl Default for Caches {
+    fn default() -> Self {
+        let jobs =
+            Cache::new(&[names::JOB_UID]).indexed(ONGOING, ongoing).indexed(FOR_ROOM, waits_for_room).packing(|_| true);
+        Self {
+            jobs: Cached::over(jobs),
+            rented: Cached::default(),
+            providers: Cached::default(),
+            pods: Cached::over(Cache::new(&[names::JOB_UID]).packing(crate::controllers::pod::is_slim)),
+            nodes: Cached::default(),
+        }
+    }
+}
+
+fn ongoing(job: &TrainingJob) -> Option<String> {
+    let over = job.status.as_ref().is_some_and(|s| s.phase.is_terminal());
+    (!over).then(String::new)
+}
+
+/// Since when a job is there that waits for offers or limits.
+fn waits_for_room(job: &TrainingJob) -> Option<String> {
+    let status = job.status.as_ref().filter(|s| s.phase == JobPhase::Waiting)?;
+    let placed = conditions::condition(&status.conditions, conditions::PLACED)?;
+    let waits = [Reason::LimitReached, Reason::NoOffer].iter().any(|r| r.as_str() == placed.reason);
+    // Whole seconds in UTC: their texts are ordered as the times are.
+    waits.then(|| job.metadata.creation_timestamp.as_ref().map_or_else(String::new, |at| at.0.to_string()))
 }
 
 /// A cache behind a lock.
@@ -92,11 +124,15 @@ pub struct Cached<K: Typed> {
 
 impl<K: Typed> Default for Cached<K> {
     fn default() -> Self {
-        Self { inner: Mutex::new(Cache::new(&[names::JOB_UID])), unheard: Mutex::default() }
+        Self::over(Cache::new(&[names::JOB_UID]))
     }
 }
 
 impl<K: Typed> Cached<K> {
+    fn over(cache: Cache<K>) -> Self {
+        Self { inner: Mutex::new(cache), unheard: Mutex::default() }
+    }
+
     /// The cache itself, for feeding it.
     pub fn lock(&self) -> std::sync::MutexGuard<'_, Cache<K>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -104,17 +140,22 @@ impl<K: Typed> Cached<K> {
 
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
-        self.lock().get(key).cloned()
+        self.lock().get(key)
     }
 
-    /// All objects, by key.
+    /// All objects, by key. Where they are packed that is work: thousands of them belong into no pass.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.lock().iter().cloned().collect()
+        self.lock().iter().collect()
+    }
+
+    /// All objects that are not packed, by key.
+    pub fn whole(&self) -> Vec<Arc<K>> {
+        self.lock().whole().cloned().collect()
     }
 
     /// Objects that belong to the job with this uid.
     pub fn of_job(&self, uid: &str) -> Vec<Arc<K>> {
-        self.lock().by_label(names::JOB_UID, uid).cloned().collect()
+        self.lock().by(names::JOB_UID, uid).collect()
     }
 
     /// Takes the server's answer to a write of ours, unless something newer is known.
@@ -147,27 +188,19 @@ impl Context {
 
     /// Looks again at every job that waits for offers or machines.
     pub fn wake_waiting_jobs(&self) {
-        for job in self.caches.jobs.all() {
-            let waits = job.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
-            if waits {
-                self.ask(crate::controllers::training_job::NAME, Key::of(&*job));
-            }
-        }
+        self.ask_jobs(self.caches.jobs.lock().keys_by(ONGOING));
     }
 
     /// Looks again at the jobs that have waited longest for room: something that was paid for is gone. Only at a few: there is room for
     /// one, and if a thousand looked each time they would do nothing else.
     pub fn wake_next_jobs(&self) {
         const FEW: usize = 8;
-        let waits = |job: &TrainingJob| {
-            let status = job.status.as_ref().filter(|s| s.phase == JobPhase::Waiting);
-            let placed = status.and_then(|s| conditions::condition(&s.conditions, conditions::PLACED));
-            placed.is_some_and(|c| [Reason::LimitReached, Reason::NoOffer].iter().any(|r| r.as_str() == c.reason))
-        };
-        let mut waiting: Vec<Arc<TrainingJob>> = self.caches.jobs.all().into_iter().filter(|job| waits(job)).collect();
-        waiting.sort_by_cached_key(|job| (job.metadata.creation_timestamp.clone(), Key::of(&**job)));
-        for job in waiting.iter().take(FEW) {
-            self.ask(crate::controllers::training_job::NAME, Key::of(&**job));
+        self.ask_jobs(self.caches.jobs.lock().keys_by(FOR_ROOM).take(FEW));
+    }
+
+    fn ask_jobs<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
+        for key in keys {
+            self.ask(crate::controllers::training_job::NAME, key.clone());
         }
     }
 
@@ -226,7 +259,7 @@ pub fn routes(object: &dyn Object) -> Vec<Work> {
         if let Some(machine) = pod.metadata.annotations.as_ref().and_then(|a| a.get(names::MACHINE)) {
             work.push((rented_machine::NAME, Key::cluster(machine.as_str())));
         }
-        if crate::controllers::pod::may_be_on_rental_node(pod) {
+        if !crate::controllers::pod::is_slim(pod) && !crate::controllers::pod::node(pod).is_empty() {
             work.push((node::NAME, Key::cluster(node::SINGLE)));
         }
         return work;
@@ -235,4 +268,66 @@ pub fn routes(object: &dyn Object) -> Vec<Work> {
         return vec![(node::NAME, Key::cluster(node::SINGLE))];
     }
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tradewind_cluster::cache::Event;
+    use tradewind_core::SystemClock;
+
+    use super::*;
+    use crate::controllers::training_job;
+
+    fn job(name: &str, age: &str, phase: &str, reason: &str) -> Arc<TrainingJob> {
+        let status = json!({ "phase": phase, "conditions": [{
+            "type": "Placed", "status": "False", "reason": reason, "message": "", "lastTransitionTime": age,
+        }] });
+        let template = json!({ "spec": { "containers": [{
+            "name": "train", "image": "train:1", "ports": [{ "containerPort": 29_500 }],
+            "resources": { "limits": { "nvidia.com/gpu": 1, "memory": "1Gi" } },
+        }] } });
+        let spec = json!({
+            "gpu": { "count": 1, "models": ["RTX4090"] }, "template": template,
+            "checkpoint": { "to": "s3://b/p/", "path": "/ckpt", "pattern": "step-*", "secretRef": { "name": "s" } },
+        });
+        let meta =
+            json!({ "namespace": "n", "name": name, "uid": name, "resourceVersion": "7", "creationTimestamp": age });
+        let job = json!({
+            "apiVersion": "tradewind.dev/v1alpha1", "kind": "TrainingJob", "metadata": meta, "spec": spec, "status": status,
+        });
+        Arc::new(serde_json::from_value(job).expect("a job"))
+    }
+
+    #[test]
+    fn packed_jobs_are_as_they_were_and_those_that_wait_longest_are_woken() {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let store = tradewind_checkpoints::MemoryStore::new(Arc::clone(&clock));
+        let cluster = Arc::new(tradewind_cluster::Memory::new(Arc::clone(&clock)));
+        let ctx = crate::test_context::context(clock, &store, cluster);
+        let mut jobs = vec![
+            job("over", "2026-01-01T00:00:00Z", "Complete", "NoOffer"),
+            job("other", "2026-01-01T00:00:00Z", "Waiting", "QueuedInCluster"),
+        ];
+        // The younger its name, the older it is.
+        jobs.extend(
+            (10..20).map(|n| job(&format!("w{n}"), &format!("2026-01-{:02}T09:00:00Z", 40 - n), "Waiting", "NoOffer")),
+        );
+        ctx.caches.jobs.lock().apply(Event::Relist(jobs.clone()));
+        for job in &jobs {
+            let kept = ctx.caches.jobs.get(&Key::of(&**job)).expect("it is there");
+            assert_eq!((&kept.spec, &kept.status), (&job.spec, &job.status));
+            assert_eq!(kept.metadata, job.metadata);
+        }
+        assert!(ctx.caches.jobs.whole().is_empty());
+        let names = |work: Vec<Work>| -> Vec<String> {
+            assert!(work.iter().all(|(controller, _)| *controller == training_job::NAME));
+            work.into_iter().map(|(_, key)| key.name).collect()
+        };
+        ctx.wake_next_jobs();
+        assert_eq!(names(ctx.take_asked()), ["w19", "w18", "w17", "w16", "w15", "w14", "w13", "w12"]);
+        ctx.wake_waiting_jobs();
+        let woken = names(ctx.take_asked());
+        assert_eq!((woken.len(), woken.contains(&"over".to_owned())), (11, false));
+    }
 }

@@ -49,9 +49,9 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
     (status.pod_ip, status.pod_ips, status.host_ip, status.host_ips) = (None, None, None, None);
 }
 
-/// Whether a Pod has a node and was not made slim for being on another one than that of rented machines.
-pub fn may_be_on_rental_node(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some() && !spec.containers.is_empty())
+/// Whether a Pod was made [`slim`].
+pub fn is_slim(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some() && spec.containers.is_empty())
 }
 
 /// Why a container waits or how it ended; `None` while it runs.

@@ -46,7 +46,7 @@ impl LogKeeper {
         let install = &ctx.settings.install;
         let kept = mailbox.kept_logs(install).await.map_err(unavailable)?;
         let mut wanted: BTreeSet<String> =
-            ctx.caches.pods.all().iter().filter_map(|p| pod::machine_uid(p).map(str::to_owned)).collect();
+            ctx.caches.pods.whole().iter().filter_map(|p| pod::machine_uid(p).map(str::to_owned)).collect();
         // One that is about to go has noted it already.
         wanted.extend(ctx.caches.rented.all().iter().filter_map(|m| m.metadata.uid.clone()));
         let before = std::mem::take(&mut *self.lonely.lock().unwrap_or_else(PoisonError::into_inner));

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tradewind_api::{RentedMachine, names};
 use tradewind_cluster::cache::Event;
 use tradewind_cluster::watch::{Watch, events};
-use tradewind_cluster::{Key, Object, Typed};
+use tradewind_cluster::{Key, Typed};
 
 use super::inbox::Inbox;
 use super::queue::Work;
@@ -63,11 +63,12 @@ pub fn not_listed(caches: &Caches) -> Vec<&'static str> {
 /// The work that everything in the caches asks for: where a new leader begins.
 pub fn everything(caches: &Caches) -> BTreeSet<Work> {
     let mut work = BTreeSet::new();
-    work.extend(caches.jobs.all().iter().flat_map(|o| routes(&**o)));
-    work.extend(caches.rented.all().iter().flat_map(|o| routes(&**o)));
-    work.extend(caches.providers.all().iter().flat_map(|o| routes(&**o)));
-    work.extend(caches.pods.all().iter().flat_map(|o| routes(&**o)));
-    work.extend(caches.nodes.all().iter().flat_map(|o| routes(&**o)));
+    // One after the other: all of them unpacked at once would be the most that this process ever needs.
+    work.extend(caches.jobs.lock().iter().flat_map(|o| routes(&*o)));
+    work.extend(caches.rented.lock().iter().flat_map(|o| routes(&*o)));
+    work.extend(caches.providers.lock().iter().flat_map(|o| routes(&*o)));
+    work.extend(caches.pods.lock().iter().flat_map(|o| routes(&*o)));
+    work.extend(caches.nodes.lock().iter().flat_map(|o| routes(&*o)));
     work
 }
 
@@ -105,12 +106,13 @@ async fn machines(client: kube::Client, ctx: Arc<Context>, inbox: Arc<Inbox>) {
 
 /// Takes in an event and tells whom the objects that look different now concern, as they were and as they are.
 pub fn feed<K: Typed>(cache: &Cached<K>, event: Event<K>) -> BTreeSet<Work> {
-    let before: BTreeMap<Key, Arc<K>> = match &event {
+    let concerns = |object: Arc<K>| routes(&*object);
+    let before: BTreeMap<Key, Vec<Work>> = match &event {
         Event::Set(object) | Event::Gone(object) => {
             let key = Key::of(&**object);
-            cache.get(&key).map(|old| (key, old)).into_iter().collect()
+            cache.get(&key).map(|old| (key, concerns(old))).into_iter().collect()
         }
-        Event::Relist(_) => cache.all().into_iter().map(|old| (Key::of(&*old), old)).collect(),
+        Event::Relist(_) => cache.lock().iter().map(|old| (Key::of(&*old), concerns(old))).collect(),
     };
     let told: Vec<Key> = match &event {
         Event::Set(object) | Event::Gone(object) => vec![Key::of(&**object)],
@@ -120,11 +122,8 @@ pub fn feed<K: Typed>(cache: &Cached<K>, event: Event<K>) -> BTreeSet<Work> {
     changed.extend(told.into_iter().filter(|key| cache.heard(key)));
     let mut work = BTreeSet::new();
     for key in changed {
-        let now = cache.get(&key);
-        for object in before.get(&key).into_iter().chain(now.as_ref()) {
-            let object: &dyn Object = &**object;
-            work.extend(routes(object));
-        }
+        work.extend(before.get(&key).cloned().into_iter().flatten());
+        work.extend(cache.get(&key).into_iter().flat_map(concerns));
     }
     work
 }

@@ -11,6 +11,7 @@ mod memory;
 mod offers;
 mod start;
 mod tell;
+mod tickets;
 mod view;
 
 use std::collections::BTreeMap;
@@ -188,7 +189,8 @@ impl Serving<'_> {
     /// Finds the control document again after a restart of the operator.
     pub async fn recall(&self, memory: &mut Memory) -> Result<(), String> {
         if memory.control.is_none() && !memory.control_looked_up {
-            memory.control = self.mailbox.read_control(self.whom.id).await.map_err(|e| e.to_string())?;
+            let found = self.mailbox.read_control(self.whom.id).await.map_err(|e| e.to_string())?;
+            memory.control = found.map(tickets::take_urls);
             memory.control_looked_up = true;
         }
         Ok(())
@@ -246,9 +248,10 @@ impl Serving<'_> {
         }
         // What was decided is told whatever came after it: an agent that never hears of a commit builds on what retention takes away.
         self.renew_lease(&mut control, memory);
-        let renewed = self.renew_tickets(&mut control).await;
+        let old = self.are_tickets_old(&control).await;
+        memory.control_unwritten |= old == Ok(true);
         self.write(before, control, memory).await?;
-        answered.and(renewed)
+        answered.and(old.map(drop))
     }
 
     /// Answers a report: commits its offer and, while the machine is to live, hands out what it needs next.
@@ -280,29 +283,27 @@ impl Serving<'_> {
 
     /// Writes the first control document: the machine is told to wait.
     pub async fn prepare(&self, memory: &mut Memory) -> Result<(), String> {
-        let life = self.ctx.settings.ticket_lifetime;
-        let text = |e: tradewind_checkpoints::StoreError| e.to_string();
-        let id = self.whom.id;
         let control = Control {
             version: VERSION,
-            machine: id.to_owned(),
+            machine: self.whom.id.to_owned(),
             sequence: 1,
             lease_s: self.whom.lease_s.unwrap_or(lease::NEVER_S),
             self_end: None,
             desired: Desired::Wait,
             attempt: self.whom.attempt,
-            control_get: self.mailbox.control_ticket(id, life).await.map_err(text)?,
-            report_put: self.mailbox.report_put_ticket(id, life).await.map_err(text)?,
-            report_get: self.mailbox.report_get_ticket(id, life).await.map_err(text)?,
+            control_get: tickets::unsigned(),
+            report_put: tickets::unsigned(),
+            report_get: tickets::unsigned(),
             start: None,
             start_boot: None,
             slots: Vec::new(),
-            logs: self.mailbox.log_tickets(id, self.whom.log_ring, life).await.map_err(text)?,
+            logs: Vec::new(),
             committed: None,
             refused: None,
         };
+        let control = self.sign(control).await?;
         self.mailbox.write_control(&control).await.map_err(|e| e.to_string())?;
-        memory.control = Some(control);
+        memory.control = Some(tickets::take_urls(control));
         Ok(())
     }
 
@@ -312,9 +313,11 @@ impl Serving<'_> {
         }
         control.sequence = before.sequence + 1;
         // Whatever becomes of the write, what it says is decided.
-        memory.control = Some(control.clone());
+        memory.control = Some(tickets::take_urls(control.clone()));
         memory.control_unwritten = true;
+        let control = self.sign(control).await?;
         self.mailbox.write_control(&control).await.map_err(|e| e.to_string())?;
+        memory.control = Some(tickets::take_urls(control));
         memory.control_unwritten = false;
         Ok(())
     }
@@ -351,31 +354,11 @@ impl Serving<'_> {
             }
             Err(refused) => return Err(refused.to_string()),
         };
-        let life = self.ctx.settings.ticket_lifetime;
-        let ticket = self.mailbox.start_ticket(self.whom.id, &report.boot, self.whom.attempt, life).await;
-        control.start = Some(ticket.map_err(|e| e.to_string())?);
+        control.start = Some(tickets::unsigned());
         control.start_boot = Some(report.boot.clone());
         control.desired = Desired::Run;
         let traffic = memory.traffic.get_or_insert_default();
         traffic.received_bytes = traffic.received_bytes.saturating_add(i64::try_from(fetches).unwrap_or(i64::MAX));
-        Ok(())
-    }
-
-    /// New tickets at half-life.
-    async fn renew_tickets(&self, control: &mut Control) -> Result<(), String> {
-        let life = self.ctx.settings.ticket_lifetime;
-        let text = |e: tradewind_checkpoints::StoreError| e.to_string();
-        let id = self.whom.id;
-        let fresh = self.mailbox.control_ticket(id, life).await.map_err(text)?;
-        // Half of the life that the store really gives, which may be far less than was asked for.
-        let now = self.ctx.clock.now();
-        if control.control_get.expires.duration_since(now) * 2 > fresh.expires.duration_since(now) {
-            return Ok(());
-        }
-        control.control_get = fresh;
-        control.report_put = self.mailbox.report_put_ticket(id, life).await.map_err(text)?;
-        control.report_get = self.mailbox.report_get_ticket(id, life).await.map_err(text)?;
-        control.logs = self.mailbox.log_tickets(id, self.whom.log_ring, life).await.map_err(text)?;
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use object_store::{
     BackoffConfig, ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
     PutPayload, RetryConfig,
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tradewind_core::Clock;
 use tradewind_protocol::Ticket;
 
@@ -26,6 +27,9 @@ use crate::{Location, StoreCredentials};
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long one request may take with its body: our largest is the agent's binary.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// Requests under way at once, over all callers: each has a connection of its own, of about 25 KB, and a thousand workers may be looked at at
+/// the same moment. More would not be faster: an answer takes milliseconds.
+const AT_ONCE: usize = 32;
 /// The longest life of a ticket signed with temporary credentials, whose end we are not told.
 const TEMPORARY_TICKET_LIFETIME: Duration = Duration::from_hours(1);
 
@@ -35,6 +39,7 @@ pub struct S3Store {
     location: Location,
     clock: Arc<dyn Clock>,
     ticket_lifetime: Duration,
+    turns: Semaphore,
 }
 
 /// Opens real buckets.
@@ -93,7 +98,12 @@ impl S3Store {
             problem: "no client can be built for this endpoint, region and bucket".to_owned(),
         })?;
         let ticket_lifetime = if credentials.is_temporary() { TEMPORARY_TICKET_LIFETIME } else { MAX_TICKET_LIFETIME };
-        Ok(Self { client, location: location.clone(), clock, ticket_lifetime })
+        Ok(Self { client, location: location.clone(), clock, ticket_lifetime, turns: Semaphore::new(AT_ONCE) })
+    }
+
+    /// Waits until one more request may be under way.
+    async fn turn(&self) -> SemaphorePermit<'_> {
+        self.turns.acquire().await.expect("nobody closes it")
     }
 
     fn path(&self, key: &str) -> Result<Path, StoreError> {
@@ -134,6 +144,7 @@ impl S3Store {
 
     async fn write(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StoreError> {
         let path = self.path(key)?;
+        let _turn = self.turn().await;
         let options = PutOptions { mode, ..PutOptions::default() };
         match self.client.put_opts(&path, PutPayload::from_bytes(bytes), options).await {
             Ok(_) => Ok(PutOutcome::Written),
@@ -287,6 +298,7 @@ impl Store for S3Store {
 
     fn get_if_changed<'a>(&'a self, key: &'a str, etag: Option<&'a str>, max_bytes: u64) -> Answer<'a, Fetched> {
         async move {
+            let _turn = self.turn().await;
             let options = GetOptions { if_none_match: etag.map(str::to_owned), ..GetOptions::default() };
             let answer = match self.client.get_opts(&self.path(key)?, options).await {
                 Ok(answer) => answer,
@@ -315,6 +327,7 @@ impl Store for S3Store {
 
     fn head<'a>(&'a self, key: &'a str) -> Answer<'a, Option<ObjectInfo>> {
         async move {
+            let _turn = self.turn().await;
             match self.client.head(&self.path(key)?).await {
                 Ok(meta) => self.info(meta).map(Some),
                 // An answer to HEAD has no body, so a missing bucket or account looks like a missing object. Callers that conclude
@@ -328,6 +341,7 @@ impl Store for S3Store {
 
     fn list<'a>(&'a self, prefix: &'a str, limit: usize) -> Answer<'a, Vec<ObjectInfo>> {
         async move {
+            let _turn = self.turn().await;
             let folder = self.folder(prefix)?;
             let mut listed = self.client.list(folder.as_ref());
             let mut found = Vec::new();
@@ -345,6 +359,7 @@ impl Store for S3Store {
 
     fn list_folders<'a>(&'a self, prefix: &'a str, limit: usize) -> Answer<'a, Vec<String>> {
         async move {
+            let _turn = self.turn().await;
             let folder = self.folder(prefix)?;
             let listed = self.client.list_with_delimiter(folder.as_ref()).await;
             let listed = listed.map_err(|error| self.explain("list", prefix, &error))?;
@@ -361,6 +376,7 @@ impl Store for S3Store {
 
     fn delete<'a>(&'a self, key: &'a str) -> Answer<'a, ()> {
         async move {
+            let _turn = self.turn().await;
             match self.client.delete(&self.path(key)?).await {
                 Ok(()) => Ok(()),
                 Err(error) if is_absent(&error) => Ok(()),

@@ -22,21 +22,75 @@ pub enum Event<K> {
     Relist(Vec<Arc<K>>),
 }
 
-/// Objects of one kind as last heard of, with indexes by label.
+/// Objects of one kind as last heard of, with indexes.
+///
+/// A typed object takes several times the room of what it says: most fields of its kind are absent, and each map has room for eleven. Where
+/// there are thousands that are rarely looked at, [`Cache::packing`] keeps them as JSON and unpacks a copy for each look.
 #[derive(Debug)]
 pub struct Cache<K> {
-    rows: BTreeMap<Key, Arc<K>>,
+    rows: BTreeMap<Key, Row<K>>,
     ended: BTreeMap<Key, u64>,
     /// Versions known from answers to own writes, of which no event has told yet.
     untold: BTreeMap<Key, u64>,
-    indexes: Vec<Index>,
+    indexes: Vec<Index<K>>,
+    packs: fn(&K) -> bool,
     is_ready: bool,
 }
 
-#[derive(Debug)]
-struct Index {
-    label: &'static str,
+/// What an index makes of an object.
+type Value<K> = Box<dyn Fn(&K) -> Option<String> + Send + Sync>;
+
+struct Index<K> {
+    name: &'static str,
+    value: Value<K>,
     keys: BTreeMap<String, BTreeSet<Key>>,
+}
+
+impl<K> std::fmt::Debug for Index<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {:?}", self.name, self.keys)
+    }
+}
+
+/// One object.
+enum Row<K> {
+    Whole(Arc<K>),
+    Packed { version: u64, json: Box<[u8]> },
+}
+
+impl<K> std::fmt::Debug for Row<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Self::Whole(_)) { "whole" } else { "packed" })
+    }
+}
+
+impl<K: Typed> Row<K> {
+    fn new(object: Arc<K>, packs: fn(&K) -> bool) -> Self {
+        if !packs(&object) {
+            return Self::Whole(object);
+        }
+        match serde_json::to_vec(&*object) {
+            // What cannot be unpacked again must not be packed.
+            Ok(json) if serde_json::from_slice::<K>(&json).is_ok() => {
+                Self::Packed { version: version(&*object), json: json.into_boxed_slice() }
+            }
+            _ => Self::Whole(object),
+        }
+    }
+
+    fn version(&self) -> u64 {
+        match self {
+            Self::Whole(object) => version(&**object),
+            Self::Packed { version, .. } => *version,
+        }
+    }
+
+    fn object(&self) -> Arc<K> {
+        match self {
+            Self::Whole(object) => Arc::clone(object),
+            Self::Packed { json, .. } => Arc::new(serde_json::from_slice(json).expect("it was unpacked for a trial")),
+        }
+    }
 }
 
 impl<K: Typed> Default for Cache<K> {
@@ -48,8 +102,27 @@ impl<K: Typed> Default for Cache<K> {
 impl<K: Typed> Cache<K> {
     /// An empty cache that can be asked by the values of these labels.
     pub fn new(labels: &[&'static str]) -> Self {
-        let indexes = labels.iter().map(|label| Index { label, keys: BTreeMap::new() }).collect();
-        Self { rows: BTreeMap::new(), ended: BTreeMap::new(), untold: BTreeMap::new(), indexes, is_ready: false }
+        let cache = Self {
+            rows: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            untold: BTreeMap::new(),
+            indexes: Vec::new(),
+            packs: |_| false,
+            is_ready: false,
+        };
+        labels.iter().fold(cache, |cache, name| cache.indexed(name, |object| label(object, name).map(str::to_owned)))
+    }
+
+    /// The same, still empty, that can also be asked by what `value` makes of an object; objects of which it makes nothing are not found.
+    pub fn indexed(mut self, name: &'static str, value: impl Fn(&K) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.indexes.push(Index { name, value: Box::new(value), keys: BTreeMap::new() });
+        self
+    }
+
+    /// The same, still empty, that keeps the objects packed of which `packs` says so.
+    pub fn packing(mut self, packs: fn(&K) -> bool) -> Self {
+        self.packs = packs;
+        self
     }
 
     /// Whether a first complete list has arrived. Before, an absent object means nothing.
@@ -78,13 +151,18 @@ impl<K: Typed> Cache<K> {
     }
 
     /// The object as last heard of.
-    pub fn get(&self, key: &Key) -> Option<&Arc<K>> {
-        self.rows.get(key)
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.rows.get(key).map(Row::object)
     }
 
     /// All objects, ordered by key.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<K>> {
-        self.rows.values()
+    pub fn iter(&self) -> impl Iterator<Item = Arc<K>> {
+        self.rows.values().map(Row::object)
+    }
+
+    /// The objects that are not packed, ordered by key.
+    pub fn whole(&self) -> impl Iterator<Item = &Arc<K>> {
+        self.rows.values().filter_map(|row| if let Row::Whole(object) = row { Some(object) } else { None })
     }
 
     /// How many objects there are.
@@ -97,12 +175,22 @@ impl<K: Typed> Cache<K> {
         self.rows.is_empty()
     }
 
-    /// The objects whose label has this value, ordered by key. The label must be one the cache was made with.
-    pub fn by_label<'a>(&'a self, label: &str, value: &str) -> impl Iterator<Item = &'a Arc<K>> + use<'a, K> {
-        let index = self.indexes.iter().find(|index| index.label == label);
-        debug_assert!(index.is_some(), "the cache has no index by {label}");
-        let keys = index.and_then(|index| index.keys.get(value));
-        keys.into_iter().flatten().filter_map(|key| self.rows.get(key))
+    /// The objects for which the index has this value, ordered by key. The index must be one the cache was made with; one by a label has its
+    /// name.
+    pub fn by<'a>(&'a self, index: &str, value: &str) -> impl Iterator<Item = Arc<K>> + use<'a, K> {
+        let keys = self.index(index).and_then(|index| index.keys.get(value));
+        keys.into_iter().flatten().filter_map(|key| self.rows.get(key)).map(Row::object)
+    }
+
+    /// The keys of all objects for which the index has a value, ordered by this value. Unpacks nothing.
+    pub fn keys_by<'a>(&'a self, index: &str) -> impl Iterator<Item = &'a Key> + use<'a, K> {
+        self.index(index).into_iter().flat_map(|index| index.keys.values().flatten())
+    }
+
+    fn index(&self, name: &str) -> Option<&Index<K>> {
+        let index = self.indexes.iter().find(|index| index.name == name);
+        debug_assert!(index.is_some(), "the cache has no index by {name}");
+        index
     }
 
     fn hear(&mut self, object: Arc<K>) -> Option<Key> {
@@ -117,7 +205,7 @@ impl<K: Typed> Cache<K> {
     fn set(&mut self, object: Arc<K>) -> Option<Key> {
         let key = Key::of(&*object);
         let new = version(&*object);
-        let known = self.rows.get(&key).map(|known| version(&**known)).or_else(|| self.ended.get(&key).copied());
+        let known = self.rows.get(&key).map(Row::version).or_else(|| self.ended.get(&key).copied());
         if known.is_some_and(|known| known >= new) {
             return None;
         }
@@ -129,7 +217,7 @@ impl<K: Typed> Cache<K> {
     fn end(&mut self, object: &K) -> Option<Key> {
         let key = Key::of(object);
         let end = version(object);
-        let known = self.rows.get(&key).map(|known| version(&**known));
+        let known = self.rows.get(&key).map(Row::version);
         if known.is_some_and(|known| known > end) {
             return None;
         }
@@ -157,7 +245,7 @@ impl<K: Typed> Cache<K> {
     /// every write against what it no longer knows would fail for ever. If only the answer to an own write was faster, its event follows.
     fn take_listed(&mut self, object: Arc<K>) -> Option<Key> {
         let key = Key::of(&*object);
-        if self.rows.get(&key).is_none_or(|known| version(&**known) <= version(&*object)) {
+        if self.rows.get(&key).is_none_or(|known| known.version() <= version(&*object)) {
             return self.hear(object);
         }
         self.untold.remove(&key);
@@ -168,21 +256,22 @@ impl<K: Typed> Cache<K> {
     fn insert(&mut self, key: Key, object: Arc<K>) {
         self.remove(&key);
         for index in &mut self.indexes {
-            if let Some(value) = label(&*object, index.label) {
-                index.keys.entry(value.to_owned()).or_default().insert(key.clone());
+            if let Some(value) = (index.value)(&object) {
+                index.keys.entry(value).or_default().insert(key.clone());
             }
         }
-        self.rows.insert(key, object);
+        self.rows.insert(key, Row::new(object, self.packs));
     }
 
     fn remove(&mut self, key: &Key) -> bool {
-        let Some(object) = self.rows.remove(key) else { return false };
+        let Some(row) = self.rows.remove(key) else { return false };
+        let object = row.object();
         for index in &mut self.indexes {
-            let Some(value) = label(&*object, index.label) else { continue };
-            if let Some(keys) = index.keys.get_mut(value) {
+            let Some(value) = (index.value)(&object) else { continue };
+            if let Some(keys) = index.keys.get_mut(&value) {
                 keys.remove(key);
                 if keys.is_empty() {
-                    index.keys.remove(value);
+                    index.keys.remove(&value);
                 }
             }
         }
@@ -232,7 +321,7 @@ mod tests {
     }
 
     fn names(cache: &Cache<ConfigMap>, job: &str) -> Vec<String> {
-        cache.by_label("job", job).filter_map(|object| object.metadata.name.clone()).collect()
+        cache.by("job", job).filter_map(|object| object.metadata.name.clone()).collect()
     }
 
     #[test]
@@ -302,5 +391,33 @@ mod tests {
         }
         assert!(cache.ended.len() <= MAX_ENDED);
         assert!(cache.apply(Event::Set(object("o5000", 4_999, "x"))).is_empty());
+    }
+
+    #[test]
+    fn packed_objects_are_found_as_they_were_and_leave_no_trace() {
+        let whole = Cache::new(&["job"]);
+        let packed = Cache::new(&["job"]).packing(|object: &ConfigMap| object.metadata.name.as_deref() != Some("w"));
+        for mut cache in [whole, packed.indexed("all", |object| object.metadata.resource_version.clone())] {
+            let packs = cache.indexes.len() > 1;
+            for (name, version, job) in [("a", 9, "x"), ("b", 8, "y"), ("w", 7, "x")] {
+                assert_eq!(cache.apply(Event::Set(object(name, version, job))), [key(name)]);
+            }
+            assert_eq!(cache.get(&key("a")), Some(object("a", 9, "x")));
+            assert_eq!(names(&cache, "x"), ["a", "w"]);
+            assert_eq!(cache.whole().count(), if packs { 1 } else { 3 });
+            if packs {
+                assert_eq!(cache.keys_by("all").collect::<Vec<_>>(), [&key("w"), &key("b"), &key("a")], "by version");
+            }
+            assert!(cache.apply(Event::Set(object("a", 8, "y"))).is_empty(), "older");
+            assert_eq!(cache.apply(Event::Set(object("a", 10, "y"))), [key("a")]);
+            assert_eq!(
+                (names(&cache, "x"), names(&cache, "y")),
+                (vec!["w".to_owned()], vec!["a".to_owned(), "b".to_owned()])
+            );
+            for (name, version) in [("a", 12), ("b", 13), ("w", 14)] {
+                cache.apply(Event::Gone(object(name, version, "y")));
+            }
+            assert!(cache.is_empty() && cache.indexes.iter().all(|index| index.keys.is_empty()));
+        }
     }
 }

@@ -77,7 +77,7 @@ impl Nodes {
         self.tell_findings(&node).await?;
         self.say_where(&node).await?;
         let renew_in = self.renew_lease(&node).await?;
-        for pod in ctx.caches.pods.all() {
+        for pod in ctx.caches.pods.whole() {
             if pod::node(&pod) == key.name {
                 self.look_at(&pod).await?;
             }

@@ -56,7 +56,8 @@ pub fn job_uid<'a>(install: &InstallId, id: &'a str) -> Option<&'a str> {
 /// What the agents in the cluster say, by id.
 #[derive(Debug, Default)]
 pub struct Workers {
-    views: Mutex<BTreeMap<String, WorkerView>>,
+    // In boxes: a map keeps room for more than it has.
+    views: Mutex<BTreeMap<String, Box<WorkerView>>>,
 }
 
 /// What one agent in the cluster says, and what became of it.
@@ -81,19 +82,19 @@ pub struct WorkerView {
 }
 
 impl Workers {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, WorkerView>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Box<WorkerView>>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known of a worker.
     pub fn get(&self, id: &str) -> Option<WorkerView> {
-        self.lock().get(id).cloned()
+        self.lock().get(id).map(|view| WorkerView::clone(view))
     }
 
     /// Takes news of a worker; true if something is new.
     pub fn put(&self, id: &str, view: WorkerView) -> bool {
-        let old = self.lock().insert(id.to_owned(), view.clone());
-        old.as_ref() != Some(&view)
+        let old = self.lock().insert(id.to_owned(), Box::new(view.clone()));
+        old.as_deref() != Some(&view)
     }
 
     /// Forgets a worker.

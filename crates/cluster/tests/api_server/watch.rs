@@ -32,7 +32,7 @@ async fn a_cache_follows_the_server_within_its_selector() {
 
     let seen = || {
         let cache = cache.lock().unwrap();
-        let job = |job: &str| cache.by_label("job", job).map(|map| Key::of(&**map).name).collect::<Vec<_>>();
+        let job = |job: &str| cache.by("job", job).map(|map| Key::of(&*map).name).collect::<Vec<_>>();
         BTreeMap::from([("x", job("x")), ("y", job("y"))])
     };
     let until = async |expected: [&[&str]; 2]| {
