@@ -242,10 +242,11 @@ impl Saves {
 
     /// The operator committed an offer.
     pub fn committed(&mut self, offer: u64, seq: u64) {
-        if self.parent.as_ref().is_some_and(|parent| parent.seq >= seq) {
-            return;
-        }
-        if let Some(manifest) = self.offered.remove(&offer) {
+        // A second save of a step counts as the checkpoint that is there; the answer is one all the same.
+        let manifest = self.offered.remove(&offer);
+        if self.parent.as_ref().is_none_or(|parent| parent.seq < seq)
+            && let Some(manifest) = manifest
+        {
             self.pin(seq, &manifest);
         }
         self.answered(offer);

@@ -64,6 +64,19 @@ fn what_the_committed_parent_has_is_not_sent_again() {
 }
 
 #[test]
+fn a_second_save_of_a_step_is_answered_by_the_checkpoint_that_is_there() {
+    let mut rig = Rig::running();
+    rig.save(10, &[1]);
+    rig.upload_all();
+    rig.commit(1, 8);
+    rig.save(10, &[1, 2]);
+    rig.upload_all();
+    assert_eq!(rig.logic.report().offer.unwrap().number, 2);
+    rig.commit(2, 8);
+    assert!(rig.logic.report().offer.is_none(), "answered");
+}
+
+#[test]
 fn a_newer_save_takes_the_place_of_one_that_has_not_begun_to_upload() {
     let mut rig = Rig::running();
     rig.save(10, &[1]);
