@@ -173,6 +173,12 @@ impl TrainingJobs {
         self.ctx.tell(&reference(TrainingJob::KIND, job), severity, reason, "Finish", note).await;
     }
 
+    /// Whether so many jobs begin or end at once that each takes longer than it would alone.
+    fn many_begin(&self) -> bool {
+        const MANY: usize = 100;
+        self.memory().values().filter(|memory| memory.held_since.is_some()).nth(MANY).is_some()
+    }
+
     /// Writes the status if it says something new, as soon as it should be told. Gives back the time until it is, if it waits.
     async fn write_status(
         &self,
@@ -191,7 +197,10 @@ impl TrainingJobs {
         let (waited, patience) = match telling {
             Telling::Nothing => return Ok((job, None)),
             Telling::Now => (since_written, Duration::ZERO),
-            Telling::Lasting(patience) => (now.saturating_sub(*memory.held_since.get_or_insert(now)), patience),
+            Telling::Lasting(patience) => {
+                let waited = now.saturating_sub(*memory.held_since.get_or_insert(now));
+                (waited, if waited >= patience && self.many_begin() { patience * 2 } else { patience })
+            }
             Telling::Apart(patience) | Telling::WithNews(patience) => (since_written, patience),
         };
         if waited < patience {
