@@ -151,13 +151,17 @@ fn frozen_at(moment: Moment) {
 
         let done = job.phase(world, JobPhase::Complete, SOON).await?;
         let status = done.status.context("a status")?;
-        ensure!(status.attempt == Some(0) && status.preemptions == 0 && status.restarts == 0, "{status:?}");
-        ensure!(status.cost.settled_machines.len() <= 1, "{:?}", status.cost);
+        // A leftover that boots before the sweeper ends it reports under the name of the machine that works, which then is ended too: safe,
+        // and it costs an attempt.
+        let moved = usize::from(moment == Moment::CallBegun && status.attempt == Some(1));
+        ensure!(status.attempt == Some(i64::try_from(moved)?), "{status:?}");
+        ensure!(status.preemptions <= i64::try_from(moved)? && status.restarts == 0, "{status:?}");
+        ensure!(status.cost.settled_machines.len() <= 1 + moved, "{:?}", status.cost);
         finished_right_but_for(world, &job, frozen + SWEPT).await?;
         let machines = world.machines().await?;
         println!("frozen at {moment:?} for {:.1} s: {} rented", frozen.as_secs_f64(), machines.len());
         if moment == Moment::CallBegun {
-            ensure!(machines.len() == 2, "{machines:#?}");
+            ensure!(machines.len() == 2 + moved, "{machines:#?}");
             let (from, to) = (&machines[1].created_at, machines[1].ended_at.as_ref().context("its end")?);
             let life = to.parse::<Timestamp>()?.duration_since(from.parse()?);
             println!("the leftover was gone after {:.1} s", life.as_secs_f64());
