@@ -199,7 +199,7 @@ impl TrainingJobs {
             Telling::Now => (since_written, Duration::ZERO),
             Telling::Lasting(patience) => {
                 let waited = now.saturating_sub(*memory.held_since.get_or_insert(now));
-                (waited, if waited >= patience && self.many_begin() { patience * 2 } else { patience })
+                (waited, if waited >= patience && self.many_begin() { patience * 4 } else { patience })
             }
             Telling::Apart(patience) | Telling::WithNews(patience) => (since_written, patience),
         };

@@ -11,8 +11,8 @@ use super::decide::{Decision, Step};
 use crate::controllers::rented_machine::COST_ALONE;
 
 /// How long a job that gets its nodes may say less than is known: a moment later it runs, and nobody has missed what was between. What keeps
-/// it from running is told at once. With a thousand jobs at once that moment is a minute: then it is
-/// twice as long.
+/// it from running is told at once. With a thousand jobs at once that moment is minutes: then it is
+/// four times as long.
 const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 /// The same for a job whose last reports are read after a good end.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
