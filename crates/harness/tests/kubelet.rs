@@ -385,8 +385,13 @@ async fn nothing_is_left_when_a_node_goes() -> Result<()> {
     // A program that hides in a session and a group of its own.
     world.shell("hides", "setsid sh -c 'sleep 1000 & echo hidden $!; wait' & wait", json!({})).await?;
     world.says("hides", "hidden").await?;
-    let all = world.node.all_processes();
-    ensure!(all.iter().any(|p| p.command == "sleep 1000"), "{all:?}");
+    // The shell has told its number, but it may not have become `sleep` yet.
+    let hidden = || {
+        let all = world.node.all_processes();
+        let there = all.iter().any(|p| p.command == "sleep 1000");
+        std::future::ready(if there { Ok(all) } else { Err(format!("{all:?}")) })
+    };
+    let all = eventually("the hidden program", SOON, hidden).await?;
     drop(world.node);
     let left: Vec<_> = all.iter().filter(|p| PathBuf::from(format!("/proc/{}", p.pid)).exists()).collect();
     ensure!(left.is_empty(), "{left:?}");
