@@ -5,6 +5,7 @@ mod audit;
 mod figures;
 mod gangs;
 mod losses;
+mod planner;
 mod requests;
 mod sizes;
 mod times;
@@ -49,6 +50,8 @@ enum Part {
     Gangs,
     /// What the world simulation has printed.
     Worlds,
+    /// What planner-bench has printed: decisions of the planner over real offers, and over time.
+    Planner,
     /// Sizes of the binaries.
     Sizes,
     /// How long `make test` and `make demo` took.
@@ -91,6 +94,9 @@ async fn run(settings: &Settings) -> Result<()> {
     }
     if wants(Part::Worlds) {
         worlds::read(&directory, &mut figures)?;
+    }
+    if wants(Part::Planner) {
+        planner::read(&directory, &mut figures);
     }
     if wants(Part::Times) {
         times::read(&directory, &mut figures)?;

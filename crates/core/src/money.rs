@@ -42,6 +42,12 @@ impl Money {
 
     /// What `self` dollars per hour cost in `millis` milliseconds, rounded up to the next micro-dollar.
     pub fn for_millis(self, millis: u64) -> Self {
+        // Ordinary amounts fit into 64 bits, in which a division by a constant is a multiplication.
+        let small =
+            i64::try_from(millis).ok().and_then(|m| self.0.checked_mul(m)).and_then(|p| p.checked_add(3_599_999));
+        if let Some(up) = small {
+            return Self(up.div_euclid(3_600_000));
+        }
         let product = i128::from(self.0) * i128::from(millis);
         let hour = 3_600_000_i128;
         let up = (product + hour - 1).div_euclid(hour);
@@ -58,6 +64,12 @@ impl Money {
     pub fn ratio(self, numerator: u64, denominator: u64) -> Self {
         if denominator == 0 {
             return Self::MAX;
+        }
+        let small = i64::try_from(numerator).ok().and_then(|n| self.0.checked_mul(n));
+        if let (Some(product), Ok(d)) = (small, i64::try_from(denominator))
+            && let Some(up) = product.checked_add(d - 1)
+        {
+            return Self(up.div_euclid(d));
         }
         let product = i128::from(self.0) * i128::from(numerator);
         let d = i128::from(denominator);
@@ -169,6 +181,12 @@ mod tests {
         assert_eq!(price.for_seconds(1).micros(), 112, "400000/3600 = 111.1, rounded up");
         assert_eq!(price.for_seconds(0), Money::ZERO);
         assert_eq!(Money::MAX.for_seconds(u64::MAX), Money::MAX);
+        for (micros, millis) in [(-1, 1), (-3_600_000, 2), (7, 3_599_999), (i64::MAX, 1), (i64::MIN, 3), (1, u64::MAX)]
+        {
+            let exact = (i128::from(micros) * i128::from(millis) + 3_599_999).div_euclid(3_600_000);
+            let held = i64::try_from(exact).unwrap_or(i64::MAX);
+            assert_eq!(Money::from_micros(micros).for_millis(millis).micros(), held, "{micros} for {millis} ms");
+        }
     }
 
     #[test]

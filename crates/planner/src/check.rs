@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use tradewind_core::{Capacity, Money, Offer};
+use tradewind_core::{Capacity, Money, Offer, Trust};
 
-use crate::explain;
 use crate::fit::RejectReason;
 use crate::needs::{CapacityChoice, Requirements};
 use crate::rank::{Candidate, Plan};
+use crate::{explain, gpus};
 
 /// One thing that is wrong with a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +119,12 @@ fn first_miss(needs: &Requirements, candidate: &Candidate) -> Option<RejectReaso
     if offer.price_per_hour < Money::ZERO || offer.storage_price_per_gib_hour < Money::ZERO {
         return Some(RejectReason::Malformed);
     }
+    if offer.price_per_hour == Money::ZERO && offer.trust != Trust::Cluster {
+        return Some(RejectReason::AbsurdPrice);
+    }
+    if offer.reliability_ppm > 1_000_000 {
+        return Some(RejectReason::Impossible);
+    }
     if !needs.providers.is_empty() && needs.providers.iter().all(|name| *name != offer.provider) {
         return Some(RejectReason::Provider);
     }
@@ -133,7 +139,8 @@ fn first_miss(needs: &Requirements, candidate: &Candidate) -> Option<RejectReaso
         _ => {}
     }
     if needs.gpu_count > 0 {
-        if !needs.gpu_models.is_empty() && needs.gpu_models.iter().all(|model| Some(model) != offer.gpu.as_ref()) {
+        let meant = |model| offer.gpu.as_ref().is_some_and(|offered| model == offered || gpus::admits(model, offered));
+        if !needs.gpu_models.is_empty() && !needs.gpu_models.iter().any(meant) {
             return Some(RejectReason::GpuModel);
         }
         if offer.gpu_count != needs.gpu_count || offer.gpu.is_none() {
@@ -150,12 +157,20 @@ fn first_miss(needs: &Requirements, candidate: &Candidate) -> Option<RejectReaso
         (RejectReason::Reliability, needs.min_reliability_ppm.into(), offer.reliability_ppm.into()),
         (RejectReason::Download, needs.min_download_mbps, offer.download_mbps),
         (RejectReason::Upload, needs.min_upload_mbps, offer.upload_mbps),
+        (RejectReason::Cuda, needs.min_cuda_milli.into(), offer.cuda_milli.into()),
     ];
     if let Some((reason, ..)) = minimums.into_iter().find(|(_, wanted, has)| has < wanted) {
         return Some(reason);
     }
     if needs.min_trust > offer.trust {
         return Some(RejectReason::Trust);
+    }
+    let full_name = format!("{}/{}", offer.provider, offer.host);
+    if !offer.host.is_empty() && needs.excluded_hosts.iter().any(|host| *host == offer.host || *host == full_name) {
+        return Some(RejectReason::HostExcluded);
+    }
+    if needs.finish_within_s.is_some_and(|within| within < candidate.finish_in_s) {
+        return Some(RejectReason::Deadline);
     }
     let hourly = candidate.price_cap_per_hour + offer.storage_price_per_gib_hour.times(needs.disk_gib);
     if needs.max_price_per_hour.is_some_and(|limit| limit < hourly) {
@@ -169,11 +184,13 @@ fn bad_figure(needs: &Requirements, candidate: &Candidate) -> Option<&'static st
     let sum = cost.compute
         + cost.setup
         + cost.image_pull
+        + cost.input_download
         + cost.restore
         + cost.expected_lost_work
         + cost.storage
-        + cost.traffic;
-    let seconds = [time.image_pull_s, time.restore_s, time.run_s, time.lost_s]
+        + cost.traffic
+        + cost.egress;
+    let seconds = [time.image_pull_s, time.input_s, time.restore_s, time.run_s, time.lost_s, time.refused_s]
         .into_iter()
         .fold(time.setup_s, u64::saturating_add);
     let hourly = offer.price_per_hour + offer.storage_price_per_gib_hour.times(needs.disk_gib);

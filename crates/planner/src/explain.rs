@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tradewind_core::{Capacity, Money, Offer};
 
-use crate::rank::{Candidate, Plan};
+use crate::rank::{Candidate, Plan, Rejection};
 use crate::speed::{SpeedBasis, UNKNOWN_SPEED_MILLI};
 
 /// The machine without its terms: `1xRTX4090`, `2xH100`, or `4-core CPU`.
@@ -20,14 +20,24 @@ fn place(offer: &Offer) -> String {
     if offer.region.is_empty() { String::new() } else { format!(" in {}", offer.region) }
 }
 
-/// An offer in a few words: `1xRTX4090 spot in NO at $0.22/h from vast-main`.
-pub fn offer(offer: &Offer) -> String {
-    let capacity = match offer.capacity {
+/// Spot or on demand, as people write it.
+pub const fn terms(capacity: Capacity) -> &'static str {
+    match capacity {
         Capacity::Spot => "spot",
         Capacity::OnDemand => "on demand",
-    };
-    let (machine, place) = (machine(offer), place(offer));
-    format!("{machine} {capacity}{place} at ${}/h from {}", offer.price_per_hour, offer.provider)
+    }
+}
+
+/// An offer in a few words: `1xRTX4090 spot in NO at $0.22/h from vast-main`.
+pub fn offer(offer: &Offer) -> String {
+    let (machine, terms, place) = (machine(offer), terms(offer.capacity), place(offer));
+    format!("{machine} {terms}{place} at ${}/h from {}", offer.price_per_hour, offer.provider)
+}
+
+/// What kind of machine it is, in the words of a status: `1xRTX4090 of vast (spot, NO)`. A market has many that differ in nothing else.
+pub fn kind(offer: &Offer) -> String {
+    let place = if offer.region.is_empty() { String::new() } else { format!(", {}", offer.region) };
+    format!("{} of {} ({}{place})", machine(offer), offer.provider, terms(offer.capacity))
 }
 
 /// An amount for reading, without a sign of currency: cents from a dime up, two digits below.
@@ -58,6 +68,29 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
+/// Rejections as lines, most offers first: `14 are below minTrust Datacenter`. What does not fit into `most` lines shares the last one.
+pub fn rejections(rejected: &[Rejection], most: usize) -> Vec<String> {
+    let mut by_reason: Vec<&Rejection> = rejected.iter().collect();
+    by_reason.sort_by_key(|r| r.reason);
+    counted(by_reason.into_iter().map(|r| (r.count, r.says.as_str())), most)
+}
+
+/// What was counted, as lines, the most first and equals in the order given: `14 are below minTrust Datacenter`. What does not fit into `most`
+/// lines shares the last one.
+pub fn counted<'a>(counts: impl Iterator<Item = (u32, &'a str)>, most: usize) -> Vec<String> {
+    let mut by_count: Vec<(u32, &str)> = counts.collect();
+    by_count.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let told = if by_count.len() > most { most.saturating_sub(1) } else { by_count.len() };
+    let verb = |n: u64| if n == 1 { "is" } else { "are" };
+    let line = |(count, says): &(u32, &str)| format!("{count} {} {says}", verb((*count).into()));
+    let mut lines: Vec<String> = by_count.iter().take(told).map(line).collect();
+    let rest: u64 = by_count.iter().skip(told).map(|(count, _)| u64::from(*count)).sum();
+    if rest > 0 && most > 0 {
+        lines.push(format!("{rest} {} left out for {} other reasons", verb(rest), by_count.len() - told));
+    }
+    lines
+}
+
 impl Candidate {
     /// What is rented, at what terms, what it is expected to cost and how long it takes:
     /// `1xRTX4090 spot in NO at $0.22/h from vast-main: about $0.35 in all (compute 0.30, set-up 0.05), done in 1 h 36 min`.
@@ -66,10 +99,12 @@ impl Candidate {
             ("compute", self.cost.compute),
             ("set-up", self.cost.setup),
             ("image pull", self.cost.image_pull),
+            ("input", self.cost.input_download),
             ("restore", self.cost.restore),
             ("expected lost work", self.cost.expected_lost_work),
             ("disk", self.cost.storage),
             ("traffic", self.cost.traffic),
+            ("egress", self.cost.egress),
         ];
         let told: Vec<String> = parts
             .into_iter()
@@ -90,6 +125,18 @@ impl Candidate {
 }
 
 impl Plan {
+    /// The best of each other kind than `first`, at most so many: a market has many machines that differ in nothing.
+    pub fn others(&self, first: &Candidate, most: usize) -> Vec<&Candidate> {
+        let mut told = vec![kind(&first.offer)];
+        let is_another = |other: &&Candidate| {
+            let kind = kind(&other.offer);
+            let is_another = !told.contains(&kind);
+            told.push(kind);
+            is_another
+        };
+        self.ranked.iter().filter(is_another).take(most).collect()
+    }
+
     /// Why the first is first: its sentence and how much more the next would cost. `None` if nothing fits.
     pub fn why_first(&self) -> Option<String> {
         let first = self.ranked.first()?;

@@ -1,9 +1,10 @@
 //! Which requirements an offer misses, and in words.
 
-use tradewind_core::{Money, Offer};
+use tradewind_core::{Money, Offer, Trust};
 
 use crate::cost::Estimate;
-use crate::knowledge::Lookup;
+use crate::gpus;
+use crate::lookup::Lookup;
 use crate::needs::Requirements;
 
 /// Why an offer does not fit. An offer that misses several is counted under the first of this list.
@@ -11,6 +12,10 @@ use crate::needs::Requirements;
 pub enum RejectReason {
     /// The offer contradicts itself: a negative price, or GPUs without a model.
     Malformed,
+    /// A price that nobody means: (nearly) nothing, or more than any machine costs.
+    AbsurdPrice,
+    /// A figure that no machine has, such as a reliability above 100 %.
+    Impossible,
     /// Another provider than those asked for.
     Provider,
     /// Another region than those asked for.
@@ -37,6 +42,10 @@ pub enum RejectReason {
     Download,
     /// Below the upload bandwidth asked for.
     Upload,
+    /// Its driver runs no CUDA so new, or does not tell.
+    Cuda,
+    /// The job keeps away from this host.
+    HostExcluded,
     /// The host is banned.
     HostBanned,
     /// The offer was refused lately.
@@ -45,14 +54,18 @@ pub enum RejectReason {
     MaxDuration,
     /// Compute and disk cost more per hour than allowed.
     PricePerHour,
+    /// The work is expected to be done too late.
+    Deadline,
     /// The work would be expected to cost more than is left.
     Budget,
 }
 
 impl RejectReason {
     /// All reasons, in the order in which offers are counted under them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
+        Self::AbsurdPrice,
+        Self::Impossible,
         Self::Provider,
         Self::Region,
         Self::Capacity,
@@ -66,10 +79,13 @@ impl RejectReason {
         Self::Reliability,
         Self::Download,
         Self::Upload,
+        Self::Cuda,
+        Self::HostExcluded,
         Self::HostBanned,
         Self::Refused,
         Self::MaxDuration,
         Self::PricePerHour,
+        Self::Deadline,
         Self::Budget,
     ];
 
@@ -77,6 +93,8 @@ impl RejectReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "Malformed",
+            Self::AbsurdPrice => "AbsurdPrice",
+            Self::Impossible => "Impossible",
             Self::Provider => "Provider",
             Self::Region => "Region",
             Self::Capacity => "Capacity",
@@ -90,17 +108,20 @@ impl RejectReason {
             Self::Reliability => "Reliability",
             Self::Download => "Download",
             Self::Upload => "Upload",
+            Self::Cuda => "Cuda",
+            Self::HostExcluded => "HostExcluded",
             Self::HostBanned => "HostBanned",
             Self::Refused => "Refused",
             Self::MaxDuration => "MaxDuration",
             Self::PricePerHour => "PricePerHour",
+            Self::Deadline => "Deadline",
             Self::Budget => "Budget",
         }
     }
 
     /// Whether the user could ask for something else, or wait, so that this no longer stands in the way.
     pub const fn relaxable(self) -> bool {
-        !matches!(self, Self::Malformed | Self::HostBanned | Self::MaxDuration)
+        !matches!(self, Self::Malformed | Self::AbsurdPrice | Self::Impossible | Self::HostBanned | Self::MaxDuration)
     }
 
     /// What offers rejected for this are, after "are": `below minTrust Datacenter`.
@@ -108,13 +129,12 @@ impl RejectReason {
         let dollars = |limit: Option<Money>| limit.unwrap_or_default();
         match self {
             Self::Malformed => "not to be understood".to_owned(),
+            Self::AbsurdPrice => "at a price that nobody means".to_owned(),
+            Self::Impossible => "described with figures that no machine has".to_owned(),
             Self::Provider => format!("not from providers {}", needs.providers.join(", ")),
             Self::Region => format!("outside regions {}", needs.regions.join(", ")),
             Self::Capacity => format!("not of capacity {}", needs.capacity.as_str()),
-            Self::GpuModel => {
-                let models: Vec<&str> = needs.gpu_models.iter().map(tradewind_core::GpuModel::as_str).collect();
-                format!("not of GPU model {}", models.join(", "))
-            }
+            Self::GpuModel => format!("not of GPU model {}", models(needs)),
             Self::GpuCount => format!("not of gpu.count {}", needs.gpu_count),
             Self::GpuMemory => format!("below gpu.minMemory {}Mi", needs.min_gpu_memory_mib),
             Self::Cpu => format!("below the CPU request {}m", needs.cpu_millis),
@@ -124,15 +144,39 @@ impl RejectReason {
             Self::Reliability => format!("below minReliability {}", share(needs.min_reliability_ppm)),
             Self::Download => format!("below minDownloadMbps {}", needs.min_download_mbps),
             Self::Upload => format!("below minUploadMbps {}", needs.min_upload_mbps),
+            Self::Cuda => format!("below minCudaVersion {}", cuda(needs.min_cuda_milli)),
+            Self::HostExcluded => "on excluded hosts".to_owned(),
             Self::HostBanned => "on banned hosts".to_owned(),
             Self::Refused => "left out because they were refused lately".to_owned(),
             Self::MaxDuration => "offered for too short a time".to_owned(),
             Self::PricePerHour => format!("above ${} per hour with disk", dollars(needs.max_price_per_hour)),
+            Self::Deadline => {
+                let within = crate::explain::span(needs.finish_within_s.unwrap_or_default());
+                format!("expected to be done later than the {within} that are left")
+            }
             Self::Budget => {
                 format!("expected to cost more than the ${} that are left of the budget", dollars(needs.budget_left))
             }
         }
     }
+}
+
+/// The models that are asked for; after one that nobody knows, those that may have been meant.
+fn models(needs: &Requirements) -> String {
+    let one = |model: &tradewind_core::GpuModel| {
+        let near = if gpus::find(model).is_none() { gpus::nearest_names(model, 3) } else { Vec::new() };
+        if near.is_empty() { model.to_string() } else { format!("{model} (did you mean {}?)", near.join(" or ")) }
+    };
+    needs.gpu_models.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Thousandths as a version: 12400 is `12.4`.
+pub(crate) fn cuda(milli: u32) -> String {
+    let (major, mut minor) = (milli / 1000, format!("{:03}", milli % 1000));
+    while minor.len() > 1 && minor.ends_with('0') {
+        minor.pop();
+    }
+    format!("{major}.{minor}")
 }
 
 /// Millionths as a decimal share: 980000 is `0.98`.
@@ -145,6 +189,11 @@ pub(crate) fn share(ppm: u32) -> String {
 pub(crate) struct Misses(u32);
 
 impl Misses {
+    /// Whether this reason is among them.
+    pub(crate) const fn has(self, reason: RejectReason) -> bool {
+        self.0 & (1 << (reason as u32)) != 0
+    }
+
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -154,7 +203,7 @@ impl Misses {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = RejectReason> {
-        RejectReason::ALL.into_iter().filter(move |reason| self.0 & (1 << (*reason as u32)) != 0)
+        RejectReason::ALL.into_iter().filter(move |reason| self.has(*reason))
     }
 
     pub(crate) fn first(self) -> Option<RejectReason> {
@@ -162,25 +211,58 @@ impl Misses {
     }
 }
 
-fn malformed(offer: &Offer) -> bool {
-    let prices = [
-        offer.price_per_hour,
-        offer.storage_price_per_gib_hour,
-        offer.download_price_per_gb,
-        offer.upload_price_per_gb,
-    ];
-    prices.into_iter().any(|price| price < Money::ZERO) || offer.gpu.is_some() != (offer.gpu_count > 0)
+/// The least that anybody asks for an hour of a machine, except for the user's own.
+const LEAST_PRICE: Money = Money::from_micros(1_000);
+/// More than the dearest GPU (or machine without GPUs) on any market costs an hour, many times.
+const MOST_PRICE: Money = Money::from_micros(1_000_000_000);
+/// More than a GiB of any disk costs an hour.
+const MOST_STORAGE_PRICE: Money = Money::from_micros(10_000_000);
+/// More than a GB of any traffic costs.
+const MOST_TRAFFIC_PRICE: Money = Money::from_micros(100_000_000);
+/// More GPUs, and more of everything else, than one machine has.
+const MOST_GPUS: u32 = 1024;
+const MOST_GPU_MEMORY_MIB: u64 = 4 << 20;
+const MOST_CPU_MILLIS: u64 = 1_000_000_000;
+const MOST_MEMORY_MIB: u64 = 1 << 30;
+const MOST_DISK_GIB: u64 = 1 << 30;
+const MOST_MBPS: u64 = 100_000_000;
+const MOST_CUDA_MILLI: u32 = 1_000_000;
+
+/// What makes an offer unusable for everybody, if anything: its other figures then mean nothing.
+pub(crate) fn unusable(offer: &Offer) -> Option<RejectReason> {
+    let traffic = [offer.download_price_per_gb, offer.upload_price_per_gb];
+    let below_zero =
+        [offer.price_per_hour, offer.storage_price_per_gib_hour].iter().chain(&traffic).any(|p| *p < Money::ZERO);
+    if below_zero || offer.gpu.is_some() != (offer.gpu_count > 0) {
+        return Some(RejectReason::Malformed);
+    }
+    let absurd = offer.price_per_hour > MOST_PRICE.times(offer.gpu_count.max(1).into())
+        || (offer.price_per_hour < LEAST_PRICE && offer.trust != Trust::Cluster)
+        || offer.storage_price_per_gib_hour > MOST_STORAGE_PRICE
+        || traffic.iter().any(|price| *price > MOST_TRAFFIC_PRICE);
+    if absurd {
+        return Some(RejectReason::AbsurdPrice);
+    }
+    let impossible = offer.gpu_count > MOST_GPUS
+        || offer.gpu_memory_mib > MOST_GPU_MEMORY_MIB
+        || offer.cpu_millis > MOST_CPU_MILLIS
+        || offer.memory_mib > MOST_MEMORY_MIB
+        || offer.disk_gib > MOST_DISK_GIB
+        || offer.download_mbps.max(offer.upload_mbps) > MOST_MBPS
+        || offer.reliability_ppm > 1_000_000
+        || offer.cuda_milli > MOST_CUDA_MILLI;
+    impossible.then_some(RejectReason::Impossible)
 }
 
-/// Everything that this offer misses. A malformed one misses only that: its other figures mean nothing.
+/// Everything that this offer misses. One that is unusable for everybody misses only that.
 pub(crate) fn misses(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer, estimate: &Estimate) -> Misses {
     use RejectReason as R;
-    if malformed(offer) {
-        return Misses(1 << (R::Malformed as u32));
+    if let Some(reason) = unusable(offer) {
+        return Misses(1 << (reason as u32));
     }
     let gpus = needs.gpu_count > 0;
-    let model_fits =
-        needs.gpu_models.is_empty() || offer.gpu.as_ref().is_some_and(|model| needs.gpu_models.contains(model));
+    let one_of = |offered| needs.gpu_models.iter().any(|asked| asked == offered || gpus::admits(asked, offered));
+    let model_fits = needs.gpu_models.is_empty() || offer.gpu.as_ref().is_some_and(one_of);
     let region_fits = needs.regions.is_empty() || needs.regions.iter().any(|r| r.eq_ignore_ascii_case(&offer.region));
     let above = |amount: Money, limit: Option<Money>| limit.is_some_and(|limit| amount > limit);
     let missed = [
@@ -197,10 +279,13 @@ pub(crate) fn misses(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer, e
         (R::Reliability, offer.reliability_ppm < needs.min_reliability_ppm),
         (R::Download, offer.download_mbps < needs.min_download_mbps),
         (R::Upload, offer.upload_mbps < needs.min_upload_mbps),
+        (R::Cuda, offer.cuda_milli < needs.min_cuda_milli),
+        (R::HostExcluded, needs.excludes_host(&offer.provider, &offer.host)),
         (R::HostBanned, lookup.banned(offer)),
         (R::Refused, lookup.refusal(offer).is_some()),
         (R::MaxDuration, estimate.too_short),
         (R::PricePerHour, above(estimate.hourly, needs.max_price_per_hour)),
+        (R::Deadline, needs.finish_within_s.is_some_and(|within| estimate.time.total_s() > within)),
         (R::Budget, above(estimate.cost.total, needs.budget_left)),
     ];
     let bits = missed.iter().filter(|(_, missed)| *missed).map(|(reason, _)| 1 << (*reason as u32));
@@ -225,5 +310,6 @@ mod tests {
     fn shares_print_as_people_write_them() {
         assert_eq!(share(980_000), "0.98");
         assert_eq!(share(995_500), "0.9955");
+        assert_eq!((cuda(12_400).as_str(), cuda(13_000).as_str()), ("12.4", "13.0"));
     }
 }

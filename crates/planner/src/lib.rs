@@ -11,19 +11,28 @@ mod check;
 mod cost;
 pub mod explain;
 mod fit;
+mod gang;
+pub mod gpus;
+mod index;
 mod knowledge;
+mod lookup;
+mod moves;
 mod needs;
 mod rank;
 mod relax;
 mod speed;
+pub mod when;
 
 pub use check::{Problem, check};
-pub use cost::{CostBreakdown, TimeBreakdown};
+pub use cost::{CostBreakdown, TimeBreakdown, transfer_s};
 pub use fit::RejectReason;
+pub use gang::{Gang, GangPlace, GangPlan, Together, gang};
+pub use index::{Effort, OfferIndex, Pending};
 pub use knowledge::{
-    DEFAULT_CHECKPOINT_UPLOAD_S, DEFAULT_DOWNLOAD_MBPS, DEFAULT_IMAGE_MB, DEFAULT_MEAN_LIFE_S, DEFAULT_SETUP_S,
-    Knowledge, RefusedNote,
+    DEFAULT_CHECKPOINT_UPLOAD_S, DEFAULT_DOWNLOAD_MBPS, DEFAULT_IMAGE_MB, DEFAULT_MEAN_LIFE_S, DEFAULT_RELIABILITY_PPM,
+    DEFAULT_REPAIR_S, DEFAULT_SETUP_S, HostRecord, JobFacts, Knowledge, Pool, REFUSAL_S, RefusedNote,
 };
+pub use moves::{MoveRules, Running, Verdict, staying, verdict};
 pub use needs::{CapacityChoice, Requirements, WorkLeft};
 pub use rank::{Candidate, Plan, Rejection, plan};
 pub use relax::Relaxation;

@@ -38,7 +38,7 @@ impl CapacityChoice {
 /// offer that does not tell its figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirements {
-    /// Models that will do, in our spelling; empty = any.
+    /// Models that will do, in any spelling that [`gpus`](crate::gpus) knows; empty = any.
     pub gpu_models: Vec<GpuModel>,
     /// GPUs in the machine, exactly: a program that finds more than it asked for may split its batch over all of them and train
     /// something else. 0 = a CPU job, which runs on any machine and for which the other GPU fields do not count.
@@ -65,6 +65,12 @@ pub struct Requirements {
     pub min_download_mbps: u64,
     /// Upload bandwidth in Mbit/s.
     pub min_upload_mbps: u64,
+    /// Lowest CUDA version that the driver must run, in thousandths (12400 = 12.4).
+    pub min_cuda_milli: u32,
+    /// Hosts that may not be used: `host` means that host of every provider, `provider/host` of that one only.
+    pub excluded_hosts: Vec<String>,
+    /// Seconds from now in which the work must be expected to be done; `None` = whenever.
+    pub finish_within_s: Option<u64>,
     /// Most that compute and disk together may cost per hour.
     pub max_price_per_hour: Option<Money>,
     /// Most that the rest of the work may be expected to cost in all.
@@ -88,9 +94,22 @@ impl Default for Requirements {
             min_reliability_ppm: 0,
             min_download_mbps: 0,
             min_upload_mbps: 0,
+            min_cuda_milli: 0,
+            excluded_hosts: Vec::new(),
+            finish_within_s: None,
             max_price_per_hour: None,
             budget_left: None,
         }
+    }
+}
+
+impl Requirements {
+    /// Whether the job keeps away from this host. A host that is not told (`""`) cannot be excluded.
+    pub(crate) fn excludes_host(&self, provider: &str, host: &str) -> bool {
+        let named = |entry: &String| {
+            entry == host || entry.strip_prefix(provider).and_then(|rest| rest.strip_prefix('/')) == Some(host)
+        };
+        !host.is_empty() && self.excluded_hosts.iter().any(named)
     }
 }
 

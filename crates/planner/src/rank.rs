@@ -7,7 +7,8 @@ use tradewind_core::{Money, Offer};
 
 use crate::cost::{CostBreakdown, Estimate, TimeBreakdown, estimate};
 use crate::fit::{Misses, RejectReason, misses};
-use crate::knowledge::{Knowledge, Lookup};
+use crate::knowledge::Knowledge;
+use crate::lookup::{Lookup, Paces};
 use crate::needs::{Requirements, WorkLeft};
 use crate::relax::{Relaxation, gap, relaxation};
 use crate::speed::SpeedBasis;
@@ -99,38 +100,59 @@ impl<'a> Assessed<'a> {
     }
 
     fn candidate(&self) -> Candidate {
-        Candidate {
-            offer: self.offer.clone(),
-            cost: self.estimate.cost,
-            time: self.estimate.time,
-            finish_in_s: self.estimate.time.total_s(),
-            price_cap_per_hour: self.offer.price_per_hour,
-            hourly: self.estimate.hourly,
-            speed: self.estimate.speed,
-        }
+        candidate(self.offer, &self.estimate)
     }
+}
+
+/// An offer with its estimate, on its own.
+pub(crate) fn candidate(offer: &Offer, estimate: &Estimate) -> Candidate {
+    Candidate {
+        offer: offer.clone(),
+        cost: estimate.cost,
+        time: estimate.time,
+        finish_in_s: estimate.time.total_s(),
+        price_cap_per_hour: offer.price_per_hour,
+        hourly: estimate.hourly,
+        speed: estimate.speed,
+    }
+}
+
+/// Finds out all about one offer.
+pub(crate) fn assess<'a>(
+    needs: &Requirements,
+    lookup: &Lookup<'_>,
+    paces: &Paces<'_>,
+    offer: &'a Offer,
+) -> Assessed<'a> {
+    let estimate = estimate(needs.disk_gib, paces.of(offer), &lookup.job, &lookup.terms(offer));
+    let misses = misses(needs, lookup, offer, &estimate);
+    Assessed { offer, estimate, misses }
 }
 
 /// Ranks `offers` for one worker and keeps the best `limit`.
 pub fn plan(needs: &Requirements, work: &WorkLeft, known: &Knowledge, offers: &[Offer], limit: usize) -> Plan {
-    let lookup = Lookup::new(known);
-    let assessed: Vec<Assessed<'_>> = offers
-        .iter()
-        .map(|offer| {
-            let estimate = estimate(needs, work, &lookup, offer);
-            let misses = misses(needs, &lookup, offer, &estimate);
-            Assessed { offer, estimate, misses }
-        })
-        .collect();
+    let offers: Vec<&Offer> = offers.iter().collect();
+    plan_with(needs, work, &Lookup::new(known), &offers, limit)
+}
 
+/// The same for a market that lies elsewhere.
+pub(crate) fn plan_with(
+    needs: &Requirements,
+    work: &WorkLeft,
+    lookup: &Lookup<'_>,
+    offers: &[&Offer],
+    limit: usize,
+) -> Plan {
+    let paces = Paces::new(needs, work, &lookup.job, offers.iter().copied());
+    let assessed: Vec<Assessed<'_>> = offers.iter().map(|offer| assess(needs, lookup, &paces, offer)).collect();
     let mut fitting: Vec<&Assessed<'_>> = assessed.iter().filter(|a| a.misses.is_empty()).collect();
     fitting.sort_unstable_by_key(|a| a.score());
     let ranked: Vec<Candidate> = fitting.iter().take(limit).map(|a| a.candidate()).collect();
     Plan {
         cut: count(fitting.len() - ranked.len()),
         ranked,
-        rejected: rejections(needs, &lookup, &assessed),
-        relaxation: relaxation(needs, work, &lookup, &assessed),
+        rejected: rejections(needs, lookup, &assessed),
+        relaxation: relaxation(needs, work, lookup, &assessed),
         offers: count(offers.len()),
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tradewind_core::{Offer, Trust};
 
-use crate::cost::estimate;
-use crate::fit::{Misses, RejectReason, misses, share};
-use crate::knowledge::{Knowledge, Lookup};
+use crate::fit::{Misses, RejectReason, cuda, share};
+use crate::knowledge::Knowledge;
+use crate::lookup::{Lookup, Paces};
 use crate::needs::{CapacityChoice, Requirements, WorkLeft};
-use crate::rank::Assessed;
+use crate::rank::{Assessed, assess};
 
 /// What to ask for instead, so that offers fit which do not fit now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,13 +46,14 @@ pub(crate) fn relaxation(
         .min_by_key(|a| (gap(needs, lookup, a), a.score()))?;
 
     let mut asked = needs.clone();
-    let mut known = lookup.known.clone();
+    let mut known = lookup.market.clone();
     let mut change = Vec::new();
     for reason in set.iter() {
         change.push(relax(reason, nearest, lookup, &mut asked, &mut known));
     }
-    let lookup = Lookup::new(&known);
-    let fits = |offer: &Offer| misses(&asked, &lookup, offer, &estimate(&asked, work, &lookup, offer)).is_empty();
+    let lookup = Lookup::with_job(&known, lookup.job);
+    let paces = Paces::new(&asked, work, &lookup.job, assessed.iter().map(|a| a.offer));
+    let fits = |offer: &Offer| assess(&asked, &lookup, &paces, offer).misses.is_empty();
     let admits = assessed.iter().filter(|a| !a.misses.is_empty() && fits(a.offer)).count();
     Some(Relaxation {
         constraints: set.iter().collect(),
@@ -90,10 +91,18 @@ fn gap_of(reason: RejectReason, needs: &Requirements, lookup: &Lookup<'_>, one: 
         RejectReason::Reliability => below(offer.reliability_ppm.into(), needs.min_reliability_ppm.into()),
         RejectReason::Download => below(offer.download_mbps, needs.min_download_mbps),
         RejectReason::Upload => below(offer.upload_mbps, needs.min_upload_mbps),
+        RejectReason::Cuda => below(offer.cuda_milli.into(), needs.min_cuda_milli.into()),
+        RejectReason::Deadline => {
+            let within = needs.finish_within_s.unwrap_or_default();
+            part(one.estimate.time.total_s().saturating_sub(within), within)
+        }
         RejectReason::Refused => lookup.refusal(offer).map_or(0, |note| note.for_s),
         RejectReason::PricePerHour => above(one.estimate.hourly, needs.max_price_per_hour),
         RejectReason::Budget => above(one.estimate.cost.total, needs.budget_left),
         RejectReason::Malformed
+        | RejectReason::AbsurdPrice
+        | RejectReason::Impossible
+        | RejectReason::HostExcluded
         | RejectReason::Provider
         | RejectReason::Region
         | RejectReason::Capacity
@@ -179,6 +188,27 @@ fn relax(
             asked.min_upload_mbps = offer.upload_mbps;
             format!("minUploadMbps: {}", offer.upload_mbps)
         }
+        RejectReason::Cuda => {
+            asked.min_cuda_milli = offer.cuda_milli;
+            match offer.cuda_milli {
+                0 => "minCudaVersion: none, since this one does not tell its own".to_owned(),
+                milli => format!("minCudaVersion: {}", cuda(milli)),
+            }
+        }
+        RejectReason::HostExcluded => {
+            let (provider, host) = (&offer.provider, &offer.host);
+            asked.excluded_hosts.retain(|entry| {
+                let one = Requirements { excluded_hosts: vec![entry.clone()], ..Requirements::default() };
+                !one.excludes_host(provider, host)
+            });
+            format!("excludedHosts: without {provider}/{host}")
+        }
+        RejectReason::Deadline => {
+            let needed = nearest.estimate.time.total_s();
+            let more = needed.saturating_sub(asked.finish_within_s.unwrap_or_default());
+            asked.finish_within_s = Some(needed);
+            format!("{} more in completeWithin", crate::explain::span(more))
+        }
         RejectReason::Refused => {
             let (wait_s, why) = lookup.refusal(offer).map_or((0, ""), |note| (note.for_s, note.reason.as_str()));
             known.refused.retain(|_, note| note.for_s > wait_s);
@@ -193,6 +223,10 @@ fn relax(
             asked.budget_left = Some(nearest.estimate.cost.total);
             format!("${} more in budget.total", crate::explain::about(more))
         }
-        RejectReason::Malformed | RejectReason::HostBanned | RejectReason::MaxDuration => String::new(),
+        RejectReason::Malformed
+        | RejectReason::AbsurdPrice
+        | RejectReason::Impossible
+        | RejectReason::HostBanned
+        | RejectReason::MaxDuration => String::new(),
     }
 }
