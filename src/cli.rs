@@ -155,6 +155,10 @@ pub struct TimeArgs {
     /// How old offers may be when a job is placed.
     #[arg(long, env = "TRADEWIND_OFFERS_MAX_AGE", value_name = "TIME", default_value = "1m", value_parser = span)]
     pub offers_max_age: Duration,
+    /// How often a job with a deadline weighs its choices, and one that waits for a price looks; for money alone a job that runs does so
+    /// five times more rarely.
+    #[arg(long, env = "TRADEWIND_REPLAN_INTERVAL", value_name = "TIME", default_value = "1m", value_parser = span)]
+    pub replan_interval: Duration,
     /// How often the report of a living machine's agent is read; those of workers on the cluster's own nodes only while something is
     /// awaited, and else at half of --status-interval or more rarely.
     #[arg(long, env = "TRADEWIND_REPORT_POLL", value_name = "TIME", default_value = "5s", value_parser = span)]

@@ -168,6 +168,7 @@ impl Config {
         settings.offers_max_age = times.offers_max_age;
         settings.report_poll = times.report_poll;
         settings.status_interval = times.status_interval;
+        settings.replan_interval = times.replan_interval;
         settings.agent_silent_after = times.agent_silent_after;
         settings.shortest_line = times.shortest_money_line;
         settings.refusal_memory = times.refusal_memory;

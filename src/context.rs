@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tradewind_api::training_job::JobPhase;
@@ -89,8 +90,8 @@ const FOR_ROOM: &str = "for room";
 
 impl Default for Caches {
     fn default() -> Self {
-        let jobs =
-            Cache::new(&[names::JOB_UID]).indexed(ONGOING, ongoing).indexed(FOR_ROOM, waits_for_room).packing(|_| true);
+        // A job does not carry the label by which what belongs to it is found.
+        let jobs = Cache::new(&[]).indexed(ONGOING, ongoing).indexed(FOR_ROOM, waits_for_room).packing(|_| true);
         Self {
             jobs: Cached::over(jobs),
             rented: Cached::default(),
@@ -217,9 +218,18 @@ impl Context {
 
     /// Wants fresh offers for a while and wakes the readers.
     pub fn want_offers(&self) {
-        let until = self.clock.monotonic() + self.settings.offers_max_age * 4;
-        let already = self.market.wanted(self.clock.monotonic() + self.settings.offers_max_age);
-        self.market.want(until);
+        self.want_offers_for(self.settings.offers_max_age * 4, self.settings.offers_max_age);
+    }
+
+    /// Wants the offers of this moment, and wakes the readers if they have none.
+    pub fn want_offers_once(&self) {
+        self.want_offers_for(self.settings.offers_max_age / 4, Duration::ZERO);
+    }
+
+    fn want_offers_for(&self, span: Duration, at_least: Duration) {
+        let until = self.clock.monotonic() + span;
+        let already = self.market.wanted(self.clock.monotonic() + at_least);
+        self.market.want(self.clock.monotonic(), until);
         if !already {
             for account in self.accounts.all() {
                 self.ask(MarketReader::NAME, Key::cluster(account.name.as_str()));

@@ -24,6 +24,8 @@ pub struct Settings {
     pub report_poll: Duration,
     /// How often progress, checkpoints and cost are written into statuses at most.
     pub status_interval: Duration,
+    /// How often a job weighs its choices over time.
+    pub replan_interval: Duration,
     /// Silence of an agent after which its machine, or its Pod in the cluster, is given up.
     pub agent_silent_after: Duration,
     /// The shortest time for which machines go on without the operator.
@@ -66,6 +68,7 @@ impl Settings {
             offers_max_age: Duration::from_mins(1),
             report_poll: Duration::from_secs(5),
             status_interval: Duration::from_secs(30),
+            replan_interval: Duration::from_mins(1),
             agent_silent_after: Duration::from_mins(10),
             shortest_line: Duration::from_mins(2),
             refusal_memory: Duration::from_mins(15),

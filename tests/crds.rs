@@ -66,7 +66,9 @@ async fn defaults_are_there_from_the_first_read() {
     assert_eq!(spec["gpu"], json!({"count": 1, "models": []}));
     assert_eq!(
         spec["placement"],
-        json!({"inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": []})
+        json!({
+            "inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": [], "patience": "0s",
+        })
     );
     assert_eq!((&spec["checkpoint"]["interval"], &spec["checkpoint"]["keep"]), (&json!("15m"), &json!(3)));
     assert_eq!(spec["checkpoint"]["onExisting"], "Resume");
@@ -166,6 +168,38 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
         (
             only("regions", json!(["NO"])),
             "spec.placement.regions: Invalid value: placement.regions names where to rent, but placement.inCluster is Only: remove one of the two",
+        ),
+        (
+            json!({"placement": {"maxPricePerHour": "0.50"}}),
+            "spec.placement.maxPricePerHour: Invalid value: is a price to wait for: say how long with placement.patience, or until when with completeWithin",
+        ),
+        (
+            json!({"placement": {"maxPricePerHour": "cheap", "patience": "1h"}}),
+            r#"spec.placement.maxPricePerHour: Invalid value: "cheap": must be dollars such as "10.00""#,
+        ),
+        (
+            json!({"placement": {"patience": "a while"}}),
+            r#"spec.placement.patience: Invalid value: "a while": must be a time span such as 15m or 1h30m"#,
+        ),
+        (
+            json!({"placement": {"inCluster": "Only", "maxPricePerHour": "0.50", "patience": "1h"}}),
+            "spec.placement.maxPricePerHour: Invalid value: placement.maxPricePerHour is about rented machines, but placement.inCluster is Only: remove one of the two",
+        ),
+        (
+            json!({"workers": 2, "placement": {"maxPricePerHour": "0.50", "patience": "1h"}}),
+            "spec.placement.maxPricePerHour: Invalid value: placement.maxPricePerHour is about rented machines, but several workers run in the cluster only",
+        ),
+        (
+            json!({"completeWithin": "2h"}),
+            "spec.completeWithin: Invalid value: a deadline can be kept only if it is known how much work there is: set work.hours",
+        ),
+        (
+            json!({"completeWithin": "0s", "work": {"hours": "1"}}),
+            "spec.completeWithin: Invalid value: must be longer than zero",
+        ),
+        (
+            json!({"completeWithin": "tomorrow", "work": {"hours": "1"}}),
+            r#"spec.completeWithin: Invalid value: "tomorrow": must be a time span such as 15m or 1h30m"#,
         ),
         (
             json!({"placement": {"inCluster": "Maybe"}}),

@@ -109,9 +109,7 @@ async fn write(ctx: &Context, mailbox: &Mailbox) -> Result<(), Failure> {
 pub async fn flush(ctx: &Context) -> Result<(), Failure> {
     match &ctx.mailbox {
         // What was never read must not be overwritten by the little that is known now.
-        Some(mailbox) if ctx.market.is_recalled() && ctx.market.unwritten_since().is_some() => {
-            write(ctx, mailbox).await
-        }
+        Some(mailbox) if ctx.market.is_recalled() && ctx.market.has_news() => write(ctx, mailbox).await,
         _ => Ok(()),
     }
 }
@@ -247,6 +245,24 @@ mod tests {
         run(&keeper).unwrap();
         flush(&keeper.ctx).now_or_never().unwrap().unwrap();
         assert!(world.documents().is_empty(), "nothing new, nothing written");
+    }
+
+    #[test]
+    fn pools_that_come_and_go_are_in_nobodys_way() {
+        let world = World::new();
+        let keeper = world.keeper();
+        let market = &keeper.ctx.market;
+        let spot = Offer { capacity: tradewind_core::Capacity::Spot, ..offer("h", "1") };
+        let list = |offers| market.put("p", world.clock.monotonic(), world.clock.now(), offers);
+        list(vec![spot.clone()]);
+        assert!(market.unwritten_since().is_none(), "a host that fails now is written down at once");
+        assert!(market.has_news(), "an orderly end writes it");
+        world.pass(9);
+        list(vec![]);
+        assert!(market.unwritten_since().is_none());
+        world.pass(1);
+        list(vec![]);
+        assert!(market.unwritten_since().is_some(), "it does not wait for ever");
     }
 
     #[test]

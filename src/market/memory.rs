@@ -8,18 +8,23 @@ use serde::{Deserialize, Serialize};
 use tradewind_api::conditions::bounded;
 use tradewind_core::GpuModel;
 
+use super::pools::Seen;
 use super::{Inner, Market, PROVEN_FOR};
 
 /// Notes of each kind that are kept, those that last longest: with reasons of at most [`REASON_CHARS`] well under [`MAX_BYTES`].
 const MOST_NOTES: usize = 500;
 const REASON_CHARS: usize = 200;
+/// No single start, and nothing that was written by anybody, makes set-ups look longer.
+pub(super) const LONGEST_SET_UP_S: u64 = 3600;
+/// Spot pools that are kept, of about 2 KB each.
+const MOST_POOLS: usize = 300;
 /// The largest document that is read.
 pub const MAX_BYTES: u64 = 2 << 20;
 /// The form of the document. Another one is ignored: nothing is lost but experience.
 const VERSION: u32 = 1;
 
 /// The document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Remembered {
     version: u32,
@@ -33,6 +38,10 @@ pub struct Remembered {
     proven: Vec<Note>,
     #[serde(default)]
     lives: Vec<Life>,
+    #[serde(default)]
+    set_ups: Vec<SetUp>,
+    #[serde(default)]
+    pools: Vec<Seen>,
 }
 
 /// An offer or a host of a Provider, and until when something is known of it.
@@ -54,6 +63,16 @@ struct Life {
     #[serde(default)]
     gpu: Option<GpuModel>,
     count: u64,
+    seconds: u64,
+}
+
+/// How long machines of a pool take until they run, on average.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SetUp {
+    provider: String,
+    #[serde(default)]
+    gpu: Option<GpuModel>,
     seconds: u64,
 }
 
@@ -124,6 +143,11 @@ impl Market {
             count: *count,
             seconds: *seconds,
         });
+        let set_ups = inner.set_ups.iter().take(MOST_NOTES).map(|((provider, gpu), seconds)| SetUp {
+            provider: provider.clone(),
+            gpu: gpu.clone(),
+            seconds: *seconds,
+        });
         let remembered = Remembered {
             version: VERSION,
             refused: written(&inner.refused, now),
@@ -131,6 +155,8 @@ impl Market {
             suspected: written(&inner.suspected, now),
             proven: written(&inner.proven, now),
             lives: lives.collect(),
+            set_ups: set_ups.collect(),
+            pools: inner.pools.to_remember(MOST_POOLS),
         };
         (inner.revision, remembered)
     }
@@ -138,8 +164,12 @@ impl Market {
     /// Takes what an earlier process knew, beside what this one has learned already. What lasts longer counts.
     pub fn recall(&self, remembered: Remembered, now: Moment) {
         let mut inner = self.lock();
-        let Inner { refused, banned, suspected, proven, lives, .. } = &mut *inner;
+        let Inner { refused, banned, suspected, proven, lives, set_ups, pools, .. } = &mut *inner;
         merge(refused, remembered.refused, now);
+        pools.recall(remembered.pools, now.wall);
+        for known in remembered.set_ups.into_iter().take(MOST_NOTES) {
+            set_ups.entry((known.provider, known.gpu)).or_insert(known.seconds.min(LONGEST_SET_UP_S));
+        }
         merge(banned, remembered.banned, now);
         merge(suspected, remembered.suspected, now);
         merge(proven, remembered.proven, now);

@@ -2,6 +2,7 @@
 
 pub mod keeper;
 pub mod memory;
+pub mod pools;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,10 @@ pub struct Spoken {
 /// that thinks better of it tells nobody.
 const SPOKEN_FOR: Duration = Duration::from_secs(10);
 
+/// What changes all the time (pools that come and go, how long a start takes) is written down together with what else was learned, or after so
+/// long.
+const SMALL_NEWS_WRITTEN_AFTER: Duration = Duration::from_mins(10);
+
 /// The memory of the market.
 #[derive(Default)]
 pub struct Market {
@@ -57,13 +62,19 @@ struct Inner {
     suspected: BTreeMap<(String, String), (Duration, String)>,
     /// Hosts on which a program of ours has worked.
     proven: BTreeMap<(String, String), (Duration, String)>,
+    pools: pools::Pools,
+    /// Since when there is small news of which the mailbox does not know.
+    small_news_since: Option<Duration>,
     lives: BTreeMap<(String, Option<tradewind_core::GpuModel>), (u64, u64)>,
+    set_ups: BTreeMap<(String, Option<tradewind_core::GpuModel>), u64>,
     /// By uid of the job.
     spoken_for: BTreeMap<String, (Duration, Spoken)>,
     /// Limits that the ledger found used up, by Provider and the namespace for which they hold (empty: for everybody).
     used_up: BTreeMap<(String, String), UsedUp>,
     /// Until when somebody wants fresh offers.
     wanted_until: Duration,
+    /// Since when that is so.
+    wanted_from: Duration,
     /// Rises with everything that is learned.
     revision: u64,
     /// The revision that the mailbox has, and when it was written.
@@ -103,15 +114,43 @@ impl Market {
         self.lock().offers.get(provider).cloned()
     }
 
-    /// Remembers offers.
-    pub fn put(&self, provider: &str, at: Duration, offers: Vec<Offer>) {
-        self.lock().offers.insert(provider.to_owned(), Snapshot { at, offers: Arc::new(offers) });
+    /// Remembers offers. `at`: monotonic; `wall`: the same moment by the wall clock.
+    pub fn put(&self, provider: &str, at: Duration, wall: jiff::Timestamp, offers: Vec<Offer>) {
+        let mut inner = self.lock();
+        if inner.pools.see(provider, wall, &offers) {
+            inner.small_news_since.get_or_insert(at);
+        }
+        // A host that fails is written down at once; this must not be in its way.
+        if inner.small_news_since.is_some_and(|since| at.saturating_sub(since) >= SMALL_NEWS_WRITTEN_AFTER) {
+            inner.small_news_since = None;
+            inner.revision += 1;
+        }
+        inner.offers.insert(provider.to_owned(), Snapshot { at, offers: Arc::new(offers) });
+    }
+
+    /// What was seen of these pools.
+    pub fn records(&self, ids: &[pools::PoolId]) -> Vec<tradewind_planner::when::Record> {
+        self.lock().pools.records(ids)
+    }
+
+    /// Last offers of spot pools of these accounts that have none now.
+    pub fn absent(&self, allowed: &[String]) -> Vec<Offer> {
+        self.lock().pools.absent(|name| allowed.iter().any(|a| a == name))
     }
 
     /// Says that fresh offers are wanted until `until`; while nobody wants any, none are read.
-    pub fn want(&self, until: Duration) {
+    pub fn want(&self, now: Duration, until: Duration) {
         let mut inner = self.lock();
+        if inner.wanted_until <= now {
+            inner.wanted_from = now;
+        }
         inner.wanted_until = inner.wanted_until.max(until);
+    }
+
+    /// For how long offers have been wanted without a break.
+    pub fn wanted_since(&self, now: Duration) -> Option<Duration> {
+        let inner = self.lock();
+        (inner.wanted_until > now).then(|| now.saturating_sub(inner.wanted_from))
     }
 
     /// Whether somebody wants fresh offers at `now`.
@@ -247,7 +286,14 @@ impl Market {
     }
 
     fn set_written(&self, revision: u64, at: Duration) {
-        self.lock().written = (revision, Some(at));
+        let mut inner = self.lock();
+        inner.written = (revision, Some(at));
+        inner.small_news_since = None;
+    }
+
+    /// Whether there is anything that the mailbox does not know.
+    fn has_news(&self) -> bool {
+        self.unwritten_since().is_some() || self.lock().small_news_since.is_some()
     }
 
     /// Remembers how long a spot machine lived.
@@ -257,6 +303,14 @@ impl Market {
         *count += 1;
         *sum += seconds;
         inner.revision += 1;
+    }
+
+    /// Remembers how long a machine took from the rent call until it ran, without its image's download. Late ones count more.
+    pub fn set_up(&self, provider: &str, gpu: Option<tradewind_core::GpuModel>, seconds: u64, now: Duration) {
+        let mut inner = self.lock();
+        let mean = inner.set_ups.entry((provider.to_owned(), gpu)).or_insert(tradewind_planner::DEFAULT_SETUP_S);
+        *mean = (*mean + seconds.min(memory::LONGEST_SET_UP_S)).div_ceil(2);
+        inner.small_news_since.get_or_insert(now);
     }
 
     /// What the planner should know of the market at `now`. Notes that have run out are forgotten.
@@ -276,7 +330,8 @@ impl Market {
         // One or two early losses say little: the mean is taken together with the assumed life, counted as three machines.
         let prior = tradewind_planner::DEFAULT_MEAN_LIFE_S;
         let mean_life_s = inner.lives.iter().map(|(k, (n, sum))| (k.clone(), (sum + 3 * prior) / (n + 3))).collect();
-        Knowledge { refused, banned_hosts, mean_life_s, ..Knowledge::default() }
+        let pool_setup_s = inner.set_ups.clone();
+        Knowledge { refused, banned_hosts, mean_life_s, pool_setup_s, ..Knowledge::default() }
     }
 }
 
@@ -311,7 +366,8 @@ impl MarketReader {
         let query = OfferQuery::default();
         let offers =
             account.provider.offers(&query).await.map_err(|error| Failure::new(error.reason(), error.to_string()))?;
-        ctx.market.put(name, now, offers);
+        ctx.market.put(name, now, ctx.clock.now(), offers);
+        ctx.keep_market();
         ctx.wake_waiting_jobs();
         Ok(Wake::After(refresh, "offers grow old"))
     }

@@ -16,6 +16,7 @@ mod cluster;
 mod commands;
 mod crash;
 mod crowd;
+mod deadline;
 mod deletion;
 mod failures;
 mod frozen;

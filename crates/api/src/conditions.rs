@@ -19,6 +19,8 @@ pub const STALLED: &str = "Stalled";
 pub const SUSPENDED: &str = "Suspended";
 /// Many machines of a Provider were taken away at once, a moment ago.
 pub const LOSSES_AT_ONCE: &str = "LossesAtOnce";
+/// The job will be complete, or was, before its deadline.
+pub const ON_TIME: &str = "OnTime";
 /// The job has finished with success.
 pub const COMPLETE: &str = "Complete";
 /// The job has failed for good.
@@ -93,6 +95,8 @@ reasons! {
     WaitingForCluster,
     /// The operator waits for fresh offers.
     WaitingForOffers,
+    /// A machine could be had; the job waits for a cheaper one while it may.
+    WaitingForPrice,
     /// No Provider may be used.
     NoProvider,
     /// No `access` entry of a Provider selects the job's namespace.
@@ -119,6 +123,18 @@ reasons! {
     Rented,
     /// The program runs.
     Running,
+    /// The job leaves its machine for a better one.
+    Moving,
+    /// The deadline will be kept, even if what is rented is lost.
+    DeadlineInReach,
+    /// The deadline is kept only if things go well, or it was not looked at.
+    DeadlineAtRisk,
+    /// Nothing that may be had keeps the deadline.
+    DeadlineOutOfReach,
+    /// The job was complete before its deadline.
+    DeadlineKept,
+    /// The deadline is over and the job was not complete.
+    DeadlineMissed,
     /// The machine was lost; the next attempt is prepared.
     Resuming,
     /// The job is finished.

@@ -45,6 +45,11 @@ use crate::values::{Decimal, Size, Span};
     validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.providers) || size(self.placement.providers) == 0").message("placement.providers names where to rent, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.providers"),
     validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.capacity) || self.placement.capacity == 'Any'").message("placement.capacity is about rented machines, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.capacity"),
     validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.regions) || size(self.placement.regions) == 0").message("placement.regions names where to rent, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.regions"),
+    validation = Rule::new("!has(self.placement) || !has(self.placement.maxPricePerHour) || has(self.completeWithin) || (has(self.placement.patience) && self.placement.patience.matches('[1-9]'))").message("is a price to wait for: say how long with placement.patience, or until when with completeWithin; what must never be exceeded is budget.perHour").field_path(".placement.maxPricePerHour"),
+    validation = Rule::new("!has(self.placement) || self.placement.inCluster != 'Only' || !has(self.placement.maxPricePerHour)").message("placement.maxPricePerHour is about rented machines, but placement.inCluster is Only: remove one of the two").field_path(".placement.maxPricePerHour"),
+    validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || !has(self.placement.maxPricePerHour)").message("placement.maxPricePerHour is about rented machines, but several workers run in the cluster only: remove it, or set workers to 1").field_path(".placement.maxPricePerHour"),
+    validation = Rule::new("!has(self.completeWithin) || has(self.work)").message("a deadline can be kept only if it is known how much work there is: set work.hours (and work.gpu); what is measured later replaces it").field_path(".completeWithin"),
+    validation = Rule::new("!has(self.completeWithin) || self.completeWithin.matches('[1-9]')").message("must be longer than zero").field_path(".completeWithin"),
     validation = Rule::new("!has(self.gangTimeout) || self.gangTimeout.matches('[1-9]')").message("must be longer than zero").field_path(".gangTimeout"),
     validation = Rule::new("!has(self.stallTimeout) || self.stallTimeout.matches('[1-9]')").message("must be longer than zero").field_path(".stallTimeout"),
     validation = Rule::new("!has(self.workers) || self.workers == 1 || !has(self.placement) || self.placement.inCluster != 'Never'").message("several workers need a private network between them, which rented machines do not have yet: placement.inCluster must not be Never").field_path(".placement.inCluster"),
@@ -73,6 +78,9 @@ pub struct TrainingJobSpec {
     /// How much work there is; measured progress replaces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<Work>,
+    /// The deadline, counted from the job's creation. It is kept if any allowed placement can keep it, whatever that costs within the budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_within: Option<Span>,
     /// What a failing program leads to.
     #[serde(default)]
     pub failure_policy: FailurePolicy,
@@ -238,6 +246,14 @@ pub struct PlacementSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub min_upload_mbps: Option<i64>,
+    /// How long the job may wait, each time it needs a machine, for a cheaper one than it could have at once.
+    #[serde(default = "no_time")]
+    pub patience: Span,
+    /// Dollars an hour to wait for, disk included: the job starts when a machine costs no more, or when its patience or slack is over. The
+    /// price that is never exceeded is `budget.perHour`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_dollars_given")]
+    pub max_price_per_hour: Option<Money>,
 }
 
 impl Default for PlacementSpec {
@@ -252,8 +268,19 @@ impl Default for PlacementSpec {
             min_reliability: None,
             min_download_mbps: None,
             min_upload_mbps: None,
+            patience: no_time(),
+            max_price_per_hour: None,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(n: &i64) -> bool {
+    *n == 0
+}
+
+fn no_time() -> Span {
+    Span("0s".to_owned())
 }
 
 fn two_minutes() -> Span {
@@ -461,6 +488,20 @@ pub struct TrainingJobStatus {
     /// When the scheduler first called the job's Pod unschedulable: `burstAfter` is counted from here, once per job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unschedulable_since: Option<Time>,
+    /// Since when the job waits for a cheaper machine than it could have: `placement.patience` is counted from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_since: Option<Time>,
+    /// Until when it must be complete: its creation and `completeWithin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Time>,
+    /// Seconds of work that ended attempts have saved, on the GPU model of `work`: what is left is reckoned by it where the program tells no total
+    /// of steps.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub saved_seconds: i64,
+    /// How fast the job was on each GPU model, as its own steps tell. At most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub step_rates: Vec<StepRate>,
     /// Where the present attempt runs and at what terms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
@@ -538,10 +579,81 @@ pub struct PlacementStatus {
     /// Why this one, in a sentence with its expected cost taken apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The best others and why not, at most 10 lines.
+    /// Expected cost from here to the end, taken apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<ExpectedCost>,
+    /// When the job will be complete, as was expected when this was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_finish: Option<Time>,
+    /// The best others, at most three.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub alternatives: Vec<Alternative>,
+    /// Why others do not fit, grouped and counted, at most 10 lines.
     #[serde(default)]
     #[schemars(length(max = 10))]
     pub rejected: Vec<String>,
+}
+
+/// Expected cost of finishing on a machine, in dollars.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpectedCost {
+    /// Useful work.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub compute: Money,
+    /// Renting and booting.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub setup: Money,
+    /// Pulling the image.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub image_pull: Money,
+    /// Downloading the input.
+    #[serde(default)]
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub input_download: Money,
+    /// Restoring the checkpoint.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub restore: Money,
+    /// Work that is expected to be done twice, since machines are lost.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub expected_lost_work: Money,
+    /// Disk.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub storage: Money,
+    /// Traffic.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub traffic: Money,
+    /// All of it.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub total: Money,
+}
+
+/// What was measured of a job on a GPU model.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRate {
+    /// Model.
+    pub gpu: String,
+    /// Steps of the program in an hour.
+    pub steps_per_hour: Decimal,
+}
+
+/// A machine that was not chosen.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Alternative {
+    /// For people: `1xRTX3090 of vast-main (on demand, SE)`.
+    pub summary: String,
+    /// Dollars an hour.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub price_per_hour: Money,
+    /// Dollars more than the chosen one to the end of the job.
+    #[schemars(schema_with = "crate::schema::dollars")]
+    pub extra_cost: Money,
+    /// When the job would be complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_finish: Option<Time>,
 }
 
 /// Why an attempt in the cluster ends.

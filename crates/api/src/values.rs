@@ -90,42 +90,68 @@ impl JsonSchema for Size {
     }
 }
 
-/// Bytes of a Kubernetes quantity without fraction (`20Gi`, `500M`, `1024`); `None` otherwise.
+/// Bytes of a Kubernetes quantity (`20Gi`, `1.5Gi`, `500M`, `1e9`), rounded up as Kubernetes does; `None` for anything else, negative ones too.
 pub fn quantity_bytes(text: &str) -> Option<u64> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    let factor: u64 = match unit {
-        "" => 1,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    quantity(text, 1)
 }
 
-/// Thousandths of a CPU quantity (`2`, `500m`, `1.5`); `None` otherwise.
+/// Thousandths of a CPU quantity (`2`, `500m`, `1.5`), rounded up; `None` for anything else, negative ones too.
 pub fn quantity_millis(text: &str) -> Option<u64> {
-    if let Some(millis) = text.strip_suffix('m') {
-        return millis.parse().ok();
-    }
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
-    if decimals.len() > 3 || !decimals.bytes().all(|b| b.is_ascii_digit()) {
+    quantity(text, 1000)
+}
+
+/// A quantity in units of 1 ÷ `parts`, rounded up. The grammar is Kubernetes' own
+/// (<https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>).
+fn quantity(text: &str, parts: u128) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+    if whole.len() + decimals.len() > 30 || (whole.is_empty() && decimals.is_empty()) {
         return None;
     }
-    let thousandths: u64 = format!("{decimals:0<3}").parse().ok()?;
-    whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(thousandths)
+    let digits: u128 = format!("{whole}{decimals}").parse().ok()?;
+    // Powers of ten that it is multiplied with and divided by, and the factor of a binary unit.
+    let binary = |power: u32| (0, 1_u128 << (10 * power));
+    let (tens, factor) = match unit {
+        "" => (0, 1),
+        "m" => (-3, 1),
+        "k" => (3, 1),
+        "M" => (6, 1),
+        "G" => (9, 1),
+        "T" => (12, 1),
+        "P" => (15, 1),
+        "E" => (18, 1),
+        "Ki" => binary(1),
+        "Mi" => binary(2),
+        "Gi" => binary(3),
+        "Ti" => binary(4),
+        "Pi" => binary(5),
+        "Ei" => binary(6),
+        _ => (unit.strip_prefix(['e', 'E'])?.parse::<i32>().ok()?, 1),
+    };
+    let tens = tens - i32::try_from(decimals.len()).ok()?;
+    let power = 10_u128.checked_pow(tens.unsigned_abs());
+    let scaled = digits.checked_mul(factor)?.checked_mul(parts)?;
+    let units = match power {
+        Some(power) if tens >= 0 => scaled.checked_mul(power)?,
+        Some(power) => scaled.div_ceil(power),
+        // So small that nothing but the rounding is left, or too large.
+        None if tens < 0 => u128::from(scaled > 0),
+        None => return None,
+    };
+    u64::try_from(units).ok()
 }
 
 /// A decimal number as text: `"0.98"`, `"1.5"`. Not negative, at most six decimals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Decimal(pub String);
+
+impl From<String> for Decimal {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl Decimal {
     /// Millionths; 0 for a text that the schema would have refused.
@@ -158,9 +184,29 @@ mod tests {
         }
         assert_eq!(Size("20Gi".into()).mib(), 20 * 1024);
         assert_eq!(Size("1".into()).mib(), 1);
-        assert_eq!(quantity_bytes("1.5Gi"), None);
+        for (text, bytes) in [
+            ("1.5Gi", Some(3 << 29)),
+            ("20Gi", Some(20 << 30)),
+            ("500M", Some(500_000_000)),
+            ("1e9", Some(1_000_000_000)),
+            (".5k", Some(500)),
+            ("1500m", Some(2)),
+            ("1e-90", Some(1)),
+            ("0e-90", Some(0)),
+            ("1e90", None),
+            ("99999Ei", None),
+            ("-1", None),
+            ("1.2.3", None),
+            ("", None),
+            (".", None),
+            ("Gi", None),
+            ("5 GB", None),
+        ] {
+            assert_eq!(quantity_bytes(text), bytes, "{text}");
+        }
         assert_eq!(quantity_millis("1.5"), Some(1500));
         assert_eq!(quantity_millis("250m"), Some(250));
+        assert_eq!(quantity_millis("0.0001"), Some(1));
         assert_eq!(Decimal("0.98".into()).millionths(), 980_000);
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus};
-use tradewind_core::Capacity;
+use tradewind_core::{Capacity, Offer};
+use tradewind_planner::{DEFAULT_IMAGE_MB, transfer_s};
 
 use super::decide::{Observed, rented_offer};
 use super::memory::MachineMemory;
@@ -68,8 +69,20 @@ pub fn from_life(ctx: &Context, observed: &Observed, status: &RentedMachineStatu
     if ran || status.checkpoint.is_some() || status.exit_code == Some(0) {
         memory.proven = true;
         ctx.market.prove(offer, ctx.clock.monotonic());
+        if let Some(seconds) = set_up_s(observed, status, offer) {
+            ctx.market.set_up(&offer.provider, offer.gpu.clone(), seconds, ctx.clock.monotonic());
+        }
         ctx.keep_market();
     }
+}
+
+/// Seconds from the rent call until the machine ran, without what its image's download should have taken.
+fn set_up_s(observed: &Observed, status: &RentedMachineStatus, offer: &Offer) -> Option<u64> {
+    let (rented, runs) = (status.rented_at.as_ref()?.0, status.running_since.as_ref()?.0);
+    let took = u64::try_from(runs.duration_since(rented).as_secs()).ok()?;
+    let image_mb =
+        observed.spec.image_bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(|bytes| bytes.div_ceil(1_000_000));
+    Some(took.saturating_sub(transfer_s(image_mb.unwrap_or(DEFAULT_IMAGE_MB), offer.download_mbps)))
 }
 
 /// An Event of the job about a host that is suspected from now on.

@@ -13,7 +13,8 @@ use tradewind_cluster::{ClusterError, Guard, Key, MetadataPatch, Removal, Typed}
 use super::JobMemory;
 use super::decide::{Observed, POD_AGAIN, Step};
 use super::fresh;
-use super::placement::{self, Rent};
+use super::order;
+use super::placement::Rent;
 use super::template::{self, AgentPod, ControlUrl, Goes, Seat};
 use crate::context::Context;
 use crate::controllers::{pod, worker};
@@ -221,7 +222,7 @@ async fn write_claim(
     attempt: i64,
     claim: &Claim,
 ) -> Result<bool, Failure> {
-    let Some(machine) = placement::machine(job, &observed.valid, rent, attempt, claim.clone()) else {
+    let Some(machine) = order::machine(job, &observed.valid, rent, attempt, claim.clone()) else {
         return Ok(false);
     };
     match ctx.cluster.add(machine).await {
@@ -262,7 +263,7 @@ async fn take_over(
     next.spec.claim = claim.clone();
     next.spec.attempt = attempt;
     next.spec.checkpoint.clone_from(&valid.checkpoint);
-    next.spec.stall_timeout_s = placement::seconds(valid.stall_timeout);
+    next.spec.stall_timeout_s = order::seconds(valid.stall_timeout);
     next.spec.budget_per_hour = observed.job.spec.budget.as_ref().and_then(|b| b.per_hour);
     let written = ctx.cluster.write(next).await?;
     ctx.caches.rented.own(&written);

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use tradewind_api::training_job::{InCluster, JobPhase};
 use tradewind_api::{Reason, TrainingJobStatus, names};
 use tradewind_core::{Money, Offer};
+use tradewind_planner::CostBreakdown;
 
 use super::decide::{Admission, Step};
 use super::gang;
 use super::placement::{Choice, Rent};
 use super::play::{Play, disrupted, exited, unschedulable};
+use super::timing::Prospect;
 use super::turns::{Standing, Turn};
 use super::valid::Refused;
 use crate::controllers::worker::WorkerView;
@@ -317,7 +319,19 @@ fn where_the_cluster_costs_money_the_cheaper_place_is_taken() {
     let choose = |play: &mut Play, price: &str| {
         let first = Offer { price_per_hour: dollars(price), ..test_machine::offer("1") };
         let (why, provider) = (format!("at ${price}/h"), "p".to_owned());
-        let rent = Rent { provider, offers: Vec::new(), why, rejected: Vec::new(), first, image_bytes: None };
+        let rent = Rent {
+            provider,
+            offers: Vec::new(),
+            why,
+            cost: CostBreakdown::default(),
+            finish_in_s: 0,
+            others: Vec::new(),
+            rejected: Vec::new(),
+            first,
+            image_bytes: None,
+            prospect: Prospect::Unknown,
+            save_every_s: None,
+        };
         play.o.choice = Some(Choice::Rent(Box::new(rent)));
     };
     let mut play = Play::new(&json!({"gpu": {"count": 2}}));

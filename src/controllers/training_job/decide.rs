@@ -17,9 +17,10 @@ use super::placement::{Choice, Rent};
 use super::restart;
 use super::status::Report;
 use super::stop;
+use super::timing::Prospect;
 use super::turns::Turn;
 use super::valid::{Refused, Valid};
-use super::{crew, ending, fresh, gang};
+use super::{crew, deadline, ending, fresh, gang};
 use crate::controllers::deletion::{Deletion, deletion};
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
@@ -55,6 +56,10 @@ pub struct Observed {
     pub pod_refused: Option<(Reason, String)>,
     /// The limit of its Provider that the attempt's machine passes by running on.
     pub overrun: Option<String>,
+    /// Why the job leaves its machine for a better one, and for which.
+    pub moves: Option<String>,
+    /// What was found out about the deadline.
+    pub prospect: Prospect,
     /// Id for a new run.
     pub fresh_run_id: String,
     /// What the agents of the attempt's workers in the cluster say, by rank.
@@ -98,6 +103,8 @@ impl Observed {
             cordoned: false,
             pod_refused: None,
             overrun: None,
+            moves: None,
+            prospect: Prospect::Unknown,
             fresh_run_id: String::new(),
             views: Vec::new(),
             dead_nodes: BTreeSet::new(),
@@ -240,7 +247,7 @@ const HISTORY: usize = 20;
 
 /// Decides. Total: every combination of inputs has an answer.
 pub fn decide(o: &Observed) -> Decision {
-    fresh::keep(o, next(o))
+    deadline::keep(o, fresh::keep(o, next(o)))
 }
 
 fn next(o: &Observed) -> Decision {
@@ -510,6 +517,10 @@ fn unwell(o: &Observed, valid: &Valid, machine: &RentedMachine) -> Option<(Reaso
         let minutes = valid.stall_timeout.as_secs().div_ceil(60);
         let message = format!("the program showed no sign of life for {minutes} min (stallTimeout)");
         return Some((Reason::ProgramStalled, message));
+    }
+    if let Some(why) = o.moves.as_ref().filter(|_| rented(machine)) {
+        let message = format!("moves to another machine, from its last checkpoint: {why}");
+        return Some((Reason::Moving, message));
     }
     let limit = o.overrun.as_ref().filter(|_| rented(machine))?;
     let message = format!("{limit}; the job goes on from its last checkpoint when there is room, there or elsewhere");

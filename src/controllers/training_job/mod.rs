@@ -8,6 +8,7 @@ pub mod admitted;
 pub mod crew;
 #[cfg(test)]
 mod crew_tests;
+pub mod deadline;
 pub mod decide;
 mod ended;
 pub mod ending;
@@ -16,6 +17,7 @@ pub mod gang;
 pub mod identity;
 mod input;
 mod observe;
+pub mod order;
 #[cfg(test)]
 mod pass_tests;
 mod place;
@@ -23,12 +25,14 @@ pub mod placement;
 #[cfg(test)]
 mod play;
 mod quick;
+pub mod rates;
 mod restart;
 mod room;
 pub mod status;
 pub mod stop;
 mod telling;
 pub mod template;
+pub mod timing;
 pub mod turns;
 pub mod valid;
 
@@ -71,6 +75,10 @@ struct JobMemory {
     held_since: Option<Duration>,
     /// Since when the end waits to be written down (monotonic).
     end_since: Option<Duration>,
+    /// When it was last looked whether to leave the machine (monotonic).
+    moves_looked: Option<Duration>,
+    /// Since when leaving the machine for a cheaper one has paid at every look (monotonic).
+    gains_since: Option<Duration>,
     /// The last Pod of this attempt could not be made: until when it is not tried again (monotonic), and why.
     pod_refused: Option<(Duration, Reason, String)>,
     /// What the storage said when it was asked for this attempt: kept, because the write that follows from it may fail.
@@ -119,12 +127,19 @@ impl TrainingJobs {
         let ctx = &self.ctx;
         let observed = observe::observe(ctx, &job, memory).await?;
         let decision = decide::decide(&observed);
-        let was_open = job.status.as_ref().is_none_or(|s| !s.phase.is_terminal());
+        let (unwritten, was) = (TrainingJobStatus::default(), Arc::clone(&job));
+        let before = was.status.as_ref().unwrap_or(&unwritten);
+        let was_open = !before.phase.is_terminal();
         if was_open && decision.status.phase.is_terminal() && decision.status.attempt.is_some() {
             self.write_end(&observed, &decision.status, memory).await?;
         }
         let (job, held) = self.write_status(job, &decision, memory).await?;
         let Decision { step, wake, .. } = decision;
+        if let Some((reason, why)) = job.status.as_ref().and_then(|status| deadline::trouble(before, status)) {
+            self.ctx
+                .tell(&reference(TrainingJob::KIND, &*job), Severity::Warning, reason, "Plan", why.to_owned())
+                .await;
+        }
         if was_open {
             self.tell_end(&job).await;
         }
@@ -173,10 +188,9 @@ impl TrainingJobs {
         self.ctx.tell(&reference(TrainingJob::KIND, job), severity, reason, "Finish", note).await;
     }
 
-    /// Whether so many jobs begin or end at once that each takes longer than it would alone.
+    /// Whether many jobs begin or end at once.
     fn many_begin(&self) -> bool {
-        const MANY: usize = 100;
-        self.memory().values().filter(|memory| memory.held_since.is_some()).nth(MANY).is_some()
+        self.memory().values().filter(|memory| memory.held_since.is_some()).nth(telling::MANY).is_some()
     }
 
     /// Writes the status if it says something new, as soon as it should be told. Gives back the time until it is, if it waits.
@@ -199,7 +213,10 @@ impl TrainingJobs {
             Telling::Now => (since_written, Duration::ZERO),
             Telling::Lasting(patience) => {
                 let waited = now.saturating_sub(*memory.held_since.get_or_insert(now));
-                (waited, if waited >= patience && self.many_begin() { patience * 4 } else { patience })
+                (
+                    waited,
+                    if waited >= patience && self.many_begin() { patience * telling::AMONG_MANY } else { patience },
+                )
             }
             Telling::Apart(patience) | Telling::WithNews(patience) => (since_written, patience),
         };

@@ -2,25 +2,31 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::training_job::InCluster;
-use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
+use tradewind_api::{Reason, RentedMachine, TrainingJob, TrainingJobStatus, names};
 use tradewind_checkpoints::identity::EndRecord;
 use tradewind_checkpoints::{ProbeFailure, probe};
 use tradewind_cluster::{ClusterError, Key, Selector, Typed};
 use tradewind_core::Money;
+use tradewind_planner::{MoveRules, Running};
 
-use super::decide::{Admission, Observed, machine_of, wants_plan};
+use super::decide::{Admission, Observed, lives, machine_of, wants_plan};
 use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
 use super::status::{is_in_cluster, settles};
 use super::template;
+use super::timing::{Prospect, Times};
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
-use super::{JobMemory, admitted, crew, ending, gang, place, placement, stop};
+use super::{JobMemory, admitted, crew, ending, gang, place, placement, rates, stop};
 use crate::context::Context;
+use crate::controllers::rented_machine::reserve;
 use crate::controllers::{pod, worker};
 use crate::runtime::Failure;
 use crate::storage::Unusable;
@@ -61,6 +67,8 @@ pub(super) async fn observe(
             .filter(|(until, ..)| ctx.clock.monotonic() < *until)
             .map(|(_, reason, message)| (*reason, message.clone())),
         overrun: None,
+        moves: None,
+        prospect: Prospect::Unknown,
         fresh_run_id: format!("{:016x}", ctx.clock.entropy()),
         views: Vec::new(),
         dead_nodes: BTreeSet::new(),
@@ -93,6 +101,7 @@ pub(super) async fn observe(
         memory.stored = None;
         observed.overrun = overrun;
     }
+    look_around(ctx, &mut observed, memory).await;
     let begins = attempt.is_some_and(|attempt| is_about_to_begin(&observed, attempt));
     if attempt.is_some_and(|attempt| crew::is_theirs(&observed, attempt)) && !begins {
         memory.stored = None;
@@ -113,7 +122,9 @@ pub(super) async fn observe(
     }
     if plans {
         ctx.want_offers();
-        observed.choice = Some(choice(ctx, &observed).await);
+        let choice = choice(ctx, &observed, None).await;
+        observed.prospect = choice.prospect();
+        observed.choice = Some(choice);
         if observed.valid.is_cheaper(observed.choice.as_ref()) {
             observed.valid.in_cluster = InCluster::Never;
         }
@@ -194,11 +205,85 @@ pub(super) fn leave(ctx: &Context, uid: &str) {
     }
 }
 
-/// The plan for a job that wants one.
-async fn choice(ctx: &Context, o: &Observed) -> Choice {
+/// So many times more rarely a job that runs looks for a cheaper machine than one with a deadline looks at the time.
+const FOR_MONEY: u32 = 5;
+
+/// Looks whether the job leaves its machine: for its deadline, or for a cheaper one.
+async fn look_around(ctx: &Context, o: &mut Observed, memory: &mut JobMemory) {
+    let Some(held) = held(ctx, o, memory) else {
+        memory.gains_since = None;
+        return;
+    };
+    let now = ctx.clock.monotonic();
+    let often = ctx.settings.replan_interval;
+    // A deadline is kept from minute to minute; a price is not gone in five.
+    let every = if o.valid.complete_within.is_some() { often } else { often * FOR_MONEY };
+    let since = memory.moves_looked.map_or(Duration::MAX, |at| now.saturating_sub(at));
+    if since < every {
+        return;
+    }
+    if o.valid.complete_within.is_some() {
+        ctx.want_offers();
+    } else {
+        ctx.want_offers_once();
+    }
+    let choice = choice(ctx, o, Some(held)).await;
+    if matches!(choice, Choice::Wait { .. }) {
+        return;
+    }
+    memory.moves_looked = Some(now);
+    o.prospect = choice.prospect();
+    match choice {
+        Choice::Rent(rent) => o.moves = Some(rent.why.clone()),
+        Choice::Keep { gains: true, .. } => {
+            memory.gains_since.get_or_insert(now);
+        }
+        _ => memory.gains_since = None,
+    }
+}
+
+/// The machine that the job's program runs on, as the planner sees it.
+fn held(ctx: &Context, o: &Observed, memory: &JobMemory) -> Option<placement::Held> {
+    let job = o.job.status.as_ref()?;
+    let machine = machine_of(o, job.attempt?).filter(|m| lives(m) && m.spec.stop.is_none())?;
+    let status = machine.status.as_ref().filter(|s| matches!(s.phase, MachinePhase::Booting | MachinePhase::Ready))?;
+    let program_since = status.program_since.as_ref().map(|at| at.0);
+    // What starts is let be, unless the deadline is in danger: its start is paid already. Without checkpoints all would be lost.
+    let leaves = o.valid.checkpoint.is_some() && (program_since.is_some() || o.valid.complete_within.is_some());
+    if !leaves || o.valid.rental.is_err() || o.cordoned || o.refused.is_some() {
+        return None;
+    }
+    let since = |at: Timestamp| u64::try_from(o.now.duration_since(at).as_secs()).unwrap_or(0);
+    let for_s = program_since.map_or(0, since);
+    let saved = job.checkpoint.as_ref().map_or(u64::MAX, |c| since(c.at.as_ref().map_or(o.now, |at| at.0)));
+    let running = Running {
+        for_s,
+        gain_held_s: memory.gains_since.map(|at| ctx.clock.monotonic().saturating_sub(at).as_secs()),
+        unsaved_s: saved.min(for_s),
+    };
+    let age_s = since(status.rented_at.as_ref()?.0);
+    Some(placement::Held {
+        offer: reserve::offer(machine)?,
+        age_s,
+        ready: program_since.is_some(),
+        running,
+        rules: rules(job),
+    })
+}
+
+/// A job that has moved and moves again waits twice as long each time: what looked cheaper may not have been to be had.
+fn rules(job: &TrainingJobStatus) -> MoveRules {
+    let usual = MoveRules::default();
+    let moved = job.history.iter().rev().take_while(|record| record.ended == Reason::Moving.as_str()).count();
+    MoveRules { settle_s: usual.settle_s << moved.min(8), ..usual }
+}
+
+/// The plan for a job that wants one, or may leave what it has.
+async fn choice(ctx: &Context, o: &Observed, held: Option<placement::Held>) -> Choice {
     let (job, valid) = (&*o.job, &o.valid);
     let none = |Unusable { reason, message }| Choice::None { reason, message };
-    if let Some(missing) = missing_secret(ctx, job, valid).await {
+    // What runs has its Secrets already.
+    if let (None, Some(missing)) = (&held, missing_secret(ctx, job, valid).await) {
         return none(missing);
     }
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
@@ -208,14 +293,23 @@ async fn choice(ctx: &Context, o: &Observed) -> Choice {
     // Where work waits for the next machine; after one that never started its image, the size is worth the wait.
     let hurry = status.and_then(|s| s.history.last()).is_some_and(|record| !never_started(&record.ended));
     let pod = status.and_then(|s| s.attempt).and_then(|attempt| o.pods.iter().find(|pod| pod::is_of(pod, attempt)));
+    let done = steps(job, held.is_some());
+    let times = Times::of(job, valid, o.now, ctx.settings.replan_interval);
+    // What it would repeat elsewhere, should it leave or lose its machine now.
+    let unsaved_s = held.as_ref().map_or(0, |held| held.running.unsaved_s);
     let asks = placement::Asks {
         job: job.metadata.uid.as_deref().unwrap_or_default(),
         namespace,
-        done_share_ppm: done_ppm(job),
+        done_share_ppm: share_ppm(done.unwrap_or_else(|| (worked_s(o, held.is_some()), valid.work.seconds.max(1)))),
+        steps_left: done.map(|(done, total)| total.saturating_sub(done)),
+        step_rates: status.map(rates::known).unwrap_or_default(),
+        save_s: status.and_then(|s| s.checkpoint.as_ref()?.took_seconds).and_then(|s| u64::try_from(s).ok()),
         spent: status.map_or(Money::ZERO, |s| s.cost.total),
         restore_mb: saved / 1_000_000,
         image_bytes: ctx.images.bytes(image, ctx.clock.monotonic(), hurry).await,
         due: pod.is_some_and(|pod| place::is_due(o, pod)),
+        times: Times { interval_s: times.interval_s.map(|interval_s| interval_s.max(unsaved_s)), ..times },
+        held,
     };
     match ctx.grants(namespace, &ctx.caches.providers.all()).await {
         Ok(grants) => placement::choose(ctx, valid, &asks, &grants),
@@ -310,14 +404,25 @@ async fn missing_secret(ctx: &Context, job: &TrainingJob, valid: &Valid) -> Opti
     None
 }
 
-/// Share of the work that is safe, in millionths: the last checkpoint's step of all steps, as far as the program tells them.
-fn done_ppm(job: &TrainingJob) -> u64 {
-    let Some(status) = &job.status else { return 0 };
-    let total = status.progress.as_ref().and_then(|p| p.total).filter(|t| *t > 0);
-    let step = status.checkpoint.as_ref().map_or(0, |c| c.step);
-    total.map_or(0, |total| {
-        u64::try_from(step.max(0)).unwrap_or(0).saturating_mul(1_000_000) / u64::try_from(total).unwrap_or(1).max(1)
-    })
+fn share_ppm((done, all): (u64, u64)) -> u64 {
+    u64::try_from(u128::from(done.min(all)) * 1_000_000 / u128::from(all.max(1))).unwrap_or(0)
+}
+
+/// Seconds of work that are done, where the program does not tell how many steps there are.
+fn worked_s(o: &Observed, runs: bool) -> u64 {
+    let Some(status) = &o.job.status else { return 0 };
+    let now = rates::worked_s(status, o.valid.work.on.as_ref(), runs.then_some(o.now));
+    u64::try_from(status.saved_seconds.saturating_add(now)).unwrap_or(0)
+}
+
+/// Steps that are done and steps in all, as far as the program tells them: those that are saved, or, where it runs, the last one.
+fn steps(job: &TrainingJob, runs: bool) -> Option<(u64, u64)> {
+    let status = job.status.as_ref()?;
+    let progress = status.progress.as_ref()?;
+    let total = progress.total.and_then(|total| u64::try_from(total).ok()).filter(|total| *total > 0)?;
+    let saved = status.checkpoint.as_ref().map_or(0, |c| c.step);
+    let done = if runs { saved.max(progress.step) } else { saved };
+    Some((u64::try_from(done).unwrap_or(0).min(total), total))
 }
 
 /// Asks the API server about the Pod and the store about the bucket: before the first attempt, and again when the spec changes.

@@ -35,6 +35,7 @@ pub fn place(
     if pod::is_for_renting(pod)
         && valid.cluster_price.is_some()
         && bound.is_empty()
+        && !matches!(o.choice, Some(Choice::Wait { .. }))
         && !valid.is_cheaper(o.choice.as_ref())
     {
         // The market has changed: the cluster is the better place now.
@@ -53,13 +54,17 @@ pub fn place(
         return r.rest(Wake::After(Duration::from_mins(1), "the Node may be uncordoned"));
     }
     match &o.choice {
-        None | Some(Choice::Wait { .. }) => {
+        None | Some(Choice::Wait { .. } | Choice::Keep { .. }) => {
             let message = match &o.choice {
                 Some(Choice::Wait { message }) => message.clone(),
                 _ => "offers are read".to_owned(),
             };
             r.waiting(Reason::WaitingForOffers, &message);
             r.decide(Step::Rest, Wake::After(Duration::from_secs(2), "offers"))
+        }
+        Some(Choice::Later { message, again_in, .. }) => {
+            r.waits_for_price(message);
+            r.decide(Step::Rest, Wake::After(*again_in, "a cheaper machine, or the last moment"))
         }
         Some(Choice::None { reason, message }) => {
             r.waiting(*reason, message);

@@ -1,25 +1,26 @@
-//! Which offers a job may be rented on, and the RentedMachine that says so.
+//! Which offers a job may be rented on, now or later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tradewind_api::rented_machine::{ChosenOffer, Claim, JobRef, RentedMachineSpec};
-use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
-use tradewind_core::{Money, Offer};
-use tradewind_planner::{self as planner, Candidate, Plan, RejectReason};
+use tradewind_api::Reason;
+use tradewind_api::rented_machine::ChosenOffer;
+use tradewind_core::{GpuModel, Money, Offer};
+use tradewind_planner::{self as planner, Candidate, CostBreakdown, Plan};
 
+use super::order::{StartTime, into_choice};
 use super::room::Room;
+use super::timing::{self, Holding, Prospect, RANKED, Times, Verdict};
 use super::valid::Valid;
 use crate::accounts::access::{self, Grant};
 use crate::context::Context;
-use crate::images::ASSUMED_BYTES;
 use crate::market::Spoken;
+use crate::market::pools::PoolId;
 
-/// Offers handed to one RentedMachine: if all are refused the job plans again.
-const OFFERS_PER_MACHINE: usize = 6;
-/// Candidates looked at: many more than that, since those of accounts without room fall out.
-const RANKED: usize = 64;
+/// So long all accounts are waited for by a job that decides for its deadline or its price: a slow one may have the better offer.
+const ALL_ANSWER: Duration = Duration::from_secs(10);
+/// Alternatives that a status tells.
+pub const OTHERS_TOLD: usize = 3;
 
 /// What came out of planning.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +39,36 @@ pub enum Choice {
         /// Sentence.
         message: String,
     },
+    /// Nothing is worth leaving the machine that the job has, or nothing is worth renting.
+    Keep {
+        /// What this means for the deadline.
+        prospect: Prospect,
+        /// Leaving pays, but has not done so for long enough.
+        gains: bool,
+    },
+    /// Something fits, and it is worth while to wait.
+    Later {
+        /// Sentence.
+        message: String,
+        /// Look again after so long.
+        again_in: Duration,
+        /// What this means for the deadline.
+        prospect: Prospect,
+        /// Dollars an hour of the cheapest that could be had now.
+        now: Money,
+    },
+}
+
+impl Choice {
+    /// What it means for the deadline.
+    pub fn prospect(&self) -> Prospect {
+        match self {
+            Self::Rent(rent) => rent.prospect.clone(),
+            Self::Keep { prospect, .. } | Self::Later { prospect, .. } => prospect.clone(),
+            Self::None { message, .. } => Prospect::AtRisk(message.clone()),
+            Self::Wait { .. } => Prospect::Unknown,
+        }
+    }
 }
 
 /// Offers to rent.
@@ -49,12 +80,35 @@ pub struct Rent {
     pub offers: Vec<ChosenOffer>,
     /// Why the first.
     pub why: String,
-    /// The others, at most ten lines.
+    /// What the first is expected to cost to the end.
+    pub cost: CostBreakdown,
+    /// Seconds until the first is expected to be done.
+    pub finish_in_s: u64,
+    /// The best others.
+    pub others: Vec<Other>,
+    /// Why the rest does not fit, at most ten lines.
     pub rejected: Vec<String>,
     /// The first offer.
     pub first: Offer,
     /// Compressed size of the image, if it is known.
     pub image_bytes: Option<u64>,
+    /// What it means for the deadline.
+    pub prospect: Prospect,
+    /// Seconds between two saves that cost least on the first, if it is known how long a save takes.
+    pub save_every_s: Option<u64>,
+}
+
+/// An offer that fits and was not chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// For people.
+    pub summary: String,
+    /// Compute an hour.
+    pub price_per_hour: Money,
+    /// What it would cost more than the chosen one, to the end.
+    pub extra_cost: Money,
+    /// Seconds until it would be done.
+    pub finish_in_s: u64,
 }
 
 /// What a plan is made for, besides the spec.
@@ -63,8 +117,14 @@ pub struct Asks<'a> {
     pub job: &'a str,
     /// Its namespace.
     pub namespace: &'a str,
-    /// Share of the work that is safe, in millionths.
+    /// Share of the work that is done, in millionths: saved, or on the machine that it holds.
     pub done_share_ppm: u64,
+    /// Steps that are left, if the program tells how many there are.
+    pub steps_left: Option<u64>,
+    /// How fast it was, by model: steps in a million seconds.
+    pub step_rates: BTreeMap<GpuModel, u64>,
+    /// Seconds that a save took, if one was made.
+    pub save_s: Option<u64>,
     /// What the job has cost so far.
     pub spent: Money,
     /// What is to be restored, in MB.
@@ -73,6 +133,25 @@ pub struct Asks<'a> {
     pub image_bytes: Option<u64>,
     /// It may rent now. One that still waits for the cluster plans, and keeps nothing from others.
     pub due: bool,
+    /// When it must be complete, and how long it may wait.
+    pub times: Times,
+    /// The machine that it runs on, and what was rented.
+    pub held: Option<Held>,
+}
+
+/// The machine that a job runs on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The offer that was rented.
+    pub offer: Offer,
+    /// Seconds since.
+    pub age_s: u64,
+    /// Its program runs.
+    pub ready: bool,
+    /// How long its program runs there, how long a move has paid, and what a move would repeat.
+    pub running: planner::Running,
+    /// When a gain is worth a move.
+    pub rules: planner::MoveRules,
 }
 
 /// Plans with what the market knows now, and speaks for what it chooses. `grants`: what the job's namespace may do on each account.
@@ -105,7 +184,7 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         return Choice::None { reason: Reason::NoAccess, message };
     }
     let _turn = ctx.market.plan();
-    let room = Room::besides(ctx, asks.job);
+    let room = Room::besides(ctx, asks.job, asks.held.is_some());
     let now = ctx.clock.monotonic();
     let mut offers: Vec<Offer> = Vec::new();
     let mut taken: Vec<Offer> = Vec::new();
@@ -141,7 +220,8 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
             _ => missing.push(name.clone()),
         }
     }
-    if offers.is_empty() && !missing.is_empty() {
+    let incomplete = asks.times.matter() && ctx.market.wanted_since(now).is_some_and(|since| since < ALL_ANSWER);
+    if (offers.is_empty() || incomplete) && !missing.is_empty() {
         let mut message = format!("waits for fresh offers of {}", missing.join(", "));
         if !troubles.is_empty() {
             message = format!("{message} ({})", troubles.join("; "));
@@ -156,10 +236,10 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         let message = format!("nothing is rented now: {}; it is looked at again every minute", used_up.join("; "));
         return Choice::None { reason: Reason::LimitReached, message };
     }
-    let planning = Planning { ctx, valid, asks, grants, room: &room };
+    let planning = Planning { ctx, valid, asks, grants, allowed: &allowed, room: &room };
     match planning.plan(offers) {
         Choice::Rent(rent) => {
-            if let Some(first) = rent.offers.first().filter(|_| asks.due) {
+            if let Some(first) = rent.offers.first().filter(|_| asks.due && asks.held.is_none()) {
                 let (provider, offer) = (rent.provider.clone(), first.id.clone());
                 ctx.market.speak_for(asks.job, Spoken { provider, offer, per_hour: first.reserve_per_hour }, now);
             }
@@ -201,6 +281,8 @@ struct Planning<'a> {
     valid: &'a Valid,
     asks: &'a Asks<'a>,
     grants: &'a BTreeMap<String, Grant>,
+    /// Names of the accounts that it may use.
+    allowed: &'a [String],
     room: &'a Room,
 }
 
@@ -214,21 +296,26 @@ impl Planning<'_> {
         let now = ctx.clock.monotonic();
         let mut known = ctx.market.knowledge(now);
         known.restore_mb = asks.restore_mb;
+        known.step_rates.clone_from(&asks.step_rates);
+        known.steps_left = asks.steps_left;
+        known.checkpoint_upload_s = asks.save_s.unwrap_or(known.checkpoint_upload_s);
         known.image_mb = asks.image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
         known.checkpoint_interval_s =
             valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
         let careful = ctx.market.without_suspects(now, &known);
         let limits = self.limits();
-        let start = StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes };
+        let start =
+            StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes, save_s: asks.save_s };
         let has_room = |provider: &str, hourly: Money| {
             limits.get(provider).is_none_or(|l| self.room.has(provider, l.all, hourly) && hourly <= l.one.0)
         };
+        let most = asks.times.candidates();
         let plan = |offers: &[Offer]| {
             // A host under suspicion is better than none.
-            let careful = careful.as_ref().map(|careful| planner::plan(&needs, &work, careful, offers, RANKED));
+            let careful = careful.as_ref().map(|careful| planner::plan(&needs, &work, careful, offers, most));
             let plan = careful
                 .filter(|plan| !plan.ranked.is_empty())
-                .unwrap_or_else(|| planner::plan(&needs, &work, &known, offers, RANKED));
+                .unwrap_or_else(|| planner::plan(&needs, &work, &known, offers, most));
             debug_assert_eq!(
                 planner::check(&needs, &plan, offers),
                 Vec::new(),
@@ -245,7 +332,7 @@ impl Planning<'_> {
             let ranked: Vec<Candidate> =
                 found.ranked.iter().filter(|c| has_room(&c.offer.provider, c.hourly)).cloned().collect();
             if !ranked.is_empty() {
-                return into_choice(&needs, &Plan { ranked, ..found }, &start);
+                return self.timed(Plan { ranked, ..found }, (&needs, &work, known), &limits, &start);
             }
             if found.ranked.is_empty() {
                 if full.is_empty() && far.is_empty() {
@@ -263,6 +350,53 @@ impl Planning<'_> {
         if full.is_empty() { into_choice(&needs, &anything, &start) } else { no_room(&full, &limits) }
     }
 
+    /// Offers of spot pools that are not there now, but that the job could have: what it may wait for.
+    fn absent(&self, limits: &Limits) -> Vec<Offer> {
+        let mut absent = self.ctx.market.absent(self.allowed);
+        absent.retain(|offer| {
+            let trusted = self.grants.get(&offer.provider).is_some_and(|grant| grant.trusts(offer.trust));
+            trusted && limits.get(&offer.provider).is_none_or(|limit| offer.price_per_hour <= limit.one.0)
+        });
+        absent
+    }
+
+    /// The best of what fits, or a wait for something better.
+    fn timed(
+        &self,
+        plan: Plan,
+        (needs, work, known): (&planner::Requirements, &planner::WorkLeft, planner::Knowledge),
+        limits: &Limits,
+        start: &StartTime,
+    ) -> Choice {
+        let (times, held) = (&self.asks.times, &self.asks.held);
+        if held.is_none() && (!times.matter() || !self.asks.due) {
+            return into_choice(needs, &plan, start);
+        }
+        let staying = held.as_ref().map(|held| Holding {
+            candidate: planner::staying(needs, work, &known, &held.offer),
+            age_s: held.age_s,
+            ready: held.ready,
+        });
+        // That they were refused or lost a moment ago says only that they are not there now.
+        let patient = planner::Knowledge { refused: BTreeMap::new(), ..known };
+        let absent = planner::plan(needs, work, &patient, &self.absent(limits), RANKED).ranked;
+        let records = |ids: &[PoolId]| self.ctx.market.records(ids);
+        let (verdict, prospect) = timing::decide(times, work, (&plan.ranked, &absent), records, staying.as_ref());
+        if let (Some(staying), Some(held)) = (&staying, held) {
+            return leave(needs, plan, (staying, &held.running, &held.rules), (verdict, prospect), start);
+        }
+        match verdict {
+            Verdict::Go { ranked, because, .. } => {
+                told(into_choice(needs, &Plan { ranked, ..plan }, start), because, prospect)
+            }
+            Verdict::Wait { message, again_in } => {
+                let now = plan.ranked.iter().map(|c| c.offer.price_per_hour).min().unwrap_or_default();
+                Choice::Later { message, again_in, prospect, now }
+            }
+            Verdict::Stay => Choice::Keep { prospect, gains: false },
+        }
+    }
+
     /// By Provider; what may cost more an hour than its own limit could never be rented, however long it is waited for.
     fn limits(&self) -> Limits {
         let limit = |provider: &std::sync::Arc<tradewind_api::Provider>| {
@@ -276,6 +410,45 @@ impl Planning<'_> {
         };
         self.ctx.caches.providers.all().iter().filter_map(limit).collect()
     }
+}
+
+/// A choice with what else is to be told of it.
+fn told(mut choice: Choice, because: Option<String>, prospect: Prospect) -> Choice {
+    if let Choice::Rent(rent) = &mut choice {
+        rent.prospect = prospect;
+        if let Some(because) = because {
+            rent.why = format!("{}; {because}", rent.why);
+        }
+    }
+    choice
+}
+
+/// Whether a job leaves the machine on which its program runs: for its deadline at once, for less money only if it pays for the restart by a
+/// margin, and has done so for a while.
+fn leave(
+    needs: &planner::Requirements,
+    plan: Plan,
+    (held, running, rules): (&Holding, &planner::Running, &planner::MoveRules),
+    (verdict, prospect): (Verdict, Prospect),
+    start: &StartTime,
+) -> Choice {
+    let (ranked, because, must) = match verdict {
+        Verdict::Go { ranked, because, must } => (ranked, because, must),
+        Verdict::Stay if prospect == Prospect::Unknown => (plan.ranked.clone(), None, false),
+        // With a deadline it is decided with the time that is left.
+        Verdict::Stay | Verdict::Wait { .. } => return Choice::Keep { prospect, gains: false },
+    };
+    let Some(best) = ranked.first() else { return Choice::Keep { prospect, gains: false } };
+    let because = match planner::verdict(&held.candidate, best, running, rules) {
+        _ if must => because,
+        planner::Verdict::Stay => return Choice::Keep { prospect, gains: false },
+        planner::Verdict::Watch { .. } => return Choice::Keep { prospect, gains: true },
+        planner::Verdict::Move { gain } => {
+            let gain = planner::explain::about(gain);
+            Some(format!("about ${gain} less to the end than where it runs, the restart paid"))
+        }
+    };
+    told(into_choice(needs, &Plan { ranked, ..plan }, start), because, prospect)
 }
 
 /// Offers fit, and the limits of their accounts leave no room for them.
@@ -301,147 +474,4 @@ fn no_room(full: &[Candidate], limits: &Limits) -> Choice {
         )
     };
     Choice::None { reason: Reason::LimitReached, message }
-}
-
-fn into_choice(needs: &planner::Requirements, plan: &Plan, start: &StartTime) -> Choice {
-    let Some(first) = plan.ranked.first() else {
-        let only_budget = !plan.rejected.is_empty() && plan.rejected.iter().all(|r| r.reason == RejectReason::Budget);
-        let broke = needs.budget_left.is_some_and(|left| left <= Money::ZERO);
-        let reason = if only_budget || broke { Reason::BudgetExhausted } else { Reason::NoOffer };
-        let message = plan.why_none().unwrap_or_else(|| "no offer fits".to_owned());
-        let message = if reason == Reason::NoOffer {
-            format!("{message}; the market is looked at again as it changes")
-        } else {
-            message
-        };
-        return Choice::None { reason, message };
-    };
-    let provider = first.offer.provider.clone();
-    let offers: Vec<ChosenOffer> = plan
-        .ranked
-        .iter()
-        .filter(|c| c.offer.provider == provider)
-        .take(OFFERS_PER_MACHINE)
-        .map(|c| ChosenOffer {
-            id: c.offer.id.clone(),
-            offer: serde_json::to_value(&c.offer).expect("an offer is plain data"),
-            price_cap: c.price_cap_per_hour,
-            reserve_per_hour: c.hourly,
-            start_deadline_s: Some(start.deadline_s(&c.offer)),
-        })
-        .collect();
-    let others = plan.ranked.iter().skip(1).take(4).map(Candidate::sentence);
-    let refused =
-        plan.rejected.iter().map(|r| format!("{} {} {}", r.count, if r.count == 1 { "is" } else { "are" }, r.says));
-    Choice::Rent(Box::new(Rent {
-        provider,
-        offers,
-        why: plan.why_first().unwrap_or_default(),
-        rejected: others.chain(refused).take(10).collect(),
-        first: first.offer.clone(),
-        image_bytes: start.image_bytes,
-    }))
-}
-
-/// The RentedMachine of a job's attempt, number `n` of that attempt, claiming the Pod.
-pub fn machine(job: &TrainingJob, valid: &Valid, rent: &Rent, attempt: i64, claim: Claim) -> Option<RentedMachine> {
-    let mut workload = valid.rental.as_ref().ok()?.clone();
-    workload.memory_mib = i64::try_from(valid.needs.memory_mib).unwrap_or(i64::MAX);
-    workload.gpus = i64::from(valid.needs.gpu_count);
-    let meta = &job.metadata;
-    let uid = meta.uid.clone().unwrap_or_default();
-    let short: String = uid.chars().filter(char::is_ascii_alphanumeric).take(10).collect();
-    let labels = BTreeMap::from([
-        (names::JOB_UID.to_owned(), uid.clone()),
-        (names::JOB_NAME.to_owned(), meta.name.clone().unwrap_or_default()),
-        (names::ATTEMPT.to_owned(), attempt.to_string()),
-    ]);
-    let deadlines = rent.offers.iter().filter_map(|offer| offer.start_deadline_s);
-    let status = job.status.as_ref();
-    let budget = job.spec.budget.as_ref();
-    Some(RentedMachine {
-        metadata: ObjectMeta {
-            // One name per attempt: the API server lets only one of several creators have it, whatever their caches say.
-            name: Some(format!("{}-{short}-{attempt}", meta.name.as_deref().unwrap_or_default())),
-            labels: Some(labels),
-            ..ObjectMeta::default()
-        },
-        spec: RentedMachineSpec {
-            provider: rent.provider.clone(),
-            job: JobRef {
-                namespace: meta.namespace.clone().unwrap_or_default(),
-                name: meta.name.clone().unwrap_or_default(),
-                uid,
-            },
-            claim,
-            run_id: status.and_then(|s| s.run_id.clone()).unwrap_or_default(),
-            attempt,
-            offers: rent.offers.clone(),
-            start_deadline_s: deadlines.max().unwrap_or(0),
-            image_bytes: rent.image_bytes.and_then(|bytes| i64::try_from(bytes).ok()),
-            workload,
-            checkpoint: valid.checkpoint.clone(),
-            budget_per_hour: budget.and_then(|b| b.per_hour),
-            stall_timeout_s: seconds(valid.stall_timeout),
-            stop: None,
-        },
-        status: None,
-    })
-}
-
-/// Whole seconds of a span.
-pub fn seconds(span: Duration) -> i64 {
-    i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// The longest time that a host is waited for, whatever it has to download: what takes longer costs more than another host.
-const LONGEST_START: Duration = Duration::from_hours(1);
-/// Hosts share their line and unpack what they have downloaded, so the download takes up to twice its calculated time.
-const PULL_FACTOR: u64 = 2;
-
-/// What decides how long a machine has from the rent call to its agent's first report.
-struct StartTime {
-    least: Duration,
-    image_bytes: Option<u64>,
-}
-
-impl StartTime {
-    /// Seconds for a machine of this offer.
-    fn deadline_s(&self, offer: &Offer) -> i64 {
-        let mbps = if offer.download_mbps == 0 { planner::DEFAULT_DOWNLOAD_MBPS } else { offer.download_mbps };
-        let bits = u128::from(self.image_bytes.unwrap_or(ASSUMED_BYTES)) * 8 * u128::from(PULL_FACTOR);
-        let pull = u64::try_from(bits.div_ceil(u128::from(mbps) * 1_000_000)).unwrap_or(u64::MAX);
-        let least = self.least.as_secs();
-        let deadline = least.saturating_add(pull).min(LONGEST_START.as_secs().max(least));
-        i64::try_from(deadline).unwrap_or(i64::MAX)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::test_machine;
-
-    fn offer(download_mbps: u64) -> Offer {
-        Offer { download_mbps, ..test_machine::offer("o") }
-    }
-
-    #[test]
-    fn the_start_deadline_follows_image_and_bandwidth() {
-        const GB: u64 = 1_000_000_000;
-        for (image_bytes, mbps, least, expected, why) in [
-            (Some(GB), 1000, 900, 916, "8 s, twice, on top of the setting"),
-            (Some(20 * GB), 1000, 900, 1220, "an image twenty times as large"),
-            (Some(20 * GB), 200, 900, 2500, "a fifth of the bandwidth"),
-            (Some(20 * GB), 10, 900, 3600, "never more than an hour"),
-            (Some(20 * GB), 10, 7200, 7200, "unless the setting says more"),
-            (Some(0), 10, 900, 900, "never less than the setting"),
-            (None, 1000, 900, 1060, "10 GB are assumed"),
-            (Some(GB), 0, 900, 980, "200 Mbit/s are assumed"),
-            (Some(u64::MAX), 1, u64::MAX / 2, i64::MAX, "absurd figures"),
-        ] {
-            let start = StartTime { least: Duration::from_secs(least), image_bytes };
-            assert_eq!(start.deadline_s(&offer(mbps)), expected, "{why}");
-        }
-    }
 }

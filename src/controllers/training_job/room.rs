@@ -20,14 +20,18 @@ pub struct Room {
 }
 
 impl Room {
-    /// As it is for the job with this uid.
-    pub fn besides(ctx: &Context, job: &str) -> Self {
+    /// As it is for the job with this uid. `leaves`: its own machine ends before it rents another, so what that takes is free again.
+    pub fn besides(ctx: &Context, job: &str, leaves: bool) -> Self {
         let mut room = Self::default();
         let mut claimed = BTreeSet::new();
         for machine in ctx.caches.rented.all() {
+            let own = machine.spec.job.uid == job;
+            if own && leaves {
+                continue;
+            }
             let (provider, promised) = (&machine.spec.provider, ledger::promised(&machine));
             *room.promised.entry(provider.clone()).or_default() += promised;
-            if let Some(offer) = ledger::wanted(&machine).filter(|_| machine.spec.job.uid != job) {
+            if let Some(offer) = ledger::wanted(&machine).filter(|_| !own) {
                 room.taken.insert((provider.clone(), offer.id.clone()));
                 claimed.insert(machine.spec.job.uid.clone());
             }

@@ -6,15 +6,20 @@ use tradewind_api::conditions::{
     ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, SUSPENDED, condition, set_condition,
 };
 use tradewind_api::rented_machine::MachinePhase;
-use tradewind_api::training_job::{AttemptRecord, JobPhase, PlacementStatus, ProgramStatus, WorkersStatus};
+use tradewind_api::training_job::{
+    Alternative, AttemptRecord, ExpectedCost, JobPhase, PlacementStatus, ProgramStatus, WorkersStatus,
+};
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, TrainingJobStatus};
-use tradewind_core::Money;
+use tradewind_core::{GpuModel, Money};
+use tradewind_planner::CostBreakdown;
 
 use tradewind_checkpoints::identity::{EndRecord, Outcome};
 
+use super::deadline;
 use super::decide::{Decision, Observed, Step, bounded_history};
 use super::identity;
-use super::placement::Rent;
+use super::placement::{Other, Rent};
+use super::rates;
 use super::stop::Wanted;
 use super::valid::Valid;
 use crate::controllers::rented_machine::decide::CLAIMED;
@@ -28,7 +33,24 @@ pub struct Report {
     now: Timestamp,
     generation: i64,
     workers: i64,
+    /// Model that `work` is told for.
+    work_on: Option<GpuModel>,
     passing: bool,
+}
+
+/// The same in a status.
+pub fn expected_cost(cost: &CostBreakdown) -> ExpectedCost {
+    ExpectedCost {
+        compute: cost.compute,
+        setup: cost.setup,
+        image_pull: cost.image_pull,
+        input_download: Money::ZERO,
+        restore: cost.restore,
+        expected_lost_work: cost.expected_lost_work,
+        storage: cost.storage,
+        traffic: cost.traffic,
+        total: cost.total,
+    }
 }
 
 /// All workers of the present attempt have, or had, a node of the cluster.
@@ -43,7 +65,9 @@ impl Report {
         let mut status = o.job.status.clone().unwrap_or_default();
         let generation = o.job.metadata.generation.unwrap_or(0);
         status.observed_generation = generation;
-        Self { status, now: o.now, generation, workers: o.valid.workers, passing: false }
+        status.deadline = deadline::of(&o.job, &o.valid).map(Time);
+        let work_on = o.valid.work.on.clone();
+        Self { status, now: o.now, generation, workers: o.valid.workers, work_on, passing: false }
     }
 
     fn set(&mut self, type_: &str, status: Option<bool>, reason: Reason, message: &str) {
@@ -130,11 +154,34 @@ impl Report {
             capacity: Some(capacity.to_owned()),
             trust: Some(offer.trust.as_str().to_owned()),
             why: Some(rent.why.clone()),
+            cost: Some(expected_cost(&rent.cost)),
+            expected_finish: self.in_s(rent.finish_in_s),
+            alternatives: rent.others.iter().map(|other| self.alternative(other)).collect(),
             rejected: rent.rejected.clone(),
         });
         self.set(PLACED, Some(true), Reason::Renting, &rent.why);
         self.set(RECONCILING, Some(true), Reason::Renting, "a machine is being rented");
         self.phase(JobPhase::Renting, &format!("rents {}", rent.why));
+    }
+
+    fn alternative(&self, other: &Other) -> Alternative {
+        Alternative {
+            summary: other.summary.clone(),
+            price_per_hour: other.price_per_hour,
+            extra_cost: other.extra_cost,
+            expected_finish: self.in_s(other.finish_in_s),
+        }
+    }
+
+    /// The moment in so many seconds, to the second.
+    fn in_s(&self, seconds: u64) -> Option<Time> {
+        deadline::in_s(self.now, seconds).map(Time)
+    }
+
+    /// Something fits, and the job waits for something cheaper.
+    pub fn waits_for_price(&mut self, message: &str) {
+        self.status.waits_since.get_or_insert(Time(self.now));
+        self.waiting(Reason::WaitingForPrice, message);
     }
 
     /// What the machine says.
@@ -215,6 +262,7 @@ impl Report {
 
     /// The program runs.
     pub fn runs(&mut self, reason: Reason, message: &str) {
+        self.status.waits_since = None;
         self.placed(reason, message);
         self.set(READY, Some(true), Reason::Running, message);
         self.set(RECONCILING, Some(false), Reason::Running, message);
@@ -275,6 +323,11 @@ impl Report {
 
     /// The present attempt runs what the spec says now.
     pub fn carries(&mut self, valid: &Valid) {
+        if self.status.spec_hash.as_ref().is_some_and(|hash| *hash != valid.spec_hash) {
+            // Another program, or another number of GPUs.
+            self.status.step_rates.clear();
+            self.status.saved_seconds = 0;
+        }
         self.status.template_hash = Some(valid.template_hash.clone());
         self.status.spec_hash = Some(valid.spec_hash.clone());
     }
@@ -327,6 +380,7 @@ impl Report {
         if self.status.history.last().is_some_and(|h| h.attempt >= record.attempt) {
             return;
         }
+        rates::keep(&mut self.status, self.work_on.as_ref());
         self.status.history.push(record);
         bounded_history(&mut self.status.history);
     }

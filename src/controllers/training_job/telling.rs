@@ -11,11 +11,15 @@ use super::decide::{Decision, Step};
 use crate::controllers::rented_machine::COST_ALONE;
 
 /// How long a job that gets its nodes may say less than is known: a moment later it runs, and nobody has missed what was between. What keeps
-/// it from running is told at once. With a thousand jobs at once that moment is minutes: then it is
-/// four times as long.
+/// it from running is told at once. With a thousand jobs at once that moment is minutes: see
+/// [`AMONG_MANY`].
 const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 /// The same for a job whose last reports are read after a good end.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// With more jobs than this that begin or end at once each takes longer than it would alone.
+pub const MANY: usize = 100;
+/// Then both of these times are so many times as long.
+pub const AMONG_MANY: u32 = 4;
 /// The same state in other words is told this often at most.
 const OTHER_WORDS: Duration = Duration::from_secs(5);
 

@@ -55,6 +55,12 @@ pub struct Valid {
     pub work: planner::WorkLeft,
     /// Dollars in all.
     pub budget_total: Option<Money>,
+    /// Time from its creation within which the job must be complete.
+    pub complete_within: Option<Duration>,
+    /// How long it may wait for a cheaper machine.
+    pub patience: Duration,
+    /// Dollars an hour to wait for.
+    pub max_price_per_hour: Option<Money>,
 }
 
 /// Why a job cannot run on a rented machine: the one field, and a sentence.
@@ -76,7 +82,7 @@ pub struct Refused {
 }
 
 /// Hours of work assumed for a job that does not say: enough that set-up does not decide between offers.
-const ASSUMED_WORK_S: u64 = 3600;
+pub const ASSUMED_WORK_S: u64 = 3600;
 /// Disk for a job that asks for none, in GiB; Vast.ai's own default is 8 to 10.
 const DEFAULT_DISK_GIB: i64 = 10;
 
@@ -140,8 +146,13 @@ impl Valid {
 
     /// Whether renting this is cheaper than the cluster's own GPUs.
     pub fn is_cheaper(&self, choice: Option<&Choice>) -> bool {
-        let Some(Choice::Rent(rent)) = choice else { return false };
-        self.cluster_price.is_some_and(|price| rent.first.price_per_hour < price)
+        let per_hour = match choice {
+            Some(Choice::Rent(rent)) => rent.first.price_per_hour,
+            // It waits for something cheaper still.
+            Some(Choice::Later { now, .. }) => *now,
+            _ => return false,
+        };
+        self.cluster_price.is_some_and(|price| per_hour < price)
     }
 }
 
@@ -166,7 +177,7 @@ pub fn values(job: &TrainingJob) -> Valid {
         });
     Valid {
         in_cluster: spec.placement.in_cluster,
-        burst_after: Duration::from_secs(spec.placement.burst_after.seconds()),
+        burst_after: burst_after(spec, work.seconds),
         max_restarts: i64::from(spec.failure_policy.max_restarts),
         rules: spec.failure_policy.rules.clone(),
         stall_timeout: Duration::from_secs(spec.stall_timeout.seconds()),
@@ -184,7 +195,17 @@ pub fn values(job: &TrainingJob) -> Valid {
         checkpoint,
         work,
         budget_total: spec.budget.as_ref().and_then(|b| b.total),
+        complete_within: spec.complete_within.as_ref().map(|span| Duration::from_secs(span.seconds())),
+        patience: Duration::from_secs(spec.placement.patience.seconds()),
+        max_price_per_hour: spec.placement.max_price_per_hour,
     }
+}
+
+/// How long the cluster may be waited for; with a deadline not longer than a quarter of the time to spare.
+fn burst_after(spec: &tradewind_api::TrainingJobSpec, work_s: u64) -> Duration {
+    let said = Duration::from_secs(spec.placement.burst_after.seconds());
+    let spare_s = spec.complete_within.as_ref().map(|within| within.seconds().saturating_sub(work_s));
+    spare_s.map_or(said, |spare_s| said.min(Duration::from_secs(spare_s / 4)))
 }
 
 fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_secrets: bool) -> planner::Requirements {
@@ -220,7 +241,7 @@ fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_sec
         min_download_mbps: number(placement.min_download_mbps),
         min_upload_mbps: number(placement.min_upload_mbps),
         max_price_per_hour: spec.budget.as_ref().and_then(|b| b.per_hour),
-        budget_left: None,
+        ..planner::Requirements::default()
     }
 }
 

@@ -152,6 +152,13 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
         job["spec"]["workers"] = recipe.workers.into();
         job["spec"]["gangTimeout"] = "1m".into();
     }
+    if let Some(span) = plan.complete_within {
+        job["spec"]["completeWithin"] = span.into();
+    }
+    if let Some((patience, price)) = plan.patience.filter(|_| recipe.workers == 1 && plan.in_cluster != "Only") {
+        job["spec"]["placement"]["patience"] = patience.into();
+        job["spec"]["placement"]["maxPricePerHour"] = price.into();
+    }
     if recipe.all_ranks {
         job["spec"]["checkpoint"]["writers"] = "AllRanks".into();
     }

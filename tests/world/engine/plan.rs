@@ -407,6 +407,10 @@ pub struct Plan {
     pub tolerance: &'static str,
     /// Secret values travel to the machine.
     pub secrets: bool,
+    /// The jobs' `completeWithin`.
+    pub complete_within: Option<&'static str>,
+    /// Their `placement.patience` and `placement.maxPricePerHour`, where they may be rented for.
+    pub patience: Option<(&'static str, &'static str)>,
     /// How often calls go wrong while it is rough.
     pub odds: Odds,
     /// Longest lag of a watch.
@@ -421,8 +425,8 @@ impl Plan {
     /// The plan that follows from a seed and a mood.
     pub fn new(seed: u64, mood: Mood) -> Self {
         match mood {
-            Mood::Rough => Self::rough(&mut Chance::new(seed, "plan")),
-            Mood::Cluster => Self::clustered(&mut Chance::new(seed, "plan")),
+            Mood::Rough => Self::rough(&mut Chance::new(seed, "plan")).timed(&mut Chance::new(seed, "time")),
+            Mood::Cluster => Self::clustered(&mut Chance::new(seed, "plan")).timed(&mut Chance::new(seed, "time")),
             Mood::Story(story) => Self::story(story),
             Mood::Cell(cell) => Self::cell(&mut Chance::new(seed, "plan"), cell.at),
         }
@@ -487,6 +491,8 @@ impl Plan {
             by_access: chance.one_in(3),
             tolerance: if chance.one_in(3) { "3m" } else { "24h" },
             secrets: chance.one_in(6),
+            complete_within: None,
+            patience: None,
             odds: Odds {
                 crash: rough(chance, 3_000),
                 lost: rough(chance, 10_000),
@@ -498,6 +504,14 @@ impl Plan {
             happenings,
             calm_at,
         }
+    }
+
+    /// The same with jobs that have deadlines, some of which cannot be kept, or wait for a price, which may never come.
+    fn timed(mut self, chance: &mut Chance) -> Self {
+        self.complete_within = chance.one_in(4).then(|| chance.pick(&["5m", "15m", "40m", "2h"]));
+        let spans = ["1m", "5m", "20m"];
+        self.patience = chance.one_in(4).then(|| (chance.pick(&spans), chance.pick(&["0.15", "0.25", "0.4"])));
+        self
     }
 
     /// A rough world with jobs in the cluster, whose nodes have room for the largest of them, mostly not for all.
@@ -576,6 +590,8 @@ impl Plan {
             by_access: false,
             tolerance: if story == Story::Silent { "30s" } else { "24h" },
             secrets: false,
+            complete_within: None,
+            patience: None,
             odds: Odds::default(),
             watch_lag: Duration::from_millis(60),
             happenings,

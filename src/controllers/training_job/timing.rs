@@ -1,0 +1,638 @@
+//! When to rent what fits: what a deadline, patience and a price to wait for make of the planner's candidates. Pure but for the tables that
+//! the planner keeps for the job.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tradewind_api::{Reason, TrainingJob};
+use tradewind_core::{Capacity, Money};
+use tradewind_planner::when::{
+    Action, Changeover, Decision, Held, Memory, Pool, Reason as Why, Record, Sight, Situation, earliest_finish,
+};
+use tradewind_planner::{Candidate, WorkLeft, explain};
+
+use super::deadline::{self, later, minute};
+use super::valid::Valid;
+use crate::market::pools::PoolId;
+
+/// Candidates looked at where only the cheapest count: many more than are ordered, since those of accounts without room fall out.
+pub const RANKED: usize = 64;
+/// Spot pools that are weighed against each other: the cheapest, the rest would never be taken.
+const POOLS: usize = 8;
+/// The same of pools that are not there now.
+const HOPED: usize = 3;
+/// Machines that stay of which each is looked at as the one to fall back on, the cheapest that keep the deadline.
+const REFUGES: usize = 4;
+/// An expected finish is told to so many seconds.
+const TOLD_S: i64 = 600;
+/// Index of the machine that a job runs on, among the pools.
+const HELD: usize = 0;
+
+/// What a job says about time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Now.
+    pub now: Timestamp,
+    /// The deadline.
+    pub deadline: Option<Timestamp>,
+    /// Until when it may wait for a cheaper machine.
+    pub patience_until: Option<Timestamp>,
+    /// Dollars an hour to wait for.
+    pub max_price_per_hour: Option<Money>,
+    /// Time between two looks.
+    pub look: Duration,
+    /// Most seconds between two checkpoints: so much work a loss costs at most. `None` = it costs all of it.
+    pub interval_s: Option<u64>,
+}
+
+impl Times {
+    /// Those of a job.
+    pub fn of(job: &TrainingJob, valid: &Valid, now: Timestamp, look: Duration) -> Self {
+        // A job that has left its machine for a cheaper one takes what there is.
+        let last = job.status.as_ref().and_then(|status| status.history.last());
+        let moved = last.is_some_and(|record| record.ended == Reason::Moving.as_str());
+        let waits_since = job.status.as_ref().and_then(|status| status.waits_since.as_ref()).map_or(now, |at| at.0);
+        Self {
+            now,
+            deadline: deadline::of(job, valid),
+            patience_until: (!valid.patience.is_zero() && !moved).then(|| later(waits_since, valid.patience)),
+            max_price_per_hour: valid.max_price_per_hour,
+            look,
+            interval_s: valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(0)),
+        }
+    }
+
+    /// Whether there is anything to decide: without a deadline and patience a job takes the best that is there.
+    pub fn matter(&self) -> bool {
+        self.deadline.is_some() || self.patience_s() > 0
+    }
+
+    /// How many candidates are to be looked at: all where a deadline is to be kept, since what keeps it may cost the most.
+    pub fn candidates(&self) -> usize {
+        if self.deadline.is_some() { usize::MAX } else { RANKED }
+    }
+
+    fn patience_s(&self) -> u64 {
+        self.patience_until.map_or(0, |until| self.left(until))
+    }
+
+    /// Seconds that a loss costs besides the start of the next machine, at most: it is seen a look late, and a checkpoint's time is worked again.
+    fn late_s(&self) -> u64 {
+        self.interval_s.unwrap_or(0).saturating_add(self.look_s())
+    }
+
+    fn look_s(&self) -> u64 {
+        self.look.as_secs().max(1)
+    }
+
+    /// Where only spot is to be had no deadline can be kept for certain: then the time that the fastest can spare is what may be waited.
+    fn patience_on_spot(&self, work: &WorkLeft, firsts: &[(PoolId, &Candidate, bool)], longest_start_s: u64) -> u64 {
+        let stays = firsts.iter().any(|(id, ..)| id.capacity == Capacity::OnDemand);
+        let Some(deadline) = self.deadline.filter(|_| !stays) else { return self.patience_s() };
+        let run_s = firsts.iter().map(|(_, first, _)| first.time.run_s).min().unwrap_or(work.seconds);
+        self.left(deadline).saturating_sub(run_s).saturating_sub(longest_start_s)
+    }
+
+    fn left(&self, until: Timestamp) -> u64 {
+        u64::try_from(until.duration_since(self.now).as_secs()).unwrap_or(0)
+    }
+}
+
+/// What comes out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Rent one of these now, best first.
+    Go {
+        /// Candidates.
+        ranked: Vec<Candidate>,
+        /// What is to be told besides the candidate's own sentence.
+        because: Option<String>,
+        /// The deadline needs it; otherwise it is only expected to be cheaper.
+        must: bool,
+    },
+    /// Keep what is held, or nothing is worth while.
+    Stay,
+    /// Rent nothing yet.
+    Wait {
+        /// Sentence.
+        message: String,
+        /// Look again after so long.
+        again_in: Duration,
+    },
+}
+
+/// Whether the deadline will be kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Prospect {
+    /// There is none, or it was not looked at.
+    #[default]
+    Unknown,
+    /// It will, even if what is rented is lost.
+    OnTime,
+    /// Only if things go well. Says which.
+    AtRisk(String),
+    /// Nothing that may be had keeps it. Says what comes closest.
+    Late(String),
+}
+
+/// The machine that a job runs on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Holding {
+    /// What it costs to stay.
+    pub candidate: Candidate,
+    /// Seconds since it was rented.
+    pub age_s: u64,
+    /// Its program runs.
+    pub ready: bool,
+}
+
+/// One pool, its best candidate first.
+#[derive(Clone)]
+struct Group<'a> {
+    id: PoolId,
+    candidates: Vec<&'a Candidate>,
+    up: bool,
+}
+
+impl Group<'_> {
+    fn total(&self) -> Money {
+        self.candidates.first().map_or(Money::ZERO, |c| c.cost.total)
+    }
+
+    fn start_s(&self) -> u64 {
+        self.candidates.first().map_or(0, |c| c.time.startup_s())
+    }
+
+    fn stays(&self) -> bool {
+        self.id.capacity == Capacity::OnDemand
+    }
+}
+
+/// Candidates of the pools, the cheapest pools first. Of one that is there, what was there before does not count.
+fn groups<'a>(ranked: &'a [Candidate], absent: &'a [Candidate]) -> Vec<Group<'a>> {
+    let mut groups: BTreeMap<PoolId, Group<'a>> = BTreeMap::new();
+    for (candidates, up) in [(ranked, true), (absent, false)] {
+        for candidate in candidates {
+            let id = PoolId::of(&candidate.offer);
+            let new = || Group { id: id.clone(), candidates: Vec::new(), up };
+            let group = groups.entry(id.clone()).or_insert_with(new);
+            if group.up == up {
+                group.candidates.push(candidate);
+            }
+        }
+    }
+    let mut groups: Vec<Group<'_>> = groups.into_values().collect();
+    groups.sort_by_key(Group::total);
+    groups
+}
+
+/// Whether a machine that stays is done in time, with a start twice as long as expected.
+fn keeps(times: &Times, candidate: &Candidate) -> bool {
+    let Some(deadline) = times.deadline else { return true };
+    let start_s = candidate.time.startup_s().saturating_mul(2).saturating_add(times.late_s());
+    start_s.saturating_add(candidate.time.run_s) <= times.left(deadline)
+}
+
+/// Pools of machines that stay, each faster than all that cost less: whatever is wanted of them, it is one of these.
+fn worth_having(mut stay: Vec<Group<'_>>) -> Vec<Group<'_>> {
+    let mut best = u64::MAX;
+    stay.retain(|group| {
+        let done = group.candidates.iter().map(|c| c.finish_in_s).min().unwrap_or(u64::MAX);
+        let faster = done < best;
+        best = best.min(done);
+        faster
+    });
+    stay
+}
+
+/// What to fall back on: several sets of pools that stay, of which one is taken.
+fn refuges<'a>(times: &Times, stay: Vec<Group<'a>>) -> Vec<Vec<Group<'a>>> {
+    let stay = worth_having(stay);
+    if times.deadline.is_none() {
+        return vec![stay.into_iter().take(1).collect()];
+    }
+    let keeps = |group: &&Group<'_>| group.candidates.iter().any(|c| keeps(times, c));
+    let kept: Vec<Vec<Group<'_>>> = stay.iter().filter(keeps).take(REFUGES).map(|group| vec![group.clone()]).collect();
+    // If nothing keeps the deadline, the fastest is among these.
+    if kept.is_empty() { vec![stay] } else { kept }
+}
+
+/// Decides for a job that holds nothing, or this machine.
+pub fn decide(
+    times: &Times,
+    work: &WorkLeft,
+    (ranked, absent): (&[Candidate], &[Candidate]),
+    records: impl Fn(&[PoolId]) -> Vec<Record>,
+    held: Option<&Holding>,
+) -> (Verdict, Prospect) {
+    if let (None, None, Some(price)) = (times.deadline, held, times.max_price_per_hour.filter(|_| times.matter())) {
+        // The price that is waited for has come: nothing is gained by waiting for a lower one that nobody asked for.
+        let at_price: Vec<Candidate> = ranked.iter().filter(|c| c.hourly <= price).cloned().collect();
+        if !at_price.is_empty() {
+            return (Verdict::Go { ranked: at_price, because: None, must: false }, Prospect::Unknown);
+        }
+    }
+    let (stay, mut come): (Vec<_>, Vec<_>) = groups(ranked, absent).into_iter().partition(Group::stays);
+    // What is not there now may be hoped for; it must not hide what is there.
+    let (mut there, mut hoped) = (POOLS, HOPED);
+    come.retain(|group| {
+        let left = if group.up { &mut there } else { &mut hoped };
+        let fits = *left > 0;
+        *left = left.saturating_sub(1);
+        fits
+    });
+    if times.deadline.is_some() && times.interval_s.is_none() && !stay.is_empty() {
+        // All work would be lost with the machine: no deadline can be promised on spot.
+        come.clear();
+    }
+    let weighed = refuges(times, stay).into_iter().map(|refuge| {
+        // A deadline is kept with the longest start: what takes far longer than the one to fall back on would spend all slack.
+        let base_s = refuge.iter().map(Group::start_s).max();
+        let soon =
+            |group: &&Group<'_>| base_s.is_none_or(|base| group.start_s() <= base.saturating_mul(2).max(base + 300));
+        let groups: Vec<Group<'_>> = come.iter().filter(soon).cloned().chain(refuge).collect();
+        weigh(times, work, groups, &records, held)
+    });
+    let is_late = |decision: &Decision| matches!(decision.reason, Why::TooLate { .. });
+    let best = weighed.min_by_key(|(decision, ..)| (is_late(decision), decision.expected_cost));
+    let Some((decision, prospect, groups)) = best else { return (Verdict::Stay, Prospect::Unknown) };
+    if held.is_some() {
+        let verdict = match decision.action {
+            Action::Launch(pool) if pool != HELD => go(times, &decision, groups, pool - 1, ranked),
+            // What runs is never let go for nothing.
+            _ => Verdict::Stay,
+        };
+        return (verdict, prospect);
+    }
+    (verdict(times, &decision, groups, ranked), prospect)
+}
+
+/// One decision among these pools. Gives back the pools without the one that is held.
+fn weigh<'a>(
+    times: &Times,
+    work: &WorkLeft,
+    groups: Vec<Group<'a>>,
+    records: &impl Fn(&[PoolId]) -> Vec<Record>,
+    held: Option<&Holding>,
+) -> (Decision, Prospect, Vec<Group<'a>>) {
+    let held_pool = held.map(|held| (PoolId::of(&held.candidate.offer), &held.candidate, true));
+    let firsts = groups.iter().filter_map(|group| Some((group.id.clone(), *group.candidates.first()?, group.up)));
+    let firsts: Vec<(PoolId, &Candidate, bool)> = held_pool.into_iter().chain(firsts).collect();
+    let records = records(&firsts.iter().map(|(id, ..)| id.clone()).collect::<Vec<_>>());
+    let pools = firsts.iter().zip(&records).map(|((id, first, up), record)| Pool {
+        capacity: id.capacity,
+        price_per_hour: first.hourly,
+        speed_milli: speed_milli(work, first),
+        up: Some(*up),
+        record,
+    });
+    let pools: Vec<Pool<'_>> = pools.collect();
+    let changeover = changeover(times, &groups);
+    let situation = Situation {
+        now_s: times.now.as_second(),
+        work_s: work.seconds,
+        deadline_in_s: times.deadline.map(|deadline| times.left(deadline)),
+        patience_s: times.patience_on_spot(work, &firsts, changeover.max_s),
+        changeover,
+        look_s: times.look_s(),
+        next_look_s: times.look_s(),
+        sure_until_look: false,
+        sight: Sight::Free,
+        max_price_per_hour: times.max_price_per_hour.filter(|_| times.matter()),
+        pools: &pools,
+        held: held.map(|held| Held { pool: HELD, age_s: held.age_s, ready: held.ready }),
+    };
+    let decision = tradewind_planner::when::decide(&situation, &mut Memory::new());
+    let prospect = prospect(times, &situation, &decision, &firsts);
+    (decision, prospect, groups)
+}
+
+/// How fast a machine does the work, against the time that the work is told in.
+fn speed_milli(work: &WorkLeft, candidate: &Candidate) -> u32 {
+    let speed = u128::from(work.seconds) * 1000 / u128::from(candidate.time.run_s.max(1));
+    u32::try_from(speed).unwrap_or(u32::MAX).max(1)
+}
+
+/// What is to be told about the deadline: to ten minutes and about so much, so that it is not another sentence at each look.
+fn prospect(
+    times: &Times,
+    situation: &Situation<'_>,
+    decision: &Decision,
+    firsts: &[(PoolId, &Candidate, bool)],
+) -> Prospect {
+    let Some(until) = times.deadline else { return Prospect::Unknown };
+    let stays = firsts.iter().any(|(id, _, up)| *up && id.capacity == Capacity::OnDemand);
+    if stays && !matches!(decision.reason, Why::TooLate { .. }) {
+        return Prospect::OnTime;
+    }
+    let deadline = minute(until);
+    let earliest = earliest_finish(situation).and_then(|at| Some((at, firsts.get(at.pool)?)));
+    let Some((at, (_, first, _))) = earliest else {
+        return Prospect::AtRisk(format!("nothing that fits is there now; the deadline is {deadline}"));
+    };
+    if at.finish_s <= times.left(until) {
+        return Prospect::AtRisk(format!("will be complete by {deadline} unless its machine is lost"));
+    }
+    let finish = later(times.now, Duration::from_secs(at.finish_s)).as_second();
+    let finish = Timestamp::from_second(finish.saturating_add(TOLD_S - 1) / TOLD_S * TOLD_S).unwrap_or(Timestamp::MAX);
+    Prospect::Late(format!(
+        "the deadline {deadline} cannot be kept: the earliest finish is about {}, on {}, for about ${} more",
+        minute(finish),
+        explain::offer(&first.offer),
+        explain::about(at.cost)
+    ))
+}
+
+/// Starts of the pools that are weighed: the slowest decides, since a deadline is kept with it. A loss is seen up to a look late, and costs
+/// half of the work between two checkpoints on average.
+fn changeover(times: &Times, groups: &[Group<'_>]) -> Changeover {
+    let start_s = groups.iter().map(Group::start_s).max().unwrap_or(0);
+    Changeover {
+        mean_s: start_s.saturating_add(times.interval_s.unwrap_or(0) / 2),
+        max_s: start_s.saturating_mul(2).saturating_add(times.late_s()),
+    }
+}
+
+fn verdict(times: &Times, decision: &Decision, groups: Vec<Group<'_>>, ranked: &[Candidate]) -> Verdict {
+    match decision.action {
+        Action::Hold => Verdict::Stay,
+        Action::Launch(pool) if groups.get(pool).is_some_and(|group| group.up) => {
+            go(times, decision, groups, pool, ranked)
+        }
+        Action::Launch(_) | Action::Wait => {
+            let longest = times.look.max(Duration::from_secs(1));
+            let again_in = Duration::from_secs(decision.look_again_in_s).clamp(Duration::from_secs(1), longest);
+            Verdict::Wait { message: waits(times, decision, ranked), again_in }
+        }
+    }
+}
+
+/// The pool's candidates, then others on the same terms that keep the deadline too, should its offers be refused.
+fn go(times: &Times, decision: &Decision, mut groups: Vec<Group<'_>>, pool: usize, ranked: &[Candidate]) -> Verdict {
+    let chosen = groups.swap_remove(pool);
+    let late = matches!(decision.reason, Why::TooLate { .. });
+    let fits = |candidate: &&Candidate| !chosen.stays() || late || keeps(times, candidate);
+    let is_other = |candidate: &&Candidate| {
+        candidate.offer.capacity == chosen.id.capacity && PoolId::of(&candidate.offer) != chosen.id
+    };
+    let mut others: Vec<&Candidate> = ranked.iter().filter(is_other).filter(fits).collect();
+    if late {
+        others.sort_by_key(|candidate| candidate.finish_in_s);
+    }
+    Verdict::Go {
+        ranked: chosen.candidates.iter().copied().filter(fits).chain(others).cloned().collect(),
+        because: because(decision),
+        must: matches!(decision.reason, Why::LastSafeMoment | Why::TooLate { .. }),
+    }
+}
+
+/// Why this and not the cheapest that fits.
+fn because(decision: &Decision) -> Option<String> {
+    match decision.reason {
+        Why::LastSafeMoment => Some("nothing cheaper is sure to be complete by the deadline any more".to_owned()),
+        Why::TooLate { late_by_s } => {
+            Some(format!("nothing can keep the deadline; this is done first, up to {} late", explain::span(late_by_s)))
+        }
+        _ => None,
+    }
+}
+
+/// What is waited for, and until when.
+fn waits(times: &Times, decision: &Decision, ranked: &[Candidate]) -> String {
+    let best = ranked.iter().min_by_key(|c| c.hourly);
+    let now = best.map_or_else(
+        || "nothing that fits is there now".to_owned(),
+        |c| format!("the cheapest now is {} with disk ${}/h", explain::offer(&c.offer), explain::about(c.hourly)),
+    );
+    let what = times.max_price_per_hour.map_or_else(
+        || "waits for a cheaper machine".to_owned(),
+        |price| format!("waits for a machine at ${price} an hour or less"),
+    );
+    let safe =
+        decision.latest_safe_start_s.map(|s| (later(times.now, Duration::from_secs(s)), "then the deadline needs one"));
+    let patient = times.patience_until.filter(|_| times.deadline.is_none());
+    let patient = patient.map(|until| (until, "then its patience is over"));
+    let until = safe.into_iter().chain(patient).min_by_key(|(at, _)| *at);
+    let until = until.map_or_else(String::new, |(at, why)| format!(" until {}, {why}", minute(at)));
+    format!("{what}{until}; {now}")
+}
+
+#[cfg(test)]
+mod tests {
+    use tradewind_core::Offer;
+    use tradewind_planner::{Knowledge, Requirements};
+
+    use super::*;
+    use crate::test_machine;
+
+    const HOUR: u64 = 3600;
+    const LOOK: Duration = Duration::from_mins(1);
+    const WORK: WorkLeft = WorkLeft { seconds: 2 * HOUR, on: None };
+
+    fn now() -> Timestamp {
+        "2026-11-22T10:00:00Z".parse().unwrap()
+    }
+
+    fn offer(id: &str, dollars: &str, capacity: Capacity) -> Offer {
+        let plain = test_machine::offer(id);
+        Offer { price_per_hour: dollars.parse().unwrap(), capacity, reliability_ppm: 999_000, ..plain }
+    }
+
+    fn fitting(offers: &[Offer]) -> Vec<Candidate> {
+        tradewind_planner::plan(&Requirements::default(), &WORK, &Knowledge::default(), offers, 64).ranked
+    }
+
+    fn times() -> Times {
+        Times {
+            now: now(),
+            deadline: None,
+            patience_until: None,
+            max_price_per_hour: None,
+            look: LOOK,
+            interval_s: Some(120),
+        }
+    }
+
+    fn in_s(seconds: u64) -> Timestamp {
+        later(now(), Duration::from_secs(seconds))
+    }
+
+    /// A pool that is up and down for two hours each.
+    fn record() -> Record {
+        Record::from_history(&[(true, 2 * HOUR), (false, 2 * HOUR)].repeat(20), now().as_second())
+    }
+
+    /// Until a machine works, at most, and half a minute: what a deadline is kept with.
+    fn longest_start() -> u64 {
+        let any = fitting(&[offer("any", "1.00", Capacity::OnDemand)]);
+        changeover(&times(), &groups(&any, &[])).max_s + 30
+    }
+
+    fn decided(times: &Times, there: &[Offer], absent: &[Offer]) -> Verdict {
+        let (there, absent) = (fitting(there), fitting(absent));
+        let records = |ids: &[PoolId]| vec![record(); ids.len()];
+        decide(times, &WORK, (&there, &absent), records, None).0
+    }
+
+    fn taken(verdict: &Verdict) -> (&str, Option<&str>) {
+        let Verdict::Go { ranked, because, .. } = verdict else { panic!("{verdict:?}") };
+        (ranked[0].offer.id.as_str(), because.as_deref())
+    }
+
+    #[test]
+    fn a_price_is_waited_for_until_it_comes_or_patience_is_over() {
+        let price = Some("0.30".parse().unwrap());
+        let patient = Times { patience_until: Some(in_s(4 * HOUR)), max_price_per_hour: price, ..times() };
+        assert!(patient.matter() && !times().matter());
+        let dear = offer("dear", "0.40", Capacity::OnDemand);
+        let Verdict::Wait { message, again_in } = decided(&patient, std::slice::from_ref(&dear), &[]) else {
+            panic!("0.40 is more than 0.30")
+        };
+        assert!(again_in <= LOOK, "{again_in:?}");
+        for part in ["$0.30 an hour or less", "until 2026-11-22 14:00 UTC", "0.40/h"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let cheap = offer("cheap", "0.29", Capacity::OnDemand);
+        assert_eq!(taken(&decided(&patient, &[dear.clone(), cheap], &[])), ("cheap", None));
+        let over = Times { patience_until: Some(in_s(0)), ..patient };
+        assert_eq!(taken(&decided(&over, &[dear], &[])).0, "dear");
+    }
+
+    #[test]
+    fn a_deadline_waits_for_spot_while_it_may_and_then_takes_what_stays() {
+        let (spot, stays) = (offer("spot", "0.30", Capacity::Spot), offer("stays", "1.00", Capacity::OnDemand));
+        let by = |seconds| Times { deadline: Some(in_s(seconds)), ..times() };
+        let both = [spot.clone(), stays.clone()];
+        assert_eq!(taken(&decided(&by(24 * HOUR), &both, &[])).0, "spot");
+        let waits = decided(&by(24 * HOUR), std::slice::from_ref(&stays), std::slice::from_ref(&spot));
+        assert!(
+            matches!(&waits, Verdict::Wait { message, .. } if message.contains("then the deadline needs one")),
+            "{waits:?}"
+        );
+        let tight = decided(&by(2 * HOUR + longest_start()), &both, &[]);
+        let (id, because) = taken(&tight);
+        assert_eq!((id, because.is_some_and(|b| b.contains("by the deadline"))), ("stays", true));
+        let late = decided(&by(HOUR), &both, &[]);
+        assert!(taken(&late).1.is_some_and(|b| b.contains("nothing can keep the deadline")), "{late:?}");
+    }
+
+    #[test]
+    fn a_spot_machine_that_works_loses_no_time_and_a_slow_one_does() {
+        let (spot, stays) = (offer("spot", "0.30", Capacity::Spot), offer("stays", "1.00", Capacity::OnDemand));
+        let candidate = tradewind_planner::staying(&Requirements::default(), &WORK, &Knowledge::default(), &spot);
+        let mut held = Holding { candidate, age_s: HOUR, ready: true };
+        let there = fitting(std::slice::from_ref(&stays));
+        let look = |held: &Holding, seconds| {
+            let times = Times { deadline: Some(in_s(seconds)), ..times() };
+            let records = |ids: &[PoolId]| vec![record(); ids.len()];
+            decide(&times, &WORK, (&there, &[]), records, Some(held)).0
+        };
+        assert_eq!(look(&held, 24 * HOUR), Verdict::Stay);
+        let tight = 2 * HOUR + longest_start();
+        assert_eq!(look(&held, tight), Verdict::Stay, "if it is lost, there is still time to start again");
+        held.candidate.time.run_s *= 3;
+        assert_eq!(look(&held, 24 * HOUR), Verdict::Stay);
+        let leaves = look(&held, tight);
+        assert!(matches!(&leaves, Verdict::Go { must: true, .. }), "{leaves:?}");
+        assert_eq!(taken(&leaves).0, "stays");
+    }
+
+    /// Four models with measured speeds: 2.5 h, 1.5 h, 1.5 h and 1 h of work.
+    fn models() -> (Vec<Offer>, Knowledge) {
+        let models = [
+            ("RTX3090", "0.50", 9000_u64),
+            ("RTX4090", "0.70", 5400),
+            ("RTXA6000", "0.80", 5400),
+            ("A100-40GB", "1.50", 3600),
+        ];
+        let gpu = |name: &str| tradewind_core::GpuModel::normalise(name, 0);
+        let on = |(name, dollars, _): &(&str, &str, u64)| Offer {
+            gpu: Some(gpu(name)),
+            gpu_count: 1,
+            gpu_memory_mib: 24_000,
+            download_mbps: 10_000,
+            ..offer(name, dollars, Capacity::OnDemand)
+        };
+        let step_rates = models.iter().map(|(name, _, seconds)| (gpu(name), 1_000_000 * 3600 / seconds)).collect();
+        let known = Knowledge { step_rates, steps_left: Some(3600), ..Knowledge::default() };
+        (models.iter().map(on).collect(), known)
+    }
+
+    fn with_models(seconds: u64, offers: &[Offer]) -> Vec<String> {
+        let needs = Requirements { gpu_count: 1, ..Requirements::default() };
+        let ranked = tradewind_planner::plan(&needs, &WORK, &models().1, offers, usize::MAX).ranked;
+        let times = Times { deadline: Some(in_s(seconds)), ..times() };
+        let (verdict, _) = decide(&times, &WORK, (&ranked, &[]), |ids| vec![record(); ids.len()], None);
+        let Verdict::Go { ranked, .. } = verdict else { panic!("{verdict:?}") };
+        ranked.into_iter().map(|c| c.offer.id).collect()
+    }
+
+    #[test]
+    fn the_cheapest_model_that_is_in_time_is_taken_and_those_after_it_are_in_time_too() {
+        let (offers, _) = models();
+        assert_eq!(with_models(6 * HOUR, &offers), ["RTX4090", "RTXA6000", "RTX3090", "A100-40GB"]);
+        assert_eq!(with_models(2 * HOUR, &offers), ["RTX4090", "RTXA6000", "A100-40GB"]);
+        assert_eq!(with_models(70 * 60, &offers), ["A100-40GB"]);
+        assert_eq!(with_models(30 * 60, &offers)[0], "A100-40GB", "nothing is in time: the fastest");
+    }
+
+    #[test]
+    fn what_keeps_the_deadline_is_found_behind_a_hundred_cheaper_ones() {
+        let (mut offers, _) = models();
+        let slow = |n: usize| Offer { id: format!("slow{n}"), region: format!("r{n}"), ..models().0[0].clone() };
+        offers.extend((0..100).map(slow));
+        assert_eq!(with_models(70 * 60, &offers), ["A100-40GB"]);
+        // A line that would take hours to load the image makes nobody late.
+        let drip = Offer { download_mbps: 10, capacity: Capacity::Spot, ..models().0[1].clone() };
+        offers.push(Offer { id: "drip".into(), price_per_hour: "0.01".parse().unwrap(), ..drip });
+        assert_eq!(with_models(70 * 60, &offers), ["A100-40GB"]);
+    }
+
+    #[test]
+    fn where_only_spot_may_be_had_the_deadline_is_at_risk_and_told_so() {
+        let there = fitting(&[offer("there", "0.60", Capacity::Spot)]);
+        let cheaper =
+            |n: usize| Offer { region: format!("r{n}"), ..offer(&format!("gone{n}"), "0.10", Capacity::Spot) };
+        let absent = fitting(&(0..20).map(cheaper).collect::<Vec<_>>());
+        let look = |times: Times, there: &[Candidate]| {
+            decide(&times, &WORK, (there, &absent), |ids| vec![record(); ids.len()], None)
+        };
+        let tight = Times { deadline: Some(in_s(2 * HOUR + longest_start())), ..times() };
+        let (verdict, prospect) = look(tight, &there);
+        assert_eq!(taken(&verdict).0, "there", "what may come does not hide what is there");
+        assert!(
+            matches!(&prospect, Prospect::AtRisk(why) if why.contains("unless its machine is lost")),
+            "{prospect:?}"
+        );
+        let unsaved = Times { interval_s: None, ..tight };
+        assert_eq!(taken(&look(unsaved, &there).0).0, "there", "without checkpoints too");
+        assert!(matches!(look(tight, &[]), (Verdict::Wait { .. }, Prospect::AtRisk(_))), "nothing is there");
+        let (verdict, prospect) = look(Times { deadline: Some(in_s(HOUR)), ..tight }, &there);
+        assert!(matches!((&verdict, &prospect), (Verdict::Go { .. }, Prospect::Late(_))), "{verdict:?} {prospect:?}");
+        // A price is waited for as long as there is time to spare.
+        let price = Some("0.20".parse().unwrap());
+        let spare = Times { deadline: Some(in_s(24 * HOUR)), max_price_per_hour: price, ..tight };
+        assert!(matches!(look(spare, &there).0, Verdict::Wait { .. }));
+        assert_eq!(taken(&look(Times { max_price_per_hour: price, ..tight }, &there).0).0, "there");
+    }
+
+    #[test]
+    fn without_checkpoints_no_deadline_is_promised_on_spot() {
+        let both = [offer("spot", "0.30", Capacity::Spot), offer("stays", "1.00", Capacity::OnDemand)];
+        let unsaved = Times { deadline: Some(in_s(24 * HOUR)), interval_s: None, ..times() };
+        assert_eq!(taken(&decided(&unsaved, &both, &[])).0, "stays");
+    }
+
+    #[test]
+    fn what_follows_the_chosen_one_is_on_the_same_terms() {
+        let both = [
+            offer("spot", "0.30", Capacity::Spot),
+            offer("stays", "1.00", Capacity::OnDemand),
+            Offer { region: "SE".into(), ..offer("stays too", "1.10", Capacity::OnDemand) },
+        ];
+        let tight = decided(&Times { deadline: Some(in_s(2 * HOUR + longest_start())), ..times() }, &both, &[]);
+        let Verdict::Go { ranked, .. } = tight else { panic!("{tight:?}") };
+        assert_eq!(ranked.iter().map(|c| c.offer.id.as_str()).collect::<Vec<_>>(), ["stays", "stays too"]);
+    }
+}
