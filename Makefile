@@ -88,4 +88,5 @@ bench: prerequisites ## measures; prints a table and writes JSON below target/be
 	@mkdir -p $(TARGET)/bench
 	$(call part,worlds,WORLD_RUNS=$(WORLD_RUNS) $(cargo) test --release --test world -- --test-threads=1 --nocapture rough_worlds every_kind \
 		>$(TARGET)/bench/worlds.log 2>&1 || tail -5 $(TARGET)/bench/worlds.log)
+	$(call part,planner,$(cargo) bench -p tradewind-planner --bench planner-bench >$(TARGET)/bench/planner.log 2>&1 || tail -5 $(TARGET)/bench/planner.log)
 	@TRADEWIND_TOOLS=$$($(tools) --bench) $(TARGET)/release/tradewind-bench $(BENCH)

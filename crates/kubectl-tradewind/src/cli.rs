@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use tradewind_api::Size;
+use tradewind_core::Money;
+
+use crate::market::Sources;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  the answer is good
-  1  there is an answer, and it is bad: doctor found a problem, or the job or its Pods are not there
-  2  there is no answer: wrong usage, the API server cannot be reached or refuses, or Tradewind is not installed
+  1  there is an answer, and it is bad: doctor found a problem, the job or its Pods are not there, or no offer fits
+  2  there is no answer: wrong usage, a manifest that would be refused, the API server or the market cannot be reached or refuses, or
+     Tradewind is not installed
 
 Colours are used on terminals only, and never if NO_COLOR is set.";
 
@@ -50,6 +55,8 @@ pub enum Form {
     Json,
     /// One YAML document.
     Yaml,
+    /// Text with more in it, where there is more.
+    Wide,
 }
 
 /// What to do.
@@ -58,6 +65,15 @@ pub enum Command {
     /// One screen about a job: what it does, where and why there, progress, checkpoints, money, history, what to do next.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
+    /// Why a job runs where it runs: expected cost taken apart, what the next best would cost, and why the rest does not fit.
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(WhyArgs),
+    /// A dry run without a cluster and without an account: where and when a job would be placed, what that would cost, and what it waits for.
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(PlanArgs),
+    /// What the market has, cheapest first.
+    #[command(after_help = OFFERS_EXAMPLES)]
+    Offers(OffersArgs),
     /// Prints what the job's program prints, of the newest attempt or of an earlier one whose Pod is still there.
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
@@ -85,6 +101,90 @@ pub struct StatusArgs {
     /// Shows it again whenever something changes, until the job is over.
     #[arg(short, long)]
     pub watch: bool,
+}
+
+const WHY_EXAMPLES: &str = "\
+Examples:
+  kubectl tradewind why my-run
+  kubectl tradewind why my-run -n team-a -o json | jq .alternatives
+
+Exit codes: 0 the job is there; 1 it is not; 2 no answer.";
+
+/// Arguments of `why`.
+#[derive(Args, Debug)]
+pub struct WhyArgs {
+    /// Name of the TrainingJob.
+    pub job: String,
+}
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  kubectl tradewind plan -f job.yaml --offers offers.json
+  kubectl tradewind plan -f job.yaml --provider vast --provider runpod     the real markets, with VAST_API_KEY and RUNPOD_API_KEY
+  kubectl tradewind plan -f job.yaml --provider vast=http://127.0.0.1:9001    a simulator (tradewind-sim serve)
+  cat job.yaml | kubectl tradewind plan -f - --offers prices.csv -o json | jq '.plans[0].cost.total'
+
+The operator's own code decides; what only a running operator knows is told as assumed.
+Exit codes: 0 every job could run or would wait for a price; 1 for some job no offer fits, or the operator would refuse it; 2 no answer, such
+as a manifest that the API server would refuse.";
+
+/// Arguments of `plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// A manifest with TrainingJobs; - is standard input.
+    #[arg(short, long, value_name = "FILE", required = true)]
+    pub filename: Vec<PathBuf>,
+    /// Where offers come from.
+    #[command(flatten)]
+    pub sources: Sources,
+}
+
+const OFFERS_EXAMPLES: &str = "\
+Examples:
+  kubectl tradewind offers --gpu RTX4090 --min-memory 24Gi --provider vast     (with VAST_API_KEY)
+  kubectl tradewind offers --gpu H100,A100-80GB --count 8 --capacity on-demand --offers prices.csv
+  kubectl tradewind offers --max-price 0.50 --region NO,SE --offers offers.json -o wide
+  kubectl tradewind offers --provider vast --limit 5000 -o json > offers.json    for `plan --offers`
+
+Prices are of the whole machine without disk and traffic.
+Exit codes: 0 printed; 1 no offer fits; 2 no answer.";
+
+/// Arguments of `offers`.
+#[derive(Args, Debug)]
+pub struct OffersArgs {
+    /// Models that will do, such as RTX4090 or A100-80GB [default: any].
+    #[arg(long, value_name = "MODEL", value_delimiter = ',')]
+    pub gpu: Vec<String>,
+    /// Memory that each GPU must have at least, such as 24Gi; two per cent less will do, as in a job.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub min_memory: Option<String>,
+    /// GPUs in the machine, exactly.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=64))]
+    pub count: i32,
+    /// Regions or country codes that will do [default: all].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub region: Vec<String>,
+    /// What may be taken away (spot), or what may not (on-demand) [default: both].
+    #[arg(long, value_name = "TERMS")]
+    pub capacity: Option<CapacityFlag>,
+    /// Most dollars an hour, without disk.
+    #[arg(long, value_name = "DOLLARS", value_parser = price, allow_negative_numbers = true)]
+    pub max_price: Option<Money>,
+    /// How many are shown.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = most)]
+    pub limit: usize,
+    /// Where offers come from.
+    #[command(flatten)]
+    pub sources: Sources,
+}
+
+/// Terms of an offer.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapacityFlag {
+    /// May be taken away at any time.
+    Spot,
+    /// Stays until it is given back.
+    OnDemand,
 }
 
 const LOGS_EXAMPLES: &str = "\
@@ -171,6 +271,20 @@ pub struct DoctorArgs {
     pub service_account: String,
 }
 
+fn size(text: &str) -> Result<String, String> {
+    let bytes = Size(text.to_owned()).bytes();
+    bytes.map(|_| text.to_owned()).ok_or_else(|| "write a size such as 24Gi".to_owned())
+}
+
+fn price(text: &str) -> Result<Money, String> {
+    let price: Money = text.trim_start_matches('$').parse().map_err(|_| "write dollars such as 0.50".to_owned())?;
+    if price > Money::ZERO { Ok(price) } else { Err("must be more than nothing".to_owned()) }
+}
+
+fn most(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a number above zero".to_owned())
+}
+
 fn span(text: &str) -> Result<Duration, String> {
     let span: SignedDuration = text.parse().map_err(|_| "write a time such as 30s, 10m or 2h".to_owned())?;
     Duration::try_from(span).ok().filter(|d| !d.is_zero()).ok_or_else(|| "must be longer than zero".to_owned())
@@ -206,5 +320,20 @@ mod tests {
         assert!(parse("kubectl-tradewind logs x --since soon").is_err());
         assert!(parse("kubectl-tradewind cost x -A").is_err());
         assert!(parse("kubectl-tradewind").is_err());
+        assert!(parse("kubectl-tradewind plan -f a -f b --offers x --provider vast -o wide").is_ok());
+        assert!(parse("kubectl-tradewind plan --offers x").is_err());
+        for (wrong, why) in [
+            ("--min-memory 24GB", "24Gi"),
+            ("--max-price -1", "more than nothing"),
+            ("--max-price 0", "more than nothing"),
+            ("--max-price NaN", "0.50"),
+            ("--count 0", "1..=64"),
+            ("--limit 0", "above zero"),
+            ("--capacity Spott", "spot"),
+            ("--provider lambda", "vast and runpod"),
+        ] {
+            let error = parse(&format!("kubectl-tradewind offers {wrong}")).unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Where the output goes, and whether with colours. The only place that reads the environment and writes to standard output.
+//! Where the output goes, and whether with colours. The only place that reads the terminal's environment and writes to
+//! standard output.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -115,7 +116,7 @@ impl Screen {
 pub fn formed<V: Serialize>(form: Option<Form>, view: &V, text: impl FnOnce() -> String) -> Result<String, Trouble> {
     let broken = |error: String| Trouble::Usage(format!("the answer cannot be written in this form: {error}"));
     match form {
-        None => Ok(text()),
+        None | Some(Form::Wide) => Ok(text()),
         Some(Form::Json) => {
             serde_json::to_string_pretty(view).map(|json| json + "\n").map_err(|error| broken(error.to_string()))
         }

@@ -74,6 +74,30 @@ pub fn bytes(count: i64) -> String {
     }
 }
 
+/// Width of a terminal that nobody has made wider.
+const WIDTH: usize = 80;
+
+/// A sentence in lines of a usual terminal, broken at spaces; each line begins with `indent`, those after the first with two more spaces if
+/// there is one.
+pub fn wrapped(sentence: &str, indent: &str) -> String {
+    let hang = if indent.is_empty() { String::new() } else { format!("{indent}  ") };
+    let mut lines = vec![indent.to_owned()];
+    let mut is_empty = true;
+    for word in sentence.split(' ') {
+        let width = lines.last().map_or(0, |line| line.chars().count());
+        if !is_empty && width + 1 + word.chars().count() > WIDTH {
+            lines.push(hang.clone());
+            is_empty = true;
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(if is_empty { "" } else { " " });
+            line.push_str(word);
+        }
+        is_empty = false;
+    }
+    lines.join("\n") + "\n"
+}
+
 /// `1 preemption`, `2 preemptions`.
 pub fn count(n: i64, word: &str) -> String {
     format!("{n} {word}{}", if n == 1 { "" } else { "s" })
@@ -125,6 +149,17 @@ mod tests {
         assert_eq!([micros(999_990), micros(-20_000)], ["$1.00", "-$0.02"]);
         assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(13_000_000)], ["0 B", "1023 B", "1.5 KiB", "12.3 MiB"]);
         assert_eq!(bytes(700 << 20), "700 MiB");
+    }
+
+    #[test]
+    fn sentences_are_broken_at_spaces() {
+        let long = "word ".repeat(40);
+        let lines = wrapped(long.trim_end(), "  ");
+        assert!(lines.lines().all(|line| line.chars().count() <= WIDTH), "{lines}");
+        assert!(lines.lines().skip(1).all(|line| line.starts_with("    word")), "{lines}");
+        assert_eq!(lines.split_whitespace().count(), 40);
+        assert_eq!(wrapped("short", ""), "short\n");
+        assert_eq!(wrapped(&"x".repeat(100), ""), "x".repeat(100) + "\n", "a word stays whole");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::error::Error as _;
 pub const GOOD: u8 = 0;
 /// There is an answer, and it is bad: problems were found, or what was asked for is not there.
 pub const BAD: u8 = 1;
-/// There is no answer: wrong usage, the API server does not answer or refuses, or the cluster has no Tradewind.
+/// There is no answer: wrong usage, the API server or a market does not answer or refuses, or the cluster has no Tradewind.
 pub const NO_ANSWER: u8 = 2;
 
 /// Why there is no answer, or a bad one.
@@ -29,6 +29,9 @@ pub enum Trouble {
         "this cluster does not know {0}: Tradewind is not installed in it (kubectl apply --server-side -f crds/), or --context names another cluster"
     )]
     NotInstalled(String),
+    /// A market does not answer, or says no.
+    #[error("{0}")]
+    Market(String),
     /// Standard output is gone.
     #[error("the output cannot be written: {0}")]
     Output(#[from] std::io::Error),

@@ -3,8 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what cannot be had fails the test")]
 
 mod fixtures;
-
-use std::path::Path;
+mod golden;
 
 use jiff::Timestamp;
 use kubectl_tradewind::cli::{Cli, Command, DoctorArgs, Form};
@@ -12,25 +11,11 @@ use kubectl_tradewind::cost::{self, CostView};
 use kubectl_tradewind::doctor::{self, Report};
 use kubectl_tradewind::screen::{Ink, formed};
 use kubectl_tradewind::status::{self, Found, StatusView};
+use kubectl_tradewind::why::{self, WhyView};
 use serde_json::{Value, json};
 
 use fixtures::{event, gang, job, machine, now, pod, provider, running};
-
-#[expect(clippy::disallowed_methods, reason = "a test's knob")]
-fn is_blessed() -> bool {
-    std::env::var_os("TRADEWIND_BLESS").is_some()
-}
-
-fn same(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
-    if is_blessed() {
-        std::fs::write(&path, text).unwrap();
-        return;
-    }
-    let wanted =
-        std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("TRADEWIND_BLESS=1 makes {}", path.display()));
-    assert!(text == wanted, "goldens/{name} differs\n--- wanted\n{wanted}\n--- now\n{text}");
-}
+use golden::same;
 
 fn status_of(found: &Found) -> String {
     status::render(&StatusView::of(found, now()), now(), Ink::none())
@@ -66,6 +51,23 @@ fn a_running_job_on_its_second_machine() {
     let view = StatusView::of(&found, now());
     same("status-running.json", &formed(Some(Form::Json), &view, String::new).unwrap());
     same("status-running.yaml", &formed(Some(Form::Yaml), &view, String::new).unwrap());
+}
+
+#[test]
+fn why_a_job_runs_where_it_runs() {
+    let mut placed = running();
+    let placement = &mut placed["status"]["placement"];
+    placement["cost"] = json!({
+        "compute": "0.35", "setup": "0.003", "imagePull": "0.0041", "restore": "0.00", "expectedLostWork": "0.05", "storage": "0.00",
+        "traffic": "0.00", "total": "0.4071",
+    });
+    placement["expectedFinish"] = json!("2026-11-21T12:12:00Z");
+    placement["alternatives"] = json!([{ "summary": "1xRTX4090 of vast (on demand, NO)", "pricePerHour": "0.40", "extraCost": "0.0329", "expectedFinish": "2026-11-21T12:11:00Z" }]);
+    placement["rejected"] = json!(["14 are below minTrust Datacenter"]);
+    let holds = json!({ "type": "Placed", "status": "True", "reason": "Renting", "message": "", "lastTransitionTime": "2026-11-21T11:48:00Z" });
+    placed["status"]["conditions"].as_array_mut().unwrap().push(holds);
+    let view = WhyView::of(&serde_json::from_value(placed).unwrap());
+    same("why.txt", &why::render(&view, now(), Ink::none()));
 }
 
 #[test]

@@ -36,8 +36,7 @@ pub async fn run(
     let mut shown = None;
     loop {
         let view = look(connection, &args.job, clock).await?;
-        let ink = if form.is_some() { crate::screen::Ink::none() } else { screen.ink };
-        let text = formed(form, &view, || render(&view, clock.now(), ink))?;
+        let text = formed(form, &view, || render(&view, clock.now(), screen.ink))?;
         if !args.watch {
             return screen.print(&text);
         }

@@ -390,6 +390,9 @@ fn deadlines(found: &Found, status: &TrainingJobStatus, now: Timestamp) -> Vec<D
     let mut add = |what: &str, at: Option<Timestamp>| {
         deadlines.extend(at.map(|at| Deadline { what: what.to_owned(), at }));
     };
+    if !status.phase.is_terminal() {
+        add("the job is to be complete (completeWithin)", status.deadline.as_ref().map(|t| t.0));
+    }
     if let Some(machine) = machine {
         let seen = machine.status.clone().unwrap_or_default();
         let limit = seen.rented_order().and_then(|order| order.of(&machine.spec.offers)?.start_deadline_s);

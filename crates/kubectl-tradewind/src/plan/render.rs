@@ -1,0 +1,83 @@
+//! The screen of `plan`. Pure.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use tradewind_core::Money;
+
+use super::view::{Decision, PlanView};
+use crate::choice::{self, First};
+use crate::screen::{Ink, Shade};
+use crate::text::{count, dollars, until, wrapped};
+
+/// The decision, its cost taken apart, the others, what does not fit, and what was assumed.
+pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
+    let (word, shade) = match view.decision {
+        Decision::Rent => ("Rent", Shade::Good),
+        Decision::Wait => ("Wait", Shade::Waiting),
+        Decision::Nowhere => ("Nowhere", Shade::Bad),
+        Decision::InCluster => ("In the cluster", Shade::Good),
+        Decision::Refused => ("Refused", Shade::Bad),
+    };
+    let mut text = format!("{}  {}\n", ink.paint(&view.name, Shade::Strong), ink.paint(word, shade));
+    text.push_str(&wrapped(&message(view, now), ""));
+    for before in &view.before {
+        text.push_str(&wrapped(before, ""));
+    }
+    if let Some(deadline) = view.deadline {
+        let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), moment(deadline));
+    }
+    if let Some(late) = &view.late {
+        text.push_str(&ink.paint(wrapped(&format!("Late: {late}."), "").trim_end(), Shade::Bad));
+        text.push('\n');
+    }
+    if let Some(patience) = view.patience_until.filter(|_| view.decision != Decision::Wait) {
+        let _ = writeln!(text, "May wait for something cheaper until {}.", moment(patience));
+    }
+    if let (Some(offer), Some(cost)) = (&view.offer, &view.cost) {
+        let now_is = if view.decision == Decision::Rent { "chosen" } else { "if rented now" };
+        let first = First {
+            what: format!("{} ({now_is})", choice::summary(offer)),
+            price_per_hour: Some(offer.price_per_hour),
+            expected_finish: view.expected_finish,
+        };
+        let _ = write!(text, "\n{}", choice::cost(cost, ink));
+        let _ = write!(text, "\n{}", choice::offers(&first, &view.alternatives, now, ink));
+        let cheaper = view.alternatives.iter().any(|other| other.extra_cost < Money::ZERO);
+        let said = view.late.is_some() || view.message.contains("by the deadline");
+        if cheaper && view.decision == Decision::Rent && view.deadline.is_some() && !said {
+            text.push_str("What costs less is not chosen since it is not sure to be in time.\n");
+        }
+    }
+    if !view.rejected.is_empty() {
+        let head = format!("Of {}, {} fit", count(i64::from(view.offers), "offer"), view.fit);
+        let _ = write!(text, "\n{}", choice::lines(&head, &view.rejected));
+    }
+    if !view.assumed.is_empty() {
+        let _ = write!(text, "\n{}", choice::lines("Assumed", &view.assumed));
+    }
+    text
+}
+
+/// The sentence. Of a machine that would be rented the tables below say the rest.
+fn message(view: &PlanView, now: Timestamp) -> String {
+    let (Decision::Rent, Some(offer), Some(cost)) = (view.decision, &view.offer, &view.cost) else {
+        let said = view.message.as_str();
+        return match view.decision {
+            Decision::Wait | Decision::InCluster => format!("It {said}."),
+            _ => format!("{said}."),
+        };
+    };
+    let finish = view.expected_finish.map_or_else(String::new, |at| format!(", complete {}", until(now, at)));
+    let because = view.message.split_once("; ").map_or_else(String::new, |(_, because)| format!("; {because}"));
+    format!(
+        "{} for {} an hour: about {} in all{finish}{because}.",
+        choice::summary(offer),
+        dollars(offer.price_per_hour),
+        choice::about(cost.total)
+    )
+}
+
+fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
