@@ -67,7 +67,7 @@ async fn defaults_are_there_from_the_first_read() {
     assert_eq!(
         spec["placement"],
         json!({
-            "inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": [], "patience": "0s",
+            "inCluster": "Prefer", "burstAfter": "2m", "capacity": "Any", "providers": [], "regions": [], "excludedHosts": [], "patience": "0s",
         })
     );
     assert_eq!((&spec["checkpoint"]["interval"], &spec["checkpoint"]["keep"]), (&json!("15m"), &json!(3)));
@@ -216,6 +216,18 @@ async fn what_a_user_gets_wrong_is_refused_in_plain_words() {
         (
             json!({"gpu": {"minMemory": "20 GB"}}),
             r#"spec.gpu.minMemory: Invalid value: "20 GB": must be a size such as 20Gi"#,
+        ),
+        (
+            json!({"gpu": {"minCudaVersion": "12"}}),
+            r#"spec.gpu.minCudaVersion: Invalid value: "12": must be a CUDA version such as "12.4""#,
+        ),
+        (
+            json!({"work": {"hours": "1", "inputSize": "big"}}),
+            r#"spec.work.inputSize: Invalid value: "big": must be a size such as 20Gi"#,
+        ),
+        (
+            json!({"placement": {"excludedHosts": [""]}}),
+            "spec.placement.excludedHosts[0] in body should be at least 1 chars long",
         ),
         (
             json!({"work": {"hours": "long"}}),

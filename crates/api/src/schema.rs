@@ -75,6 +75,13 @@ pub fn optional_share(_: &mut SchemaGenerator) -> Schema {
     schema
 }
 
+/// A version of CUDA.
+pub fn optional_cuda_version(_: &mut SchemaGenerator) -> Schema {
+    let mut schema = checked_text(5, "^[1-9][0-9]?[.][0-9]$", "must be a CUDA version such as \"12.4\"");
+    schema.insert("nullable".to_owned(), true.into());
+    schema
+}
+
 /// Dollars that the operator writes.
 pub fn dollars(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "maxLength": 20, "pattern": DECIMAL})

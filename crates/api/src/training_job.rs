@@ -126,6 +126,11 @@ pub struct GpuRequest {
     /// Memory that each GPU must have at least.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_memory: Option<Size>,
+    /// Lowest CUDA version that the driver of a rented machine must run, such as the one that the image was built with. A host that does not
+    /// tell its own does not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::schema::optional_cuda_version")]
+    pub min_cuda_version: Option<Decimal>,
 }
 
 /// How the program saves its state.
@@ -234,6 +239,11 @@ pub struct PlacementSpec {
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub regions: Vec<String>,
+    /// Hosts that may not be used, as `kubectl tradewind offers -o wide` names them: `4711` of every Provider, `vast/4711` of the one named
+    /// `vast`.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 127)))]
+    pub excluded_hosts: Vec<String>,
     /// Lowest reliability of the host, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "crate::schema::optional_share")]
@@ -265,6 +275,7 @@ impl Default for PlacementSpec {
             min_trust: None,
             providers: Vec::new(),
             regions: Vec::new(),
+            excluded_hosts: Vec::new(),
             min_reliability: None,
             min_download_mbps: None,
             min_upload_mbps: None,
@@ -356,6 +367,9 @@ pub struct Work {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 40))]
     pub gpu: Option<String>,
+    /// What the program downloads on each machine before it works: its data, a base model. It counts as time and traffic of every start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_size: Option<Size>,
 }
 
 /// What a failing program leads to.
