@@ -40,7 +40,7 @@ pub struct Spoken {
 
 /// How long a chosen offer is kept for its job: longer than it takes to write its status and the claim, and not much longer, since a job
 /// that thinks better of it tells nobody.
-const SPOKEN_FOR: Duration = Duration::from_secs(10);
+pub const SPOKEN_FOR: Duration = Duration::from_secs(10);
 
 /// What changes all the time (pools that come and go, how long a start takes) is written down together with what else was learned, or after so
 /// long.
@@ -170,9 +170,9 @@ impl Market {
         self.planning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers for a moment what the job with this uid has chosen.
-    pub fn speak_for(&self, job: &str, plan: Spoken, now: Duration) {
-        self.lock().spoken_for.insert(job.to_owned(), (now + SPOKEN_FOR, plan));
+    /// Remembers until `until` (monotonic) what the job with this uid has chosen.
+    pub fn speak_for(&self, job: &str, plan: Spoken, until: Duration) {
+        self.lock().spoken_for.insert(job.to_owned(), (until, plan));
     }
 
     /// The ledger refused an order for a limit that will not have room soon. `namespace` is empty where it holds for everybody.
@@ -194,7 +194,7 @@ impl Market {
         full.map(|full| full.says.clone())
     }
 
-    /// The job has claimed what it had chosen: from now on the claim speaks for itself.
+    /// The job has claimed what it had chosen, from now on the claim speaks for itself; or it chooses anew.
     pub fn claimed(&self, job: &str) {
         self.lock().spoken_for.remove(job);
     }
@@ -391,16 +391,15 @@ mod tests {
     fn what_a_job_has_chosen_is_kept_for_a_moment() {
         let market = Market::default();
         let plan = |offer: &str| Spoken { provider: "p".to_owned(), offer: offer.to_owned(), per_hour: Money::ZERO };
-        let at = Duration::from_secs(100);
-        market.speak_for("a", plan("1"), at);
-        market.speak_for("a", plan("2"), at + Duration::from_secs(1));
-        market.speak_for("b", plan("3"), at);
-        let spoken = |after: u64| -> Vec<String> {
-            market.spoken_for(at + Duration::from_secs(after)).into_iter().map(|(_, plan)| plan.offer).collect()
-        };
-        assert_eq!(spoken(2), ["2", "3"], "a job has one choice, its last");
-        assert_eq!(spoken(10), ["2"]);
+        let at = |seconds: u64| Duration::from_secs(seconds);
+        market.speak_for("a", plan("1"), at(110));
+        market.speak_for("a", plan("2"), at(111));
+        market.speak_for("b", plan("3"), at(110));
+        let spoken =
+            |now: u64| -> Vec<String> { market.spoken_for(at(now)).into_iter().map(|(_, plan)| plan.offer).collect() };
+        assert_eq!(spoken(102), ["2", "3"], "a job has one choice, its last");
+        assert_eq!(spoken(110), ["2"]);
         market.claimed("a");
-        assert!(spoken(10).is_empty());
+        assert!(spoken(110).is_empty());
     }
 }

@@ -6,11 +6,14 @@
 mod ends;
 mod engine;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use engine::plan::{Cut, Story, Way};
 use engine::sweep::Depth;
-use engine::{Mood, Mutant, Options, run, sweep};
+use engine::wire::lock;
+use engine::{Mood, Mutant, Options, report, run, sweep};
 use tradewind_core::gate::Point;
 
 #[expect(clippy::disallowed_methods, reason = "a test's knobs")]
@@ -90,6 +93,32 @@ fn rough_clusters_keep_the_promises() {
     let failures = sweep::run_all(&worlds);
     println!("{} rough worlds in the cluster in {:.1} s", worlds.len(), watch.elapsed().as_secs_f64());
     all_hold(&failures, worlds.len());
+}
+
+#[test]
+fn a_deadline_that_is_promised_is_kept() {
+    if let Some(seed) = knob("WORLD_SEED") {
+        return told_world(Options::new(seed, Mood::Deadline));
+    }
+    let from = knob("WORLD_FROM").unwrap_or(0);
+    let runs = knob("WORLD_RUNS").unwrap_or(60);
+    let watch = stopwatch();
+    let worlds: Vec<Options> = (from..from + runs).map(|seed| Options::new(seed, Mood::Deadline)).collect();
+    let (promised, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    sweep::run_each(&worlds, &|options, outcome| {
+        promised.fetch_add(outcome.promised, Ordering::Relaxed);
+        if !outcome.violations.is_empty() {
+            lock(&failures).push(report(options, outcome));
+        }
+    });
+    let promised = promised.into_inner();
+    println!(
+        "{promised} of {} jobs were promised to be in time, in {:.1} s",
+        worlds.len(),
+        watch.elapsed().as_secs_f64()
+    );
+    all_hold(&lock(&failures), worlds.len());
+    assert!(promised * 2 > worlds.len(), "most deadlines leave time enough to be promised: {promised}");
 }
 
 #[test]

@@ -142,13 +142,19 @@ impl Run {
             work_s: start.work_s.saturating_sub(state.done_s),
             deadline_in_s: Some(start.deadline_s.saturating_sub(state.now_s)),
             patience_s: 0,
-            changeover: Changeover { mean_s: start.changeover_s.mean, max_s: start.changeover_s.max },
+            // Losses are seen at once, and cost no work beyond the changeover.
+            changeover: Changeover {
+                mean_s: start.changeover_s.mean,
+                max_s: start.changeover_s.max,
+                ..Changeover::default()
+            },
             look_s: tick,
             next_look_s: tick - state.now_s % tick,
             sure_until_look: true,
             sight: if start.sight == "try" { Sight::Try { attempt_s: 60 } } else { Sight::Free },
             max_price_per_hour: None,
             pools: &pools,
+            lets_go: true,
             held: state.at.as_ref().map(|at| Held { pool: at.pool, age_s: at.age_s, ready: at.ready }),
         };
         let pool = match decide(&situation, &mut self.memory).action {

@@ -194,6 +194,11 @@ impl Misses {
         self.0 & (1 << (reason as u32)) != 0
     }
 
+    fn of(missed: &[(RejectReason, bool)]) -> Self {
+        let bits = missed.iter().filter(|(_, missed)| *missed).map(|(reason, _)| 1 << (*reason as u32));
+        Self(bits.fold(0, |set, bit: u32| set | bit))
+    }
+
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -256,16 +261,25 @@ pub(crate) fn unusable(offer: &Offer) -> Option<RejectReason> {
 
 /// Everything that this offer misses. One that is unusable for everybody misses only that.
 pub(crate) fn misses(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer, estimate: &Estimate) -> Misses {
-    use RejectReason as R;
     if let Some(reason) = unusable(offer) {
         return Misses(1 << (reason as u32));
     }
+    Misses(misses_by_itself(needs, lookup, offer).0 | misses_by_cost(needs, estimate).0)
+}
+
+/// Whether this offer can fit, whatever it would cost.
+pub(crate) fn may_fit(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer) -> bool {
+    misses_by_itself(needs, lookup, offer).is_empty() && unusable(offer).is_none()
+}
+
+/// What it misses that shows without an estimate.
+fn misses_by_itself(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer) -> Misses {
+    use RejectReason as R;
     let gpus = needs.gpu_count > 0;
     let one_of = |offered| needs.gpu_models.iter().any(|asked| asked == offered || gpus::admits(asked, offered));
     let model_fits = needs.gpu_models.is_empty() || offer.gpu.as_ref().is_some_and(one_of);
     let region_fits = needs.regions.is_empty() || needs.regions.iter().any(|r| r.eq_ignore_ascii_case(&offer.region));
-    let above = |amount: Money, limit: Option<Money>| limit.is_some_and(|limit| amount > limit);
-    let missed = [
+    Misses::of(&[
         (R::Provider, !needs.providers.is_empty() && !needs.providers.contains(&offer.provider)),
         (R::Region, !region_fits),
         (R::Capacity, !needs.capacity.admits(offer.capacity)),
@@ -283,13 +297,19 @@ pub(crate) fn misses(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer, e
         (R::HostExcluded, needs.excludes_host(&offer.provider, &offer.host)),
         (R::HostBanned, lookup.banned(offer)),
         (R::Refused, lookup.refusal(offer).is_some()),
+    ])
+}
+
+/// What it misses for its cost and time.
+fn misses_by_cost(needs: &Requirements, estimate: &Estimate) -> Misses {
+    use RejectReason as R;
+    let above = |amount: Money, limit: Option<Money>| limit.is_some_and(|limit| amount > limit);
+    Misses::of(&[
         (R::MaxDuration, estimate.too_short),
         (R::PricePerHour, above(estimate.hourly, needs.max_price_per_hour)),
         (R::Deadline, needs.finish_within_s.is_some_and(|within| estimate.time.total_s() > within)),
         (R::Budget, above(estimate.cost.total, needs.budget_left)),
-    ];
-    let bits = missed.iter().filter(|(_, missed)| *missed).map(|(reason, _)| 1 << (*reason as u32));
-    Misses(bits.fold(0, |set, bit: u32| set | bit))
+    ])
 }
 
 #[cfg(test)]

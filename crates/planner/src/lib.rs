@@ -34,6 +34,6 @@ pub use knowledge::{
 };
 pub use moves::{MoveRules, Running, Verdict, staying, verdict};
 pub use needs::{CapacityChoice, Requirements, WorkLeft};
-pub use rank::{Candidate, Plan, Rejection, plan};
+pub use rank::{Candidate, Fitting, Plan, Rejection, plan, rank};
 pub use relax::Relaxation;
 pub use speed::{SpeedBasis, UNKNOWN_SPEED_MILLI, speed_milli};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tradewind_core::{Money, Offer};
 
 use crate::cost::{CostBreakdown, Estimate, TimeBreakdown, estimate};
-use crate::fit::{Misses, RejectReason, misses};
+use crate::fit::{Misses, RejectReason, may_fit, misses};
 use crate::knowledge::Knowledge;
 use crate::lookup::{Lookup, Paces};
 use crate::needs::{Requirements, WorkLeft};
@@ -49,8 +49,8 @@ pub struct Rejection {
     pub also_misses: Vec<RejectReason>,
 }
 
-/// What to rent, best first, and why nothing else.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What to rent, best first, and why nothing else. By default of an empty market.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Offers that fit, lowest expected total cost first; at most as many as asked for.
     pub ranked: Vec<Candidate>,
@@ -130,9 +130,46 @@ pub(crate) fn assess<'a>(
 }
 
 /// Ranks `offers` for one worker and keeps the best `limit`.
-pub fn plan(needs: &Requirements, work: &WorkLeft, known: &Knowledge, offers: &[Offer], limit: usize) -> Plan {
-    let offers: Vec<&Offer> = offers.iter().collect();
+pub fn plan<'a>(
+    needs: &Requirements,
+    work: &WorkLeft,
+    known: &Knowledge,
+    offers: impl IntoIterator<Item = &'a Offer>,
+    limit: usize,
+) -> Plan {
+    let offers: Vec<&Offer> = offers.into_iter().collect();
     plan_with(needs, work, &Lookup::new(known), &offers, limit)
+}
+
+/// An offer that fits, before anybody has asked for its copy.
+#[derive(Debug, Clone, Copy)]
+pub struct Fitting<'a> {
+    /// The offer.
+    pub offer: &'a Offer,
+    /// As in [`Candidate`].
+    pub time: TimeBreakdown,
+    /// As in [`Candidate`].
+    pub hourly: Money,
+}
+
+/// What [`plan`] ranks, without a reason for each of the rest. `keeps` is asked about each offer that fits, the best first; only those that it
+/// wants are copied.
+pub fn rank<'a>(
+    needs: &Requirements,
+    work: &WorkLeft,
+    known: &Knowledge,
+    offers: &[&'a Offer],
+    mut keeps: impl FnMut(&Fitting<'a>) -> bool,
+) -> Vec<Candidate> {
+    let lookup = Lookup::new(known);
+    let paces = Paces::new(needs, work, &lookup.job, offers.iter().copied());
+    let possible = offers.iter().filter(|offer| may_fit(needs, &lookup, offer));
+    let assessed = possible.map(|offer| assess(needs, &lookup, &paces, offer));
+    let mut fitting: Vec<Assessed<'_>> = assessed.filter(|a| a.misses.is_empty()).collect();
+    fitting.sort_unstable_by(|a, b| a.score().cmp(&b.score()));
+    let wanted =
+        |a: &&Assessed<'a>| keeps(&Fitting { offer: a.offer, time: a.estimate.time, hourly: a.estimate.hourly });
+    fitting.iter().filter(wanted).map(Assessed::candidate).collect()
 }
 
 /// The same for a market that lies elsewhere.

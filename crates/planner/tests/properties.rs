@@ -5,7 +5,7 @@ mod market;
 use market::{good_offer, knowledge, market, needs, work};
 use proptest::prelude::*;
 use tradewind_core::{Money, Offer, Trust};
-use tradewind_planner::{CapacityChoice, Requirements, check, plan};
+use tradewind_planner::{CapacityChoice, Requirements, check, plan, rank};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 768, failure_persistence: None, ..ProptestConfig::default() })]
@@ -45,6 +45,23 @@ proptest! {
         let some = plan(&needs, &work, &known, &offers, limit);
         prop_assert_eq!(&all.ranked[..some.ranked.len()], &some.ranked[..]);
         prop_assert_eq!(&all.rejected, &some.rejected);
+    }
+
+    #[test]
+    fn the_ranking_alone_is_that_of_the_plan(
+        needs in needs(), work in work(), known in knowledge(), offers in market(), each in 1_usize..4,
+    ) {
+        let all: Vec<&Offer> = offers.iter().collect();
+        let plan = plan(&needs, &work, &known, &offers, offers.len());
+        let mut asked = Vec::new();
+        let ranked = rank(&needs, &work, &known, &all, |fitting| {
+            asked.push((fitting.offer.clone(), fitting.time, fitting.hourly));
+            asked.len() % each == 0
+        });
+        let told: Vec<_> = plan.ranked.iter().map(|c| (c.offer.clone(), c.time, c.hourly)).collect();
+        prop_assert_eq!(asked, told, "it is asked about each that fits, in order");
+        let wanted: Vec<_> = plan.ranked.into_iter().skip(each - 1).step_by(each).collect();
+        prop_assert_eq!(ranked, wanted);
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn situation<'a>(pools: &'a [Pool<'a>], work_s: u64, deadline_in_s: Option<u64>)
         work_s,
         deadline_in_s,
         patience_s: 0,
-        changeover: Changeover { mean_s: 300, max_s: 600 },
+        changeover: Changeover { mean_s: 300, max_s: 600, ..Changeover::default() },
         look_s: TICK,
         next_look_s: TICK,
         sure_until_look: true,
@@ -36,6 +36,7 @@ fn situation<'a>(pools: &'a [Pool<'a>], work_s: u64, deadline_in_s: Option<u64>)
         max_price_per_hour: None,
         pools,
         held: None,
+        lets_go: true,
     }
 }
 
@@ -68,8 +69,8 @@ fn with_time_to_spare_it_waits_for_spot_instead_of_going_on_demand() {
     let pools = two(false, &short_gaps, &none);
     let decision = fresh(&situation(&pools, 5 * HOUR, Some(40 * HOUR)));
     assert_eq!(decision.action, Action::Wait);
-    // 40 h less 5 h of work and the longest changeover.
-    assert_eq!(decision.latest_safe_start_s, Some(35 * HOUR - 600));
+    // 40 h less 5 h of work and two of the longest changeovers: spot that comes later could be lost too late.
+    assert_eq!(decision.wait_ends_in_s, Some(35 * HOUR - 1200));
     assert!(decision.expected_cost < dollars("15.00"), "cheaper than on demand all the way: {decision:?}");
 }
 
@@ -81,7 +82,7 @@ fn at_the_last_safe_moment_it_goes_on_demand_and_stays() {
     let decision = fresh(&now);
     assert_eq!(decision.action, Action::Launch(1));
     assert_eq!(decision.reason, Reason::LastSafeMoment);
-    assert_eq!(decision.latest_safe_start_s, Some(0));
+    assert_eq!(decision.wait_ends_in_s, Some(0));
     now.held = Some(Held { pool: 1, age_s: 600, ready: true });
     now.deadline_in_s = Some(10 * HOUR);
     assert_eq!(fresh(&now).action, Action::Hold);
@@ -137,7 +138,7 @@ fn without_a_deadline_patience_bounds_the_wait() {
     assert_eq!(fresh(&now).action, Action::Launch(1), "no patience: it runs");
     now.patience_s = 6 * HOUR;
     assert_eq!(fresh(&now).action, Action::Wait);
-    assert_eq!(fresh(&now).latest_safe_start_s, None);
+    assert_eq!(fresh(&now).wait_ends_in_s, None);
 }
 
 #[test]
@@ -178,12 +179,30 @@ fn the_last_launch_that_is_safe_is_taken_and_none_after_it() {
     let pools = two(true, &calm, &none);
     // Were spot lost at the end of its changeover, one more changeover would still do.
     let with = |slack_s: u64| Situation {
-        changeover: Changeover { mean_s: 720, max_s: 720 },
+        changeover: Changeover { mean_s: 720, max_s: 720, ..Changeover::default() },
         held: Some(Held { pool: 1, age_s: HOUR, ready: true }),
         ..situation(&pools, 10 * HOUR, Some(10 * HOUR + slack_s))
     };
     assert_eq!(fresh(&with(1440)).action, Action::Launch(0));
     assert_eq!(fresh(&with(1439)).action, Action::Hold);
+}
+
+#[test]
+fn what_a_loss_costs_more_than_a_launch_keeps_from_spot_and_not_from_what_stays() {
+    let (calm, none) = (rhythm(20 * HOUR, HOUR, true, HOUR), Record::new());
+    let pools = two(true, &calm, &none);
+    let changeover = Changeover { mean_s: 300, max_s: 600, loss_s: 900, leave_s: 60 };
+    let with =
+        |slack_s: u64, held| Situation { changeover, held, ..situation(&pools, 10 * HOUR, Some(10 * HOUR + slack_s)) };
+    assert_eq!(fresh(&with(600, None)).action, Action::Launch(1));
+    assert!(matches!(fresh(&with(599, None)).reason, Reason::TooLate { .. }));
+    assert_eq!(fresh(&with(2100, None)).action, Action::Launch(0), "a launch, a loss, and another launch");
+    assert_ne!(fresh(&with(2099, None)).action, Action::Launch(0));
+    let spot = Some(Held { pool: 0, age_s: HOUR, ready: true });
+    assert_eq!(fresh(&with(1500, spot)).action, Action::Hold);
+    let leaves = fresh(&with(1499, spot));
+    assert_eq!((leaves.action, leaves.reason), (Action::Launch(1), Reason::LastSafeMoment));
+    assert!(matches!(fresh(&with(659, spot)).reason, Reason::TooLate { .. }), "its own end takes a minute");
 }
 
 #[test]
@@ -244,9 +263,10 @@ fn finish_in_the_worst_world(seed: u64) -> (u64, u64) {
     let tick = draw.of(&[34, 300, 600, 900]);
     let max = draw.of(&[0, 240, 720, 1441, 3600]);
     let work = draw.of(&[1, 1800, 4 * HOUR, 7 * HOUR + 17]);
-    let slack = max + draw.of(&[0, 1, tick - 1, tick, max, max + tick, 2 * max + 61, HOUR, 3 * HOUR]);
+    let (loss_s, leave_s) = (draw.of(&[0, 0, 61, 900]), draw.of(&[0, 0, 30, 1200]));
+    let slack = max + draw.of(&[0, 1, tick - 1, tick, max, max + tick, 2 * max + 61, loss_s, HOUR, 3 * HOUR]);
     let deadline = work + slack;
-    let tries = draw.below(2) == 0;
+    let (tries, lets_go) = (draw.below(2) == 0, draw.below(2) == 0);
     let fast = draw.of(&[500, 1000, 1000, 1500]);
     let (chance_up, chance_down) = (draw.of(&[5, 30, 90]), draw.of(&[5, 30, 90]));
     let mut records = [Record::new(), Record::new(), Record::new()];
@@ -254,6 +274,7 @@ fn finish_in_the_worst_world(seed: u64) -> (u64, u64) {
     let mut up = [draw.below(2) == 0, draw.below(2) == 0, true];
     let (mut now, mut done_milli) = (0_u64, 0_u64);
     let mut held: Option<(usize, u64, u64)> = None; // pool, since, changeover left
+    let mut ends_at = 0; // when what was left has ended
     let mut known: [Option<bool>; 3] = [None; 3];
     let speeds = [fast, 1000, 1000];
     while now <= deadline + HOUR {
@@ -280,11 +301,12 @@ fn finish_in_the_worst_world(seed: u64) -> (u64, u64) {
                 now_s: now.cast_signed(),
                 work_s: (work * 1000 - done_milli).div_ceil(1000),
                 deadline_in_s: Some(deadline.saturating_sub(now)),
-                changeover: Changeover { mean_s: max / 2, max_s: max },
+                changeover: Changeover { mean_s: max / 2, max_s: max, loss_s, leave_s },
                 look_s: tick,
                 next_look_s: left,
                 sight: if tries { Sight::Try { attempt_s: 60 } } else { Sight::Free },
                 held: held.map(|(pool, since, left)| Held { pool, age_s: now - since, ready: left == 0 }),
+                lets_go,
                 ..situation(&pools, work, None)
             },
             &mut memory,
@@ -292,8 +314,15 @@ fn finish_in_the_worst_world(seed: u64) -> (u64, u64) {
         let mut passes = left;
         match decision.action {
             Action::Hold => assert!(held.is_some(), "seed {seed}: nothing is held"),
-            Action::Wait => held = None,
-            Action::Launch(pool) if up[pool] => held = Some((pool, now, max)),
+            Action::Wait => {
+                assert!(lets_go || held.is_none(), "seed {seed}: let go for nothing");
+                ends_at = if held.is_some() { now + leave_s } else { ends_at };
+                held = None;
+            }
+            Action::Launch(pool) if up[pool] => {
+                let ends = if held.is_some() { now + leave_s } else { ends_at };
+                held = Some((pool, now, max + ends.saturating_sub(now)));
+            }
             Action::Launch(pool) => {
                 assert!(tries, "seed {seed}: pool {pool} was seen to be down");
                 known[pool] = Some(false);
@@ -320,7 +349,11 @@ fn finish_in_the_worst_world(seed: u64) -> (u64, u64) {
                     *state = !*state;
                 }
             }
-            held = held.filter(|h| up[h.0]);
+            if held.is_some_and(|h| !up[h.0]) {
+                held = None;
+                // Nobody sees it for so long, or so much is worked again.
+                now += loss_s;
+            }
         }
     }
     (now, deadline)
@@ -368,7 +401,12 @@ fn odd_input_gives_a_decision() {
             work_s: draw.of(&numbers),
             deadline_in_s: draw.of(&[None, Some(0), Some(7200), Some(u64::MAX)]),
             patience_s: draw.of(&numbers),
-            changeover: Changeover { mean_s: draw.of(&numbers), max_s: draw.of(&numbers) },
+            changeover: Changeover {
+                mean_s: draw.of(&numbers),
+                max_s: draw.of(&numbers),
+                loss_s: draw.of(&numbers),
+                leave_s: draw.of(&numbers),
+            },
             look_s: draw.of(&numbers),
             next_look_s: draw.of(&numbers),
             sure_until_look: draw.below(2) == 0,
@@ -376,6 +414,7 @@ fn odd_input_gives_a_decision() {
             max_price_per_hour: draw.of(&[None, Some(Money::ZERO), Some(Money::MAX)]),
             pools: &pools,
             held: draw.of(&[None, Some(held)]),
+            lets_go: draw.below(2) == 0,
         };
         let decision = fresh(&now);
         if let Action::Launch(index) = decision.action {

@@ -24,14 +24,17 @@ mod place;
 pub mod placement;
 #[cfg(test)]
 mod play;
+pub mod question;
 mod quick;
 pub mod rates;
 mod restart;
 mod room;
+pub mod sieve;
 pub mod status;
 pub mod stop;
 mod telling;
 pub mod template;
+pub mod times;
 pub mod timing;
 pub mod turns;
 pub mod valid;

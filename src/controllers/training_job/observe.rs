@@ -19,9 +19,11 @@ use super::decide::{Admission, Observed, lives, machine_of, wants_plan};
 use super::ended::never_started;
 use super::identity::{self, Verdict};
 use super::placement::Choice;
+use super::question::Progress;
 use super::status::{is_in_cluster, settles};
 use super::template;
-use super::timing::{Prospect, Times};
+use super::times::Times;
+use super::timing::Prospect;
 use super::turns::{Entry, Turn};
 use super::valid::{self, Valid};
 use super::{JobMemory, admitted, crew, ending, gang, place, placement, rates, stop};
@@ -300,13 +302,15 @@ async fn choice(ctx: &Context, o: &Observed, held: Option<placement::Held>) -> C
     let asks = placement::Asks {
         job: job.metadata.uid.as_deref().unwrap_or_default(),
         namespace,
-        done_share_ppm: share_ppm(done.unwrap_or_else(|| (worked_s(o, held.is_some()), valid.work.seconds.max(1)))),
-        steps_left: done.map(|(done, total)| total.saturating_sub(done)),
-        step_rates: status.map(rates::known).unwrap_or_default(),
-        save_s: status.and_then(|s| s.checkpoint.as_ref()?.took_seconds).and_then(|s| u64::try_from(s).ok()),
-        spent: status.map_or(Money::ZERO, |s| s.cost.total),
-        restore_mb: saved / 1_000_000,
-        image_bytes: ctx.images.bytes(image, ctx.clock.monotonic(), hurry).await,
+        progress: Progress {
+            done_share_ppm: share_ppm(done.unwrap_or_else(|| (worked_s(o, held.is_some()), valid.work.seconds.max(1)))),
+            steps_left: done.map(|(done, total)| total.saturating_sub(done)),
+            step_rates: status.map(rates::known).unwrap_or_default(),
+            save_s: status.and_then(|s| s.checkpoint.as_ref()?.took_seconds).and_then(|s| u64::try_from(s).ok()),
+            spent: status.map_or(Money::ZERO, |s| s.cost.total),
+            restore_mb: saved / 1_000_000,
+            image_bytes: ctx.images.bytes(image, ctx.clock.monotonic(), hurry).await,
+        },
         due: pod.is_some_and(|pod| place::is_due(o, pod)),
         times: Times { interval_s: times.interval_s.map(|interval_s| interval_s.max(unsaved_s)), ..times },
         held,

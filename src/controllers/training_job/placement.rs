@@ -1,24 +1,30 @@
 //! Which offers a job may be rented on, now or later.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tradewind_api::Reason;
 use tradewind_api::rented_machine::ChosenOffer;
-use tradewind_core::{GpuModel, Money, Offer};
-use tradewind_planner::{self as planner, Candidate, CostBreakdown, Plan};
+use tradewind_api::{Provider, Reason};
+use tradewind_core::{Money, Offer};
+use tradewind_planner::{self as planner, Candidate, CostBreakdown, Knowledge, Plan};
 
 use super::order::{StartTime, into_choice};
+use super::question::{Progress, Question};
 use super::room::Room;
-use super::timing::{self, Holding, Prospect, RANKED, Times, Verdict};
+use super::sieve::Sieve;
+use super::times::Times;
+use super::timing::{self, Holding, Prospect, Verdict};
 use super::valid::Valid;
 use crate::accounts::access::{self, Grant};
 use crate::context::Context;
-use crate::market::Spoken;
 use crate::market::pools::PoolId;
+use crate::market::{SPOKEN_FOR, Spoken};
 
 /// So long all accounts are waited for by a job that decides for its deadline or its price: a slow one may have the better offer.
 const ALL_ANSWER: Duration = Duration::from_secs(10);
+/// So long a job that moves keeps its next machine from others at most: its own may end much sooner than its grace allows.
+const LONGEST_WORD: Duration = Duration::from_mins(5);
 /// Alternatives that a status tells.
 pub const OTHERS_TOLD: usize = 3;
 
@@ -117,20 +123,8 @@ pub struct Asks<'a> {
     pub job: &'a str,
     /// Its namespace.
     pub namespace: &'a str,
-    /// Share of the work that is done, in millionths: saved, or on the machine that it holds.
-    pub done_share_ppm: u64,
-    /// Steps that are left, if the program tells how many there are.
-    pub steps_left: Option<u64>,
-    /// How fast it was, by model: steps in a million seconds.
-    pub step_rates: BTreeMap<GpuModel, u64>,
-    /// Seconds that a save took, if one was made.
-    pub save_s: Option<u64>,
-    /// What the job has cost so far.
-    pub spent: Money,
-    /// What is to be restored, in MB.
-    pub restore_mb: u64,
-    /// Compressed size of the image, if it is known.
-    pub image_bytes: Option<u64>,
+    /// How far it is.
+    pub progress: Progress,
     /// It may rent now. One that still waits for the cluster plans, and keeps nothing from others.
     pub due: bool,
     /// When it must be complete, and how long it may wait.
@@ -184,69 +178,30 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
         return Choice::None { reason: Reason::NoAccess, message };
     }
     let _turn = ctx.market.plan();
-    let room = Room::besides(ctx, asks.job, asks.held.is_some());
     let now = ctx.clock.monotonic();
-    let mut offers: Vec<Offer> = Vec::new();
-    let mut taken: Vec<Offer> = Vec::new();
-    let mut floors = Vec::new();
-    let mut missing = Vec::new();
-    let mut troubles = Vec::new();
-    let mut used_up = Vec::new();
-    for name in &allowed {
-        let Some(account) = ctx.accounts.get(name) else {
-            missing.push(name.clone());
-            continue;
-        };
-        if let Some(trouble) = account.trouble() {
-            troubles.push(format!("{name}: {trouble}"));
-            continue;
-        }
-        let generation =
-            providers.iter().find(|p| p.metadata.name.as_ref() == Some(name)).and_then(|p| p.metadata.generation);
-        if let Some(full) = ctx.market.used_up(name, asks.namespace, generation, now) {
-            used_up.push(full);
-            continue;
-        }
-        match ctx.market.snapshot(name) {
-            Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
-                let grant = &grants[name];
-                for offer in s.offers.iter().filter(|offer| grant.trusts(offer.trust)) {
-                    if room.is_taken(offer) { &mut taken } else { &mut offers }.push(offer.clone());
-                }
-                if let Grant::Given { min_trust: Some(least), .. } = grant {
-                    floors.push(access::floor(name, asks.namespace, *least));
-                }
-            }
-            _ => missing.push(name.clone()),
-        }
+    if asks.held.is_none() {
+        // It chooses anew.
+        ctx.market.claimed(asks.job);
     }
+    let listed = Listed::read(ctx, asks.namespace, (&providers, &allowed), now);
+    let room = Room::besides(ctx, asks.job, asks.held.is_some());
+    let trusted = listed.offers.iter().flat_map(|(name, offers)| {
+        let grant = &grants[*name];
+        offers.iter().filter(move |offer| grant.trusts(offer.trust))
+    });
+    let (taken, offers): (Vec<&Offer>, Vec<&Offer>) = trusted.partition(|offer| room.is_taken(offer));
     let incomplete = asks.times.matter() && ctx.market.wanted_since(now).is_some_and(|since| since < ALL_ANSWER);
-    if (offers.is_empty() || incomplete) && !missing.is_empty() {
-        let mut message = format!("waits for fresh offers of {}", missing.join(", "));
-        if !troubles.is_empty() {
-            message = format!("{message} ({})", troubles.join("; "));
-        }
-        return Choice::Wait { message };
-    }
-    if offers.is_empty() && !troubles.is_empty() {
-        let message = format!("no Provider can be used now: {}", troubles.join("; "));
-        return Choice::None { reason: Reason::NoProvider, message };
-    }
-    if offers.is_empty() && taken.is_empty() && !used_up.is_empty() {
-        let message = format!("nothing is rented now: {}; it is looked at again every minute", used_up.join("; "));
-        return Choice::None { reason: Reason::LimitReached, message };
+    if let Some(none) = listed.none(incomplete, offers.is_empty(), taken.is_empty()) {
+        return none;
     }
     let planning = Planning { ctx, valid, asks, grants, allowed: &allowed, room: &room };
-    match planning.plan(offers) {
+    match planning.plan(&offers) {
         Choice::Rent(rent) => {
-            if let Some(first) = rent.offers.first().filter(|_| asks.due && asks.held.is_none()) {
-                let (provider, offer) = (rent.provider.clone(), first.id.clone());
-                ctx.market.speak_for(asks.job, Spoken { provider, offer, per_hour: first.reserve_per_hour }, now);
-            }
+            planning.speak_for(&rent, now);
             Choice::Rent(rent)
         }
         Choice::None { reason: reason @ Reason::NoOffer, message } => {
-            let others = (!taken.is_empty()).then(|| planning.plan(taken));
+            let others = (!taken.is_empty()).then(|| planning.plan(&taken));
             let fits = |choice: &Choice| {
                 !matches!(choice, Choice::None { reason: Reason::NoOffer | Reason::BudgetExhausted, .. })
             };
@@ -256,10 +211,82 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
                 return Choice::None { reason, message: message.to_owned() };
             }
             // Who reads that nothing fits must know that more may be there, and who keeps it from the job.
+            let floors = listed.offers.iter().filter_map(|(name, _)| match &grants[*name] {
+                Grant::Given { min_trust: Some(least), .. } => Some(access::floor(name, asks.namespace, *least)),
+                _ => None,
+            });
             let kept = refused.iter().map(|name| access::refusal(name, asks.namespace)).chain(floors);
             Choice::None { reason, message: std::iter::once(message).chain(kept).collect::<Vec<_>>().join("; ") }
         }
         choice => choice,
+    }
+}
+
+/// The markets of the accounts that a job may use.
+#[derive(Default)]
+struct Listed<'a> {
+    /// Fresh lists, by account.
+    offers: Vec<(&'a str, Arc<Vec<Offer>>)>,
+    /// Accounts whose list is on its way.
+    missing: Vec<&'a str>,
+    /// Why others cannot be used.
+    troubles: Vec<String>,
+    /// Which limits are used up.
+    used_up: Vec<String>,
+}
+
+impl<'a> Listed<'a> {
+    fn read(
+        ctx: &Context,
+        namespace: &str,
+        (providers, allowed): (&[Arc<Provider>], &'a [String]),
+        now: Duration,
+    ) -> Self {
+        let mut listed = Self::default();
+        for name in allowed {
+            let Some(account) = ctx.accounts.get(name) else {
+                listed.missing.push(name);
+                continue;
+            };
+            if let Some(trouble) = account.trouble() {
+                listed.troubles.push(format!("{name}: {trouble}"));
+                continue;
+            }
+            let provider = providers.iter().find(|p| p.metadata.name.as_ref() == Some(name));
+            let generation = provider.and_then(|p| p.metadata.generation);
+            if let Some(full) = ctx.market.used_up(name, namespace, generation, now) {
+                listed.used_up.push(full);
+                continue;
+            }
+            match ctx.market.snapshot(name) {
+                Some(s) if now.saturating_sub(s.at) <= ctx.settings.offers_max_age => {
+                    listed.offers.push((name.as_str(), s.offers));
+                }
+                _ => listed.missing.push(name),
+            }
+        }
+        listed
+    }
+
+    /// Why there is nothing to plan with. `incomplete`: what is missing may still come, and matters.
+    fn none(&self, incomplete: bool, no_offers: bool, none_taken: bool) -> Option<Choice> {
+        if (no_offers || incomplete) && !self.missing.is_empty() {
+            let mut message = format!("waits for fresh offers of {}", self.missing.join(", "));
+            if !self.troubles.is_empty() {
+                message = format!("{message} ({})", self.troubles.join("; "));
+            }
+            return Some(Choice::Wait { message });
+        }
+        if no_offers && !self.troubles.is_empty() {
+            let message = format!("no Provider can be used now: {}", self.troubles.join("; "));
+            return Some(Choice::None { reason: Reason::NoProvider, message });
+        }
+        if no_offers && none_taken && !self.used_up.is_empty() {
+            let full = self.used_up.join("; ");
+            let message = format!("nothing is rented now: {full}; it is looked at again every minute");
+            return Some(Choice::None { reason: Reason::LimitReached, message });
+        }
+        None
     }
 }
 
@@ -286,68 +313,84 @@ struct Planning<'a> {
     room: &'a Room,
 }
 
+/// Offers that fit.
+struct Found<'a> {
+    /// Those for which the limits leave room, best first.
+    ranked: Vec<Candidate>,
+    /// The others, with what they may cost an hour.
+    full: Vec<(&'a Offer, Money)>,
+}
+
 impl Planning<'_> {
-    fn plan(&self, offers: Vec<Offer>) -> Choice {
-        let (ctx, valid, asks) = (self.ctx, self.valid, self.asks);
-        let mut needs = valid.needs.clone();
-        needs.budget_left = valid.budget_total.map(|total| total - asks.spent);
-        let left = valid.work.seconds.saturating_mul(1_000_000_u64.saturating_sub(asks.done_share_ppm)) / 1_000_000;
-        let work = planner::WorkLeft { seconds: left.max(1), on: valid.work.on.clone() };
-        let now = ctx.clock.monotonic();
-        let mut known = ctx.market.knowledge(now);
-        known.restore_mb = asks.restore_mb;
-        known.step_rates.clone_from(&asks.step_rates);
-        known.steps_left = asks.steps_left;
-        known.checkpoint_upload_s = asks.save_s.unwrap_or(known.checkpoint_upload_s);
-        known.image_mb = asks.image_bytes.map(|bytes| bytes.div_ceil(1_000_000));
-        known.checkpoint_interval_s =
-            valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
-        let careful = ctx.market.without_suspects(now, &known);
+    fn plan(&self, offers: &[&Offer]) -> Choice {
+        let now = self.ctx.clock.monotonic();
+        let asked = Question::new(self.valid, &self.asks.progress, self.ctx.market.knowledge(now));
         let limits = self.limits();
-        let start =
-            StartTime { least: ctx.settings.start_deadline, image_bytes: asks.image_bytes, save_s: asks.save_s };
-        let has_room = |provider: &str, hourly: Money| {
-            limits.get(provider).is_none_or(|l| self.room.has(provider, l.all, hourly) && hourly <= l.one.0)
-        };
-        let most = asks.times.candidates();
-        let plan = |offers: &[Offer]| {
-            // A host under suspicion is better than none.
-            let careful = careful.as_ref().map(|careful| planner::plan(&needs, &work, careful, offers, most));
-            let plan = careful
-                .filter(|plan| !plan.ranked.is_empty())
-                .unwrap_or_else(|| planner::plan(&needs, &work, &known, offers, most));
-            debug_assert_eq!(
-                planner::check(&needs, &plan, offers),
-                Vec::new(),
-                "the planner's own checker finds its plan clean"
-            );
-            plan
-        };
-        // What is dearer than the room that is left even without disk and traffic is not ranked: the best might be all of that kind.
-        let (mut near, far): (Vec<Offer>, Vec<Offer>) =
-            offers.into_iter().partition(|offer| has_room(&offer.provider, offer.price_per_hour));
-        let mut full: Vec<Candidate> = Vec::new();
-        loop {
-            let found = plan(&near);
-            let ranked: Vec<Candidate> =
-                found.ranked.iter().filter(|c| has_room(&c.offer.provider, c.hourly)).cloned().collect();
-            if !ranked.is_empty() {
-                return self.timed(Plan { ranked, ..found }, (&needs, &work, known), &limits, &start);
+        if let Some(known) = self.ctx.market.without_suspects(now, &asked.known) {
+            let careful = Question { known, ..asked.clone() };
+            let found = self.find(&careful, offers, &limits);
+            if !found.ranked.is_empty() {
+                return self.timed(found.ranked, &careful, offers, &limits);
             }
-            if found.ranked.is_empty() {
-                if full.is_empty() && far.is_empty() {
-                    return into_choice(&needs, &found, &start);
-                }
-                break;
-            }
-            // With disk and traffic the best are all too dear; there may be others behind them.
-            near.retain(|offer| !found.ranked.iter().any(|c| c.offer == *offer));
-            full.extend(found.ranked);
         }
-        near.extend(far);
-        let anything = plan(&near);
-        full.extend(anything.ranked.iter().cloned());
-        if full.is_empty() { into_choice(&needs, &anything, &start) } else { no_room(&full, &limits) }
+        // A host under suspicion is better than none.
+        let found = self.find(&asked, offers, &limits);
+        if !found.ranked.is_empty() {
+            return self.timed(found.ranked, &asked, offers, &limits);
+        }
+        if !found.full.is_empty() {
+            return no_room(&found.full, &limits);
+        }
+        into_choice(&asked.needs, &asked.reasons(offers), &self.start())
+    }
+
+    fn find<'a>(&self, asked: &Question, offers: &[&'a Offer], limits: &Limits) -> Found<'a> {
+        let mut sieve = Sieve::new(&self.asks.times);
+        let mut full = Vec::new();
+        let ranked = asked.ranked(offers, |fitting| {
+            let (offer, hourly) = (fitting.offer, fitting.hourly);
+            let has_room = limits
+                .get(&offer.provider)
+                .is_none_or(|limit| self.room.has(&offer.provider, limit.all, hourly) && hourly <= limit.one.0);
+            if !has_room {
+                full.push((offer, hourly));
+            }
+            has_room && sieve.wants(fitting)
+        });
+        Found { ranked, full }
+    }
+
+    fn start(&self) -> StartTime {
+        let progress = &self.asks.progress;
+        StartTime {
+            least: self.ctx.settings.start_deadline,
+            image_bytes: progress.image_bytes,
+            save_s: progress.save_s,
+        }
+    }
+
+    /// These, best first, with the reasons of the others where somebody will read them.
+    fn order(&self, ranked: Vec<Candidate>, asked: &Question, offers: &[&Offer]) -> Choice {
+        // One that is cheaper than the cluster is ordered before it is due.
+        let told = self.asks.held.is_none() && (self.asks.due || self.valid.cluster_price.is_some());
+        let plan = if told { asked.reasons(offers) } else { Plan::default() };
+        into_choice(&asked.needs, &Plan { ranked, ..plan }, &self.start())
+    }
+
+    /// Keeps the first offer from others until it is claimed; by a job that moves, until its machine has ended.
+    fn speak_for(&self, rent: &Rent, now: Duration) {
+        let asks = self.asks;
+        let Some(first) = rent.offers.first().filter(|_| asks.due || asks.held.is_some()) else { return };
+        let provider = rent.provider.clone();
+        let (until, per_hour) = if asks.held.is_some() {
+            // What its own machine takes until then is promised already.
+            let more = first.reserve_per_hour - self.room.freed(&provider);
+            let ends_in = Duration::from_secs(asks.times.stop_s).min(LONGEST_WORD);
+            (now + ends_in + SPOKEN_FOR, more.max(Money::ZERO))
+        } else {
+            (now + SPOKEN_FOR, first.reserve_per_hour)
+        };
+        self.ctx.market.speak_for(asks.job, Spoken { provider, offer: first.id.clone(), per_hour }, until);
     }
 
     /// Offers of spot pools that are not there now, but that the job could have: what it may wait for.
@@ -361,36 +404,34 @@ impl Planning<'_> {
     }
 
     /// The best of what fits, or a wait for something better.
-    fn timed(
-        &self,
-        plan: Plan,
-        (needs, work, known): (&planner::Requirements, &planner::WorkLeft, planner::Knowledge),
-        limits: &Limits,
-        start: &StartTime,
-    ) -> Choice {
+    fn timed(&self, ranked: Vec<Candidate>, asked: &Question, offers: &[&Offer], limits: &Limits) -> Choice {
         let (times, held) = (&self.asks.times, &self.asks.held);
         if held.is_none() && (!times.matter() || !self.asks.due) {
-            return into_choice(needs, &plan, start);
+            return self.order(ranked, asked, offers);
         }
         let staying = held.as_ref().map(|held| Holding {
-            candidate: planner::staying(needs, work, &known, &held.offer),
+            candidate: planner::staying(&asked.needs, &asked.work, &asked.known, &held.offer),
             age_s: held.age_s,
             ready: held.ready,
         });
+        let absent = self.absent(limits);
         // That they were refused or lost a moment ago says only that they are not there now.
-        let patient = planner::Knowledge { refused: BTreeMap::new(), ..known };
-        let absent = planner::plan(needs, work, &patient, &self.absent(limits), RANKED).ranked;
+        let patient =
+            Question { known: Knowledge { refused: BTreeMap::new(), ..asked.known.clone() }, ..asked.clone() };
+        let mut sieve = Sieve::cheapest();
+        let absent = patient.ranked(&absent.iter().collect::<Vec<_>>(), |fitting| sieve.wants(fitting));
         let records = |ids: &[PoolId]| self.ctx.market.records(ids);
-        let (verdict, prospect) = timing::decide(times, work, (&plan.ranked, &absent), records, staying.as_ref());
+        let (verdict, prospect) = timing::decide(times, &asked.work, (&ranked, &absent), records, staying.as_ref());
         if let (Some(staying), Some(held)) = (&staying, held) {
-            return leave(needs, plan, (staying, &held.running, &held.rules), (verdict, prospect), start);
+            return match leaves((staying, held), ranked, verdict, &prospect) {
+                Leaves::For { ranked, because } => told(self.order(ranked, asked, offers), because, prospect),
+                Leaves::Not { gains } => Choice::Keep { prospect, gains },
+            };
         }
         match verdict {
-            Verdict::Go { ranked, because, .. } => {
-                told(into_choice(needs, &Plan { ranked, ..plan }, start), because, prospect)
-            }
+            Verdict::Go { ranked, because, .. } => told(self.order(ranked, asked, offers), because, prospect),
             Verdict::Wait { message, again_in } => {
-                let now = plan.ranked.iter().map(|c| c.offer.price_per_hour).min().unwrap_or_default();
+                let now = ranked.iter().map(|c| c.offer.price_per_hour).min().unwrap_or_default();
                 Choice::Later { message, again_in, prospect, now }
             }
             Verdict::Stay => Choice::Keep { prospect, gains: false },
@@ -399,7 +440,7 @@ impl Planning<'_> {
 
     /// By Provider; what may cost more an hour than its own limit could never be rented, however long it is waited for.
     fn limits(&self) -> Limits {
-        let limit = |provider: &std::sync::Arc<tradewind_api::Provider>| {
+        let limit = |provider: &Arc<Provider>| {
             let name = provider.metadata.name.clone()?;
             let own = (provider.spec.limits.per_hour, "limits.perHour".to_owned());
             let share = match self.grants.get(&name) {
@@ -423,48 +464,50 @@ fn told(mut choice: Choice, because: Option<String>, prospect: Prospect) -> Choi
     choice
 }
 
+/// Whether a job leaves the machine that it has.
+enum Leaves {
+    /// For one of these, best first.
+    For { ranked: Vec<Candidate>, because: Option<String> },
+    /// It stays. `gains`: leaving pays, but has not done so for long enough.
+    Not { gains: bool },
+}
+
 /// Whether a job leaves the machine on which its program runs: for its deadline at once, for less money only if it pays for the restart by a
 /// margin, and has done so for a while.
-fn leave(
-    needs: &planner::Requirements,
-    plan: Plan,
-    (held, running, rules): (&Holding, &planner::Running, &planner::MoveRules),
-    (verdict, prospect): (Verdict, Prospect),
-    start: &StartTime,
-) -> Choice {
+fn leaves((staying, held): (&Holding, &Held), ranked: Vec<Candidate>, verdict: Verdict, prospect: &Prospect) -> Leaves {
     let (ranked, because, must) = match verdict {
         Verdict::Go { ranked, because, must } => (ranked, because, must),
-        Verdict::Stay if prospect == Prospect::Unknown => (plan.ranked.clone(), None, false),
+        Verdict::Stay if *prospect == Prospect::Unknown => (ranked, None, false),
         // With a deadline it is decided with the time that is left.
-        Verdict::Stay | Verdict::Wait { .. } => return Choice::Keep { prospect, gains: false },
+        Verdict::Stay | Verdict::Wait { .. } => return Leaves::Not { gains: false },
     };
-    let Some(best) = ranked.first() else { return Choice::Keep { prospect, gains: false } };
-    let because = match planner::verdict(&held.candidate, best, running, rules) {
+    let Some(best) = ranked.first() else { return Leaves::Not { gains: false } };
+    let because = match planner::verdict(&staying.candidate, best, &held.running, &held.rules) {
         _ if must => because,
-        planner::Verdict::Stay => return Choice::Keep { prospect, gains: false },
-        planner::Verdict::Watch { .. } => return Choice::Keep { prospect, gains: true },
+        planner::Verdict::Stay => return Leaves::Not { gains: false },
+        planner::Verdict::Watch { .. } => return Leaves::Not { gains: true },
         planner::Verdict::Move { gain } => {
             let gain = planner::explain::about(gain);
             Some(format!("about ${gain} less to the end than where it runs, the restart paid"))
         }
     };
-    told(into_choice(needs, &Plan { ranked, ..plan }, start), because, prospect)
+    Leaves::For { ranked, because }
 }
 
-/// Offers fit, and the limits of their accounts leave no room for them.
-fn no_room(full: &[Candidate], limits: &Limits) -> Choice {
-    let one = |c: &Candidate| limits.get(&c.offer.provider).map(|limit| limit.one.clone()).unwrap_or_default();
+/// Offers fit, and the limits of their accounts leave no room for them. `full`: with what they may cost an hour, the best first.
+fn no_room(full: &[(&Offer, Money)], limits: &Limits) -> Choice {
+    let one = |offer: &Offer| limits.get(&offer.provider).map(|limit| limit.one.clone()).unwrap_or_default();
     // Says nothing of what is committed: that changes all the time, and the job would have to be written each time.
     let used_up: BTreeMap<&str, Money> = full
         .iter()
-        .filter(|c| c.hourly <= one(c).0)
-        .filter_map(|c| Some((c.offer.provider.as_str(), limits.get(&c.offer.provider)?.all)))
+        .filter(|(offer, hourly)| *hourly <= one(offer).0)
+        .filter_map(|(offer, _)| Some((offer.provider.as_str(), limits.get(&offer.provider)?.all)))
         .collect();
-    let message = if let (true, Some(best)) = (used_up.is_empty(), full.first()) {
+    let message = if let (true, Some((best, hourly))) = (used_up.is_empty(), full.first()) {
         let (most, name) = one(best);
         format!(
-            "every offer that fits may cost more an hour than {name} of its Provider: the best one ${}, with ${most} for {}",
-            best.hourly, best.offer.provider
+            "every offer that fits may cost more an hour than {name} of its Provider: the best one ${hourly}, with ${most} for {}",
+            best.provider
         )
     } else {
         let each: Vec<String> = used_up.iter().map(|(provider, limit)| format!("{provider} ${limit}")).collect();

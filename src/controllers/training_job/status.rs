@@ -44,7 +44,7 @@ pub fn expected_cost(cost: &CostBreakdown) -> ExpectedCost {
         compute: cost.compute,
         setup: cost.setup,
         image_pull: cost.image_pull,
-        input_download: Money::ZERO,
+        input_download: cost.input_download,
         restore: cost.restore,
         expected_lost_work: cost.expected_lost_work,
         storage: cost.storage,

@@ -5,19 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_api::{Reason, TrainingJob};
 use tradewind_core::{Capacity, Money};
 use tradewind_planner::when::{
     Action, Changeover, Decision, Held, Memory, Pool, Reason as Why, Record, Sight, Situation, earliest_finish,
 };
-use tradewind_planner::{Candidate, WorkLeft, explain};
+use tradewind_planner::{Candidate, TimeBreakdown, WorkLeft, explain};
 
-use super::deadline::{self, later, minute};
-use super::valid::Valid;
+use super::deadline::{later, minute};
+use super::times::Times;
 use crate::market::pools::PoolId;
 
-/// Candidates looked at where only the cheapest count: many more than are ordered, since those of accounts without room fall out.
-pub const RANKED: usize = 64;
 /// Spot pools that are weighed against each other: the cheapest, the rest would never be taken.
 const POOLS: usize = 8;
 /// The same of pools that are not there now.
@@ -28,76 +25,6 @@ const REFUGES: usize = 4;
 const TOLD_S: i64 = 600;
 /// Index of the machine that a job runs on, among the pools.
 const HELD: usize = 0;
-
-/// What a job says about time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Times {
-    /// Now.
-    pub now: Timestamp,
-    /// The deadline.
-    pub deadline: Option<Timestamp>,
-    /// Until when it may wait for a cheaper machine.
-    pub patience_until: Option<Timestamp>,
-    /// Dollars an hour to wait for.
-    pub max_price_per_hour: Option<Money>,
-    /// Time between two looks.
-    pub look: Duration,
-    /// Most seconds between two checkpoints: so much work a loss costs at most. `None` = it costs all of it.
-    pub interval_s: Option<u64>,
-}
-
-impl Times {
-    /// Those of a job.
-    pub fn of(job: &TrainingJob, valid: &Valid, now: Timestamp, look: Duration) -> Self {
-        // A job that has left its machine for a cheaper one takes what there is.
-        let last = job.status.as_ref().and_then(|status| status.history.last());
-        let moved = last.is_some_and(|record| record.ended == Reason::Moving.as_str());
-        let waits_since = job.status.as_ref().and_then(|status| status.waits_since.as_ref()).map_or(now, |at| at.0);
-        Self {
-            now,
-            deadline: deadline::of(job, valid),
-            patience_until: (!valid.patience.is_zero() && !moved).then(|| later(waits_since, valid.patience)),
-            max_price_per_hour: valid.max_price_per_hour,
-            look,
-            interval_s: valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(0)),
-        }
-    }
-
-    /// Whether there is anything to decide: without a deadline and patience a job takes the best that is there.
-    pub fn matter(&self) -> bool {
-        self.deadline.is_some() || self.patience_s() > 0
-    }
-
-    /// How many candidates are to be looked at: all where a deadline is to be kept, since what keeps it may cost the most.
-    pub fn candidates(&self) -> usize {
-        if self.deadline.is_some() { usize::MAX } else { RANKED }
-    }
-
-    fn patience_s(&self) -> u64 {
-        self.patience_until.map_or(0, |until| self.left(until))
-    }
-
-    /// Seconds that a loss costs besides the start of the next machine, at most: it is seen a look late, and a checkpoint's time is worked again.
-    fn late_s(&self) -> u64 {
-        self.interval_s.unwrap_or(0).saturating_add(self.look_s())
-    }
-
-    fn look_s(&self) -> u64 {
-        self.look.as_secs().max(1)
-    }
-
-    /// Where only spot is to be had no deadline can be kept for certain: then the time that the fastest can spare is what may be waited.
-    fn patience_on_spot(&self, work: &WorkLeft, firsts: &[(PoolId, &Candidate, bool)], longest_start_s: u64) -> u64 {
-        let stays = firsts.iter().any(|(id, ..)| id.capacity == Capacity::OnDemand);
-        let Some(deadline) = self.deadline.filter(|_| !stays) else { return self.patience_s() };
-        let run_s = firsts.iter().map(|(_, first, _)| first.time.run_s).min().unwrap_or(work.seconds);
-        self.left(deadline).saturating_sub(run_s).saturating_sub(longest_start_s)
-    }
-
-    fn left(&self, until: Timestamp) -> u64 {
-        u64::try_from(until.duration_since(self.now).as_secs()).unwrap_or(0)
-    }
-}
 
 /// What comes out.
 #[derive(Debug, Clone, PartialEq)]
@@ -187,11 +114,16 @@ fn groups<'a>(ranked: &'a [Candidate], absent: &'a [Candidate]) -> Vec<Group<'a>
     groups
 }
 
-/// Whether a machine that stays is done in time, with a start twice as long as expected.
-fn keeps(times: &Times, candidate: &Candidate) -> bool {
+/// Whether a machine that stays is done in time, with a start twice as long as expected, after the end of the machine that is held.
+fn keeps(times: &Times, holds: bool, candidate: &Candidate) -> bool {
     let Some(deadline) = times.deadline else { return true };
-    let start_s = candidate.time.startup_s().saturating_mul(2).saturating_add(times.late_s());
-    start_s.saturating_add(candidate.time.run_s) <= times.left(deadline)
+    let end_s = if holds { times.stop_s } else { 0 };
+    latest_done_s(&candidate.time).saturating_add(end_s) <= times.left(deadline)
+}
+
+/// Seconds until a machine that stays is done, if it takes twice as long to start as expected.
+pub(super) fn latest_done_s(time: &TimeBreakdown) -> u64 {
+    time.startup_s().saturating_mul(2).saturating_add(time.run_s)
 }
 
 /// Pools of machines that stay, each faster than all that cost less: whatever is wanted of them, it is one of these.
@@ -206,16 +138,27 @@ fn worth_having(mut stay: Vec<Group<'_>>) -> Vec<Group<'_>> {
     stay
 }
 
-/// What to fall back on: several sets of pools that stay, of which one is taken.
-fn refuges<'a>(times: &Times, stay: Vec<Group<'a>>) -> Vec<Vec<Group<'a>>> {
+/// What to fall back on: several sets of pools that stay, of which one is taken. Of each only what keeps the deadline is left.
+fn refuges<'a>(times: &Times, holds: bool, stay: Vec<Group<'a>>) -> Vec<Vec<Group<'a>>> {
     let stay = worth_having(stay);
     if times.deadline.is_none() {
         return vec![stay.into_iter().take(1).collect()];
     }
-    let keeps = |group: &&Group<'_>| group.candidates.iter().any(|c| keeps(times, c));
-    let kept: Vec<Vec<Group<'_>>> = stay.iter().filter(keeps).take(REFUGES).map(|group| vec![group.clone()]).collect();
-    // If nothing keeps the deadline, the fastest is among these.
-    if kept.is_empty() { vec![stay] } else { kept }
+    let keeping = stay.iter().filter_map(|group| {
+        let mut group = group.clone();
+        group.candidates.retain(|c| keeps(times, holds, c));
+        (!group.candidates.is_empty()).then(|| vec![group])
+    });
+    let kept: Vec<Vec<Group<'_>>> = keeping.take(REFUGES).collect();
+    if kept.is_empty() { vec![fastest_first(stay)] } else { kept }
+}
+
+/// Where nothing keeps the deadline, of each pool the fastest counts.
+fn fastest_first(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
+    for group in &mut groups {
+        group.candidates.sort_by_key(|c| c.finish_in_s);
+    }
+    groups
 }
 
 /// Decides for a job that holds nothing, or this machine.
@@ -246,26 +189,30 @@ pub fn decide(
         // All work would be lost with the machine: no deadline can be promised on spot.
         come.clear();
     }
-    let weighed = refuges(times, stay).into_iter().map(|refuge| {
+    let weighed = refuges(times, held.is_some(), stay).into_iter().map(|refuge| {
         // A deadline is kept with the longest start: what takes far longer than the one to fall back on would spend all slack.
         let base_s = refuge.iter().map(Group::start_s).max();
         let soon =
             |group: &&Group<'_>| base_s.is_none_or(|base| group.start_s() <= base.saturating_mul(2).max(base + 300));
-        let groups: Vec<Group<'_>> = come.iter().filter(soon).cloned().chain(refuge).collect();
-        weigh(times, work, groups, &records, held)
+        let groups: Vec<Group<'_>> = come.iter().filter(soon).cloned().chain(refuge.iter().cloned()).collect();
+        let with_spot = weigh(times, work, groups, &records, held);
+        // Spot that starts more slowly than the refuge makes nobody late.
+        if is_late(&with_spot.0) { weigh(times, work, refuge, &records, held) } else { with_spot }
     });
-    let is_late = |decision: &Decision| matches!(decision.reason, Why::TooLate { .. });
     let best = weighed.min_by_key(|(decision, ..)| (is_late(decision), decision.expected_cost));
     let Some((decision, prospect, groups)) = best else { return (Verdict::Stay, Prospect::Unknown) };
     if held.is_some() {
         let verdict = match decision.action {
-            Action::Launch(pool) if pool != HELD => go(times, &decision, groups, pool - 1, ranked),
-            // What runs is never let go for nothing.
+            Action::Launch(pool) if pool != HELD => go((times, true), &decision, groups, pool - 1, ranked),
             _ => Verdict::Stay,
         };
         return (verdict, prospect);
     }
     (verdict(times, &decision, groups, ranked), prospect)
+}
+
+fn is_late(decision: &Decision) -> bool {
+    matches!(decision.reason, Why::TooLate { .. })
 }
 
 /// One decision among these pools. Gives back the pools without the one that is held.
@@ -288,12 +235,12 @@ fn weigh<'a>(
         record,
     });
     let pools: Vec<Pool<'_>> = pools.collect();
-    let changeover = changeover(times, &groups);
+    let changeover = changeover(times, &groups, held);
     let situation = Situation {
         now_s: times.now.as_second(),
         work_s: work.seconds,
         deadline_in_s: times.deadline.map(|deadline| times.left(deadline)),
-        patience_s: times.patience_on_spot(work, &firsts, changeover.max_s),
+        patience_s: patience_s(times, work, &firsts, changeover.max_s),
         changeover,
         look_s: times.look_s(),
         next_look_s: times.look_s(),
@@ -302,10 +249,19 @@ fn weigh<'a>(
         max_price_per_hour: times.max_price_per_hour.filter(|_| times.matter()),
         pools: &pools,
         held: held.map(|held| Held { pool: HELD, age_s: held.age_s, ready: held.ready }),
+        lets_go: false,
     };
     let decision = tradewind_planner::when::decide(&situation, &mut Memory::new());
     let prospect = prospect(times, &situation, &decision, &firsts);
     (decision, prospect, groups)
+}
+
+/// Where only spot is to be had no deadline can be kept for certain: then the time that the fastest can spare is what may be waited.
+fn patience_s(times: &Times, work: &WorkLeft, firsts: &[(PoolId, &Candidate, bool)], longest_start_s: u64) -> u64 {
+    let stays = firsts.iter().any(|(id, ..)| id.capacity == Capacity::OnDemand);
+    let Some(deadline) = times.deadline.filter(|_| !stays) else { return times.patience_s() };
+    let run_s = firsts.iter().map(|(_, first, _)| first.time.run_s).min().unwrap_or(work.seconds);
+    times.left(deadline).saturating_sub(run_s).saturating_sub(longest_start_s)
 }
 
 /// How fast a machine does the work, against the time that the work is told in.
@@ -344,13 +300,20 @@ fn prospect(
     ))
 }
 
-/// Starts of the pools that are weighed: the slowest decides, since a deadline is kept with it. A loss is seen up to a look late, and costs
-/// half of the work between two checkpoints on average.
-fn changeover(times: &Times, groups: &[Group<'_>]) -> Changeover {
+/// Starts of the pools that are weighed: the slowest decides, since a deadline is kept with it. On average half of the work between two
+/// checkpoints is done again.
+fn changeover(times: &Times, groups: &[Group<'_>], held: Option<&Holding>) -> Changeover {
     let start_s = groups.iter().map(Group::start_s).max().unwrap_or(0);
+    let run_s = |c: &Candidate| c.time.run_s.max(1);
+    let firsts = groups.iter().filter_map(|group| Some((group.stays(), run_s(group.candidates.first()?))));
+    let (stay, come): (Vec<_>, Vec<_>) = firsts.partition(|(stays, _)| *stays);
+    let slowest = stay.iter().map(|(_, run_s)| *run_s).max().unwrap_or(0);
+    let fastest = come.iter().map(|(_, run_s)| *run_s).chain(held.map(|held| run_s(&held.candidate))).min();
     Changeover {
         mean_s: start_s.saturating_add(times.interval_s.unwrap_or(0) / 2),
-        max_s: start_s.saturating_mul(2).saturating_add(times.late_s()),
+        max_s: start_s.saturating_mul(2),
+        loss_s: times.loss_s(fastest.map_or(1000, |fastest| slowest.saturating_mul(1000) / fastest)),
+        leave_s: times.stop_s,
     }
 }
 
@@ -358,7 +321,7 @@ fn verdict(times: &Times, decision: &Decision, groups: Vec<Group<'_>>, ranked: &
     match decision.action {
         Action::Hold => Verdict::Stay,
         Action::Launch(pool) if groups.get(pool).is_some_and(|group| group.up) => {
-            go(times, decision, groups, pool, ranked)
+            go((times, false), decision, groups, pool, ranked)
         }
         Action::Launch(_) | Action::Wait => {
             let longest = times.look.max(Duration::from_secs(1));
@@ -369,10 +332,16 @@ fn verdict(times: &Times, decision: &Decision, groups: Vec<Group<'_>>, ranked: &
 }
 
 /// The pool's candidates, then others on the same terms that keep the deadline too, should its offers be refused.
-fn go(times: &Times, decision: &Decision, mut groups: Vec<Group<'_>>, pool: usize, ranked: &[Candidate]) -> Verdict {
+fn go(
+    (times, holds): (&Times, bool),
+    decision: &Decision,
+    mut groups: Vec<Group<'_>>,
+    pool: usize,
+    ranked: &[Candidate],
+) -> Verdict {
     let chosen = groups.swap_remove(pool);
-    let late = matches!(decision.reason, Why::TooLate { .. });
-    let fits = |candidate: &&Candidate| !chosen.stays() || late || keeps(times, candidate);
+    let late = is_late(decision);
+    let fits = |candidate: &&Candidate| !chosen.stays() || late || keeps(times, holds, candidate);
     let is_other = |candidate: &&Candidate| {
         candidate.offer.capacity == chosen.id.capacity && PoolId::of(&candidate.offer) != chosen.id
     };
@@ -410,7 +379,7 @@ fn waits(times: &Times, decision: &Decision, ranked: &[Candidate]) -> String {
         |price| format!("waits for a machine at ${price} an hour or less"),
     );
     let safe =
-        decision.latest_safe_start_s.map(|s| (later(times.now, Duration::from_secs(s)), "then the deadline needs one"));
+        decision.wait_ends_in_s.map(|s| (later(times.now, Duration::from_secs(s)), "then the deadline needs one"));
     let patient = times.patience_until.filter(|_| times.deadline.is_none());
     let patient = patient.map(|until| (until, "then its patience is over"));
     let until = safe.into_iter().chain(patient).min_by_key(|(at, _)| *at);
@@ -451,6 +420,7 @@ mod tests {
             max_price_per_hour: None,
             look: LOOK,
             interval_s: Some(120),
+            stop_s: 30,
         }
     }
 
@@ -466,7 +436,12 @@ mod tests {
     /// Until a machine works, at most, and half a minute: what a deadline is kept with.
     fn longest_start() -> u64 {
         let any = fitting(&[offer("any", "1.00", Capacity::OnDemand)]);
-        changeover(&times(), &groups(&any, &[])).max_s + 30
+        changeover(&times(), &groups(&any, &[]), None).max_s + 30
+    }
+
+    /// The same after a loss.
+    fn longest_loss() -> u64 {
+        longest_start() + times().loss_s(1000)
     }
 
     fn decided(times: &Times, there: &[Offer], absent: &[Offer]) -> Verdict {
@@ -529,8 +504,12 @@ mod tests {
             decide(&times, &WORK, (&there, &[]), records, Some(held)).0
         };
         assert_eq!(look(&held, 24 * HOUR), Verdict::Stay);
-        let tight = 2 * HOUR + longest_start();
+        let tight = 2 * HOUR + longest_loss();
         assert_eq!(look(&held, tight), Verdict::Stay, "if it is lost, there is still time to start again");
+        let tighter = look(&held, 2 * HOUR + longest_start());
+        assert!(matches!(&tighter, Verdict::Go { must: true, .. }), "its end takes time too: {tighter:?}");
+        let too_late = look(&held, 2 * HOUR + longest_start() - 30);
+        assert_eq!(too_late, Verdict::Stay, "it has to end first, so nothing else is sure to be in time");
         held.candidate.time.run_s *= 3;
         assert_eq!(look(&held, 24 * HOUR), Verdict::Stay);
         let leaves = look(&held, tight);
@@ -587,6 +566,25 @@ mod tests {
         let drip = Offer { download_mbps: 10, capacity: Capacity::Spot, ..models().0[1].clone() };
         offers.push(Offer { id: "drip".into(), price_per_hour: "0.01".parse().unwrap(), ..drip });
         assert_eq!(with_models(70 * 60, &offers), ["A100-40GB"]);
+    }
+
+    #[test]
+    fn neither_a_cheaper_host_of_the_pool_nor_spot_that_starts_slowly_makes_a_job_late() {
+        let with_line = |offer: Offer, download_mbps| Offer { download_mbps, ..offer };
+        let known = Knowledge { input_mb: 43_000, ..Knowledge::default() };
+        let fits =
+            |offers: &[Offer]| tradewind_planner::plan(&Requirements::default(), &WORK, &known, offers, 64).ranked;
+        let fast = with_line(offer("fast", "0.50", Capacity::OnDemand), 2000);
+        let slow = with_line(offer("slow", "0.30", Capacity::OnDemand), 400);
+        let spot = with_line(offer("spot", "0.10", Capacity::Spot), 900);
+        let start_s = fits(std::slice::from_ref(&fast))[0].time.startup_s();
+        let tight = Times { deadline: Some(in_s(2 * HOUR + 2 * start_s + 10)), ..times() };
+        for others in [vec![], vec![slow.clone()], vec![spot.clone()], vec![slow, spot]] {
+            let ranked = fits(&[vec![fast.clone()], others].concat());
+            let (verdict, prospect) = decide(&tight, &WORK, (&ranked, &[]), |ids| vec![record(); ids.len()], None);
+            let Verdict::Go { ranked, .. } = &verdict else { panic!("{verdict:?}") };
+            assert_eq!((ranked[0].offer.id.as_str(), prospect), ("fast", Prospect::OnTime));
+        }
     }
 
     #[test]

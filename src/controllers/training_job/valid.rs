@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tradewind_api::rented_machine::{EnvEntry, MachineCheckpoint, Workload};
 use tradewind_api::training_job::{CapacityChoice, FailureRule, InCluster, OnExisting, Writers};
-use tradewind_api::values::{quantity_bytes, quantity_millis};
+use tradewind_api::values::{Size, quantity_bytes, quantity_millis};
 use tradewind_api::{Reason, TrainingJob};
 use tradewind_core::{GpuModel, Money, Trust, hex};
 use tradewind_planner as planner;
@@ -53,6 +53,8 @@ pub struct Valid {
     pub needs: planner::Requirements,
     /// Work in all.
     pub work: planner::WorkLeft,
+    /// What the program downloads on each machine, in MB.
+    pub input_mb: u64,
     /// Dollars in all.
     pub budget_total: Option<Money>,
     /// Time from its creation within which the job must be complete.
@@ -169,6 +171,7 @@ pub fn values(job: &TrainingJob) -> Valid {
         interval_s: i64::try_from(c.interval.seconds()).unwrap_or(i64::MAX),
         keep: i64::from(c.keep),
     });
+    let input = spec.work.as_ref().and_then(|work| work.input_size.as_ref());
     let receives_secrets = rental.as_ref().is_ok_and(|w| w.env.iter().any(|e| e.secret.is_some()));
     let work =
         spec.work.as_ref().map_or(planner::WorkLeft { seconds: ASSUMED_WORK_S, on: None }, |w| planner::WorkLeft {
@@ -194,6 +197,7 @@ pub fn values(job: &TrainingJob) -> Valid {
         rental,
         checkpoint,
         work,
+        input_mb: input.and_then(Size::bytes).map_or(0, |bytes| bytes.div_ceil(1_000_000)),
         budget_total: spec.budget.as_ref().and_then(|b| b.total),
         complete_within: spec.complete_within.as_ref().map(|span| Duration::from_secs(span.seconds())),
         patience: Duration::from_secs(spec.placement.patience.seconds()),
@@ -240,6 +244,10 @@ fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_sec
             .unwrap_or(0),
         min_download_mbps: number(placement.min_download_mbps),
         min_upload_mbps: number(placement.min_upload_mbps),
+        min_cuda_milli: gpu
+            .and_then(|g| g.min_cuda_version.as_ref())
+            .map_or(0, |version| u32::try_from(version.millionths() / 1000).unwrap_or(u32::MAX)),
+        excluded_hosts: placement.excluded_hosts.clone(),
         max_price_per_hour: spec.budget.as_ref().and_then(|b| b.per_hour),
         ..planner::Requirements::default()
     }
@@ -483,6 +491,20 @@ mod tests {
         assert_eq!(plain.needs.min_trust, Trust::Community);
         assert_eq!(with.needs.min_trust, Trust::Datacenter);
         assert_eq!(said.needs.min_trust, Trust::Community);
+    }
+
+    #[test]
+    fn what_a_machine_must_have_reaches_the_planner() {
+        let spec = json!({
+            "template": template(json!({}), json!({})),
+            "gpu": {"minCudaVersion": "12.4"},
+            "placement": {"excludedHosts": ["4711", "vast/12"]},
+            "work": {"hours": "2", "inputSize": "1Gi"},
+        });
+        let valid = validate(&job(spec)).unwrap();
+        assert_eq!(valid.needs.min_cuda_milli, 12_400);
+        assert_eq!(valid.needs.excluded_hosts, ["4711", "vast/12"]);
+        assert_eq!(valid.input_mb, 1074, "rounded up");
     }
 
     #[test]

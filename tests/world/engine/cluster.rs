@@ -144,7 +144,7 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
                 "secretRef": {"name": "s3"}, "interval": "1m", "keep": plan.keep,
             },
             "placement": {"inCluster": plan.in_cluster, "burstAfter": "15s", "minTrust": "Community"},
-            "work": {"hours": "0.1"},
+            "work": {"hours": plan.work_hours},
         },
     });
     let recipe = &plan.jobs[n];
@@ -152,8 +152,8 @@ fn job(plan: &Plan, n: usize) -> TrainingJob {
         job["spec"]["workers"] = recipe.workers.into();
         job["spec"]["gangTimeout"] = "1m".into();
     }
-    if let Some(span) = plan.complete_within {
-        job["spec"]["completeWithin"] = span.into();
+    if let Some(span) = &plan.complete_within {
+        job["spec"]["completeWithin"] = span.as_str().into();
     }
     if let Some((patience, price)) = plan.patience.filter(|_| recipe.workers == 1 && plan.in_cluster != "Only") {
         job["spec"]["placement"]["patience"] = patience.into();

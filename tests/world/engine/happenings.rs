@@ -67,6 +67,7 @@ impl World {
         let now = self.common.now();
         match what {
             Happening::Outbid => self.take_machine(true),
+            Happening::SpotTaken => self.take_spot(),
             Happening::Reclaim => self.take_machine(false),
             Happening::Reboot => {
                 let wipe = self.chance.one_in(2);
@@ -365,6 +366,13 @@ impl World {
             }
         });
         self.effects();
+    }
+
+    fn take_spot(&mut self) {
+        if let Some(id) = self.machine_in(|s| *s == State::Running) {
+            self.common.with_market(|market, at| drop(market.outbid(at, ACCOUNT, id, None)));
+            self.effects();
+        }
     }
 
     fn offer_ids(&self) -> Vec<String> {

@@ -16,6 +16,7 @@ pub mod ports;
 pub mod program;
 pub mod sweep;
 pub mod table;
+mod timed;
 pub mod wire;
 mod workers;
 pub mod world;

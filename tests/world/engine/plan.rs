@@ -45,6 +45,8 @@ pub enum Mood {
     Story(Story),
     /// One end in one phase: nothing goes wrong but what leads to the phase, and then the end.
     Cell(Cell),
+    /// One job with a deadline. Spot machines are taken away and operators die; what stays can always be had.
+    Deadline,
 }
 
 impl Mood {
@@ -234,6 +236,8 @@ pub struct Odds {
 pub enum Happening {
     /// A running machine is outbid; its processes may live on as a zombie.
     Outbid,
+    /// A running machine is outbid, if it can be.
+    SpotTaken,
     /// A host vanishes; its processes may live on.
     Reclaim,
     /// A machine's container exits and is started again by the host.
@@ -408,7 +412,9 @@ pub struct Plan {
     /// Secret values travel to the machine.
     pub secrets: bool,
     /// The jobs' `completeWithin`.
-    pub complete_within: Option<&'static str>,
+    pub complete_within: Option<String>,
+    /// The hours of work that they say they are.
+    pub work_hours: String,
     /// Their `placement.patience` and `placement.maxPricePerHour`, where they may be rented for.
     pub patience: Option<(&'static str, &'static str)>,
     /// How often calls go wrong while it is rough.
@@ -429,6 +435,7 @@ impl Plan {
             Mood::Cluster => Self::clustered(&mut Chance::new(seed, "plan")).timed(&mut Chance::new(seed, "time")),
             Mood::Story(story) => Self::story(story),
             Mood::Cell(cell) => Self::cell(&mut Chance::new(seed, "plan"), cell.at),
+            Mood::Deadline => Self::with_deadline(&mut Chance::new(seed, "plan")),
         }
     }
 
@@ -492,6 +499,7 @@ impl Plan {
             tolerance: if chance.one_in(3) { "3m" } else { "24h" },
             secrets: chance.one_in(6),
             complete_within: None,
+            work_hours: "0.1".to_owned(),
             patience: None,
             odds: Odds {
                 crash: rough(chance, 3_000),
@@ -504,14 +512,6 @@ impl Plan {
             happenings,
             calm_at,
         }
-    }
-
-    /// The same with jobs that have deadlines, some of which cannot be kept, or wait for a price, which may never come.
-    fn timed(mut self, chance: &mut Chance) -> Self {
-        self.complete_within = chance.one_in(4).then(|| chance.pick(&["5m", "15m", "40m", "2h"]));
-        let spans = ["1m", "5m", "20m"];
-        self.patience = chance.one_in(4).then(|| (chance.pick(&spans), chance.pick(&["0.15", "0.25", "0.4"])));
-        self
     }
 
     /// A rough world with jobs in the cluster, whose nodes have room for the largest of them, mostly not for all.
@@ -536,7 +536,7 @@ impl Plan {
         plan
     }
 
-    fn story(story: Story) -> Self {
+    pub(super) fn story(story: Story) -> Self {
         let at = Duration::from_secs;
         let happenings = match story {
             Story::Outbid | Story::Room => vec![(at(62), Happening::Outbid)],
@@ -591,6 +591,7 @@ impl Plan {
             tolerance: if story == Story::Silent { "30s" } else { "24h" },
             secrets: false,
             complete_within: None,
+            work_hours: "0.1".to_owned(),
             patience: None,
             odds: Odds::default(),
             watch_lag: Duration::from_millis(60),
@@ -607,7 +608,8 @@ impl Plan {
     }
 }
 
-fn recipe(chance: &mut Chance, n: usize) -> Recipe {
+/// What the n-th job runs.
+pub(super) fn recipe(chance: &mut Chance, n: usize) -> Recipe {
     let steps = chance.between(4, 36);
     Recipe {
         salt: chance.next() ^ u64::try_from(n).unwrap_or(0),

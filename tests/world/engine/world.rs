@@ -56,6 +56,8 @@ pub struct Outcome {
     pub reached: Reached,
     /// How long machines lived that no object knew any more.
     pub leaks: Vec<Duration>,
+    /// Jobs of which it was said that they will be complete by their deadline.
+    pub promised: usize,
 }
 
 /// A world.
@@ -119,6 +121,7 @@ impl World {
             checker.parts = (0..plan.jobs.len()).filter(|n| plan.jobs[*n].all_ranks).collect();
             checker.workers = plan.jobs.iter().map(|r| usize::try_from(r.workers).unwrap_or(1)).collect();
             checker.awaited = if let Mood::Cell(cell) = options.mood { Some(cell.at) } else { None };
+            checker.deadlines = options.mood == Mood::Deadline;
             checker.per_hour = plan.per_hour.parse().expect("an amount");
         }
         common.look();
@@ -196,6 +199,7 @@ impl World {
             time: self.common.now(),
             reached: self.reached,
             leaks: checker.leaks(&self.common),
+            promised: checker.jobs.iter().filter(|job| job.promised).count(),
         }
     }
 
@@ -403,7 +407,7 @@ fn market(options: &Options, chance: &mut Chance, epoch: Timestamp) -> Market {
             let gpu = if rough { chance.pick(&["RTX 4090", "RTX 3090", "L40S"]) } else { "RTX 4090" };
             #[expect(clippy::cast_precision_loss, reason = "a handful of offers")]
             let dearer = n as f64 * 0.04;
-            let boot = if rough { chance.between(1, 40) } else { 6 };
+            let boot = if rough || options.mood == Mood::Deadline { chance.between(1, 40) } else { 6 };
             let lag = if rough && chance.one_in(3) { chance.between(0, 60) } else { 0 };
             let refuse = if rough && chance.one_in(4) { 0.3 } else { 0.0 };
             json!({

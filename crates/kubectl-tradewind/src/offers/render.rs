@@ -47,7 +47,7 @@ fn offers(number: u32) -> String {
 fn table(offers: &[Offer], wide: bool, ink: Ink) -> String {
     let mut heads = vec!["GPU", "MEMORY", "$/H", "TERMS", "REGION", "TRUST", "RELIABLE", "PROVIDER"];
     if wide {
-        heads.extend(["CPU", "RAM", "DISK", "$/GIB H", "MBIT/S", "CUDA", "ID"]);
+        heads.extend(["CPU", "RAM", "DISK", "$/GIB H", "MBIT/S", "CUDA", "HOST", "ID"]);
     }
     let mut table = Table::new(&heads);
     for offer in offers {
@@ -69,7 +69,7 @@ fn table(offers: &[Offer], wide: bool, ink: Ink) -> String {
     table.text(ink)
 }
 
-fn more(offer: &Offer) -> [Cell; 7] {
+fn more(offer: &Offer) -> [Cell; 8] {
     [
         thousandths(offer.cpu_millis).into(),
         mebibytes(offer.memory_mib).into(),
@@ -77,6 +77,7 @@ fn more(offer: &Offer) -> [Cell; 7] {
         offer.storage_price_per_gib_hour.to_string().into(),
         format!("{}/{}", mbps(offer.download_mbps), mbps(offer.upload_mbps)).into(),
         thousandths(offer.cuda_milli.into()).into(),
+        told(&offer.host).into(),
         offer.id.as_str().into(),
     ]
 }

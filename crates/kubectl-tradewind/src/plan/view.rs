@@ -6,8 +6,11 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Serialize;
 use tradewind::controllers::training_job::deadline;
+use tradewind::controllers::training_job::question::{Progress, Question};
+use tradewind::controllers::training_job::sieve::Sieve;
 use tradewind::controllers::training_job::status::expected_cost;
-use tradewind::controllers::training_job::timing::{self, Prospect, Times, Verdict};
+use tradewind::controllers::training_job::times::Times;
+use tradewind::controllers::training_job::timing::{self, Prospect, Verdict};
 use tradewind::controllers::training_job::valid::{self, ASSUMED_WORK_S, Valid};
 use tradewind_api::TrainingJob;
 use tradewind_api::training_job::{Alternative, ExpectedCost, InCluster};
@@ -110,10 +113,10 @@ impl PlanView {
         view.before = before(&job, &valid);
         let times = Times::of(&job, &valid, now, LOOK);
         (view.deadline, view.patience_until) = (times.deadline, times.patience_until);
-        let plan = planned(&valid, market, times.candidates());
+        let plan = planned(&valid, market, &times);
         view.assumed = assumed(&job, &plan, market);
         let unread = market.unread_lines();
-        view.fit = u32::try_from(plan.ranked.len()).unwrap_or(u32::MAX).saturating_add(plan.cut);
+        view.fit = plan.cut;
         view.rejected = explain::rejections(&plan.rejected, REJECTED.saturating_sub(unread.len()));
         view.rejected.extend(unread);
         view.time(&times, &valid, &plan, others);
@@ -192,13 +195,13 @@ impl PlanView {
     }
 }
 
-/// What the planner finds for a job of which nothing is done yet.
-fn planned(valid: &Valid, market: &Market, most: usize) -> Plan {
-    let mut needs = valid.needs.clone();
-    needs.budget_left = valid.budget_total;
-    let interval = valid.checkpoint.as_ref().map(|c| u64::try_from(c.interval_s).unwrap_or(u64::MAX).max(1));
-    let known = Knowledge { checkpoint_interval_s: interval, ..Knowledge::default() };
-    tradewind_planner::plan(&needs, &valid.work, &known, &market.offers, most)
+/// What the planner finds for a job of which nothing is done yet. `cut` counts all that fit.
+fn planned(valid: &Valid, market: &Market, times: &Times) -> Plan {
+    let asked = Question::new(valid, &Progress::default(), Knowledge::default());
+    let offers: Vec<&Offer> = market.offers.iter().collect();
+    let mut sieve = Sieve::new(times);
+    let ranked = asked.ranked(&offers, |fitting| sieve.wants(fitting));
+    Plan { ranked, ..asked.reasons(&offers) }
 }
 
 fn finish(now: Timestamp, candidate: &Candidate) -> Option<Timestamp> {

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use tradewind_core::{Money, Offer};
-use tradewind_planner::{Effort, Knowledge, OfferIndex, Pending, explain, plan};
+use tradewind_planner::{Effort, Knowledge, OfferIndex, Pending, explain, plan, rank};
 
 use draw::{Ask, Draw};
 
@@ -66,6 +66,7 @@ fn measure(name: &str, offers: &[Offer]) {
     }
     cold(&index, offers, "requirements drawn at random", Draw::new(2));
     reasons(&index, offers);
+    without_index(&known, offers);
     batch(&index, offers);
     changes(&mut index, offers);
     agree(&index, &known, offers);
@@ -166,6 +167,38 @@ fn reasons(index: &OfferIndex, offers: &[Offer]) {
     row("rejections of all offers on demand", &format!("{}; at most {lines} lines", spread(&mut times)));
 }
 
+/// A ranking that looks at every offer and gives no reasons: what the operator does at each look.
+fn without_index(known: &Knowledge, offers: &[Offer]) {
+    let asks = asks(offers, &mut Draw::new(7), 200);
+    let all: Vec<&Offer> = offers.iter().collect();
+    let mut times: Vec<Duration> = asks
+        .iter()
+        .map(|ask| {
+            let known = with_market(&ask.job, known);
+            let started = Instant::now();
+            let mut fitting = 0;
+            let ranked = rank(&ask.needs, &ask.work, &known, &all, |_| {
+                fitting += 1;
+                fitting <= LIMITS[1]
+            });
+            let took = started.elapsed();
+            black_box(ranked);
+            took
+        })
+        .collect();
+    row(&format!("ranking without an index, best {}", LIMITS[1]), &spread(&mut times));
+}
+
+/// What is known of a job and of the market.
+fn with_market(job: &Knowledge, market: &Knowledge) -> Knowledge {
+    Knowledge {
+        mean_life_s: market.mean_life_s.clone(),
+        refused: market.refused.clone(),
+        banned_hosts: market.banned_hosts.clone(),
+        ..job.clone()
+    }
+}
+
 /// Many pending jobs at once.
 fn batch(index: &OfferIndex, offers: &[Offer]) {
     let mut draw = Draw::new(6);
@@ -211,13 +244,7 @@ fn changes(index: &mut OfferIndex, offers: &[Offer]) {
 fn agree(index: &OfferIndex, known: &Knowledge, offers: &[Offer]) {
     let asks = asks(offers, &mut Draw::new(5), 100);
     for ask in &asks {
-        let both = Knowledge {
-            mean_life_s: known.mean_life_s.clone(),
-            refused: known.refused.clone(),
-            banned_hosts: known.banned_hosts.clone(),
-            ..ask.job.clone()
-        };
-        let expected = plan(&ask.needs, &ask.work, &both, offers, LIMITS[0]).ranked;
+        let expected = plan(&ask.needs, &ask.work, &with_market(&ask.job, known), offers, LIMITS[0]).ranked;
         assert_eq!(index.rank(&ask.needs, &ask.work, &ask.job.job(), LIMITS[0]), expected, "the index is not the plan");
     }
     row("compared with the plan", &format!("{} decisions, all equal", asks.len()));

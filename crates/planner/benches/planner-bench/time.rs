@@ -52,7 +52,7 @@ fn one(records: &[Record], work_s: u64, draw: &mut Draw, (cold, warm): (&mut Vec
         work_s,
         deadline_in_s: Some(work_s + HOUR + draw.below(work_s as usize) as u64),
         patience_s: 0,
-        changeover: Changeover { mean_s: 360, max_s: 720 },
+        changeover: Changeover { mean_s: 360, max_s: 720, ..Changeover::default() },
         look_s: 60,
         next_look_s: 60,
         sure_until_look: false,
@@ -60,6 +60,7 @@ fn one(records: &[Record], work_s: u64, draw: &mut Draw, (cold, warm): (&mut Vec
         max_price_per_hour: None,
         pools: &pools,
         held: None,
+        lets_go: true,
     };
     let mut memory = Memory::new();
     let mut timed = |situation: &Situation<'_>| {

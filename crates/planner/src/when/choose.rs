@@ -36,7 +36,7 @@ fn plain(situation: &Situation<'_>, action: Action, reason: Reason) -> Decision 
         action,
         reason,
         look_again_in_s: situation.next_look_s,
-        latest_safe_start_s: None,
+        wait_ends_in_s: None,
         expected_cost: Money::ZERO,
         expected_finish_s: situation.work_s,
     }
@@ -49,8 +49,13 @@ fn ground(situation: &Situation<'_>) -> Option<Ground> {
         time_s: situation.deadline_in_s?.into(),
         work_milli: u128::from(situation.work_s) * 1000,
         speed_milli: situation.pools[refuge].speed_milli,
-        max_s: situation.changeover.max_s.into(),
+        max_s: u128::from(situation.changeover.max_s) + u128::from(leave_s(situation)),
     })
+}
+
+/// Until what is held has ended, if it is left now.
+fn leave_s(situation: &Situation<'_>) -> u64 {
+    if situation.held.is_some() { situation.changeover.leave_s } else { 0 }
 }
 
 /// On demand in the pool where the rest of the work costs least, or as if dear where there is none.
@@ -64,7 +69,8 @@ fn terms(situation: &Situation<'_>) -> Option<Terms> {
         (dearest.price_per_hour.times(4), dearest.speed_milli)
     };
     let work_s = situation.work_s as f64 * 1000.0 / f64::from(speed_milli);
-    let kept = situation.changeover.max_s.saturating_sub(situation.changeover.mean_s) as f64;
+    let changeover = situation.changeover;
+    let kept = changeover.max_s.saturating_sub(changeover.mean_s).saturating_add(changeover.risk_s()) as f64;
     let slack_s = situation.deadline_in_s.map_or(situation.patience_s as f64, |t| t as f64 - work_s - kept);
     Some(Terms { price, speed_milli, slack_s, work_s })
 }
@@ -93,7 +99,7 @@ fn too_late(situation: &Situation<'_>, ground: Ground) -> Decision {
         action,
         reason: Reason::TooLate { late_by_s: first.finish_s.saturating_sub(time) },
         look_again_in_s: situation.next_look_s,
-        latest_safe_start_s: None,
+        wait_ends_in_s: None,
         expected_cost: first.cost,
         expected_finish_s: first.finish_s,
     }
@@ -161,7 +167,8 @@ impl View<'_> {
             let useless = u128::from(pending).min(time);
             let stays = on_demand
                 && run_s(ground.work_milli, pool.speed_milli).is_some_and(|r| r + u128::from(pending) <= ground.time_s);
-            if !stays && !ground.allows(time, useless, pool.speed_milli, self.sure(&pool)) {
+            let then = if on_demand { ground } else { self.after_a_loss(ground) };
+            if !stays && !then.allows(time, useless, pool.speed_milli, self.sure(&pool)) {
                 return None;
             }
         }
@@ -173,18 +180,36 @@ impl View<'_> {
     /// Holding nothing.
     fn waiting(&self, next: u64) -> Option<Choice> {
         // Prices on demand do not come and go: without spot, and without a price to wait for, waiting only takes time.
-        if !self.hope() && self.anything() {
+        if (!self.hope() && self.anything()) || (self.held.is_some() && !self.situation.lets_go) {
             return None;
         }
         if let Some(ground) = self.ground {
             let time = u128::from(next);
             ground.allows(time, time, 0, false).then_some(())?;
+            self.still_of_use(ground, next).then_some(())?;
         } else if self.situation.patience_s < next && self.anything() {
             return None;
         }
         let (slack, work) = (self.slack_s(next as f64, self.terms.work_s), self.terms.work_s);
         let slack = if self.situation.deadline_in_s.is_some() { slack } else { slack - next as f64 };
         Some(Choice { action: Action::Wait, cost: self.future(Holds::Nothing, None, next, slack, work) })
+    }
+
+    /// For how long waiting is safe, and what comes could still be taken.
+    fn wait_ends_in_s(&self, ground: Ground) -> u64 {
+        let spare = if self.situation.max_price_per_hour.is_some() {
+            ground.spare_s()
+        } else {
+            self.after_a_loss(ground).spare_s().map(|spare| spare.saturating_sub(ground.max_s))
+        };
+        u64::try_from(spare.unwrap_or(0)).unwrap_or(u64::MAX)
+    }
+
+    /// Whether what comes within this time could still be taken: else waiting only takes time.
+    fn still_of_use(&self, ground: Ground, time_s: u64) -> bool {
+        let done_at_once =
+            self.situation.sure_until_look && ground.work_milli <= u128::from(self.situation.look_s) * 1000;
+        time_s <= self.wait_ends_in_s(ground) || done_at_once
     }
 
     /// Whether something better may come.
@@ -221,15 +246,22 @@ impl View<'_> {
     /// Whether the deadline is kept if this is launched; a try that fails takes `attempt_s`.
     fn launch_allowed(&self, pool: &Pool<'_>, next: u64, attempt_s: u64) -> bool {
         let Some(ground) = self.ground else { return true };
-        let max = u128::from(self.situation.changeover.max_s);
+        let max = ground.max_s;
         if pool.capacity == Capacity::OnDemand {
             return run_s(ground.work_milli, pool.speed_milli).is_some_and(|run| run + max <= ground.time_s);
         }
         // The whole launch has to be safe, not only its beginning: else it would be broken off half way.
         let (time, tried) = (u128::from(next), u128::from(attempt_s.min(next)));
-        ground.allows(time, max, pool.speed_milli, self.sure(pool))
-            && ground.allows(max, max, 0, false)
+        let then = self.after_a_loss(ground);
+        then.allows(time, max, pool.speed_milli, self.sure(pool))
+            && then.allows(max, max, 0, false)
             && (self.held.is_some() || ground.allows(tried, tried, 0, false))
+    }
+
+    /// The ground once a machine is held that may be taken away.
+    fn after_a_loss(&self, ground: Ground) -> Ground {
+        let changeover = self.situation.changeover;
+        Ground { max_s: u128::from(changeover.max_s) + u128::from(changeover.risk_s()), ..ground }
     }
 
     /// Expected cost with this machine until the next look and the best thereafter; `debt` = seconds of changeover to come.
@@ -389,10 +421,7 @@ impl View<'_> {
             action: chosen.action,
             reason: if forced { Reason::LastSafeMoment } else { Reason::Cheapest { saves } },
             look_again_in_s: self.situation.next_look_s,
-            latest_safe_start_s: self
-                .ground
-                .and_then(|g| g.spare_s())
-                .map(|spare| u64::try_from(spare).unwrap_or(u64::MAX)),
+            wait_ends_in_s: self.ground.map(|ground| self.wait_ends_in_s(ground)),
             expected_cost: money(chosen.cost),
             expected_finish_s: self.finish_s(chosen.action),
         }

@@ -38,12 +38,23 @@ pub struct Pool<'a> {
 }
 
 /// What a launch costs in time before useful work goes on, in seconds: provisioning, set-up, restore and work done again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Changeover {
     /// On average.
     pub mean_s: u64,
     /// At most: what the deadline is kept with.
     pub max_s: u64,
+    /// What comes on top at most where a machine was taken away: until that is seen, and work done again on the pool to fall back on.
+    pub loss_s: u64,
+    /// What comes on top at most where a machine is left: until it has ended.
+    pub leave_s: u64,
+}
+
+impl Changeover {
+    /// What comes on top at most for whoever holds a machine that may be taken away.
+    pub(crate) fn risk_s(&self) -> u64 {
+        self.loss_s.max(self.leave_s)
+    }
 }
 
 /// What is held now.
@@ -96,6 +107,8 @@ pub struct Situation<'a> {
     pub pools: &'a [Pool<'a>],
     /// What is held.
     pub held: Option<Held>,
+    /// Whether what is held may be let go for nothing, to wait; else it is kept, or left for another.
+    pub lets_go: bool,
 }
 
 /// What to do until the next look.
@@ -121,7 +134,7 @@ pub enum Reason {
         /// By how much it will be late at the latest.
         late_by_s: u64,
     },
-    /// To stay as it is would no longer keep the deadline.
+    /// To stay as it is would not be sure to keep the deadline, or could come to nothing any more.
     LastSafeMoment,
     /// It costs the least in expectation.
     Cheapest {
@@ -139,8 +152,8 @@ pub struct Decision {
     pub reason: Reason,
     /// When to look again at the latest.
     pub look_again_in_s: u64,
-    /// Until when on demand can still be launched and be in time; 0 = now or never, `None` = no deadline, or nothing to launch.
-    pub latest_safe_start_s: Option<u64>,
+    /// For how long waiting is safe and may come to something; 0 = on demand is needed now, `None` = no deadline, or nothing to launch.
+    pub wait_ends_in_s: Option<u64>,
     /// Expected cost until the work is done.
     pub expected_cost: Money,
     /// Expected time until the work is done.

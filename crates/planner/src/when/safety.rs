@@ -32,7 +32,7 @@ pub(crate) struct Ground {
     pub(crate) work_milli: u128,
     /// Speed on demand.
     pub(crate) speed_milli: u32,
-    /// Longest changeover.
+    /// Longest changeover, with what comes on top.
     pub(crate) max_s: u128,
 }
 
@@ -107,10 +107,12 @@ pub struct Earliest {
 /// they are equal, then the cheaper. `None` = nothing can be had.
 pub fn earliest_finish(situation: &Situation<'_>) -> Option<Earliest> {
     let work = u128::from(situation.work_s) * 1000;
+    let changeover = situation.changeover;
     let finish = |index: usize, pool: &Pool<'_>| {
         let wait = match situation.held {
-            Some(held) if held.pool == index => pending_s(&held, situation.changeover.max_s),
-            _ => situation.changeover.max_s,
+            Some(held) if held.pool == index => pending_s(&held, changeover.max_s),
+            Some(_) => changeover.max_s.saturating_add(changeover.leave_s),
+            None => changeover.max_s,
         };
         run_s(work, pool.speed_milli).map(|run| u64::try_from(run + u128::from(wait)).unwrap_or(u64::MAX))
     };

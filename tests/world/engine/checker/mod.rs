@@ -2,6 +2,7 @@
 //! content. Nothing here asks a controller.
 
 mod checkpoints;
+mod deadlines;
 mod money;
 mod providers;
 mod renting;
@@ -63,6 +64,8 @@ pub struct Watched {
     pub parts: BTreeMap<u32, BTreeMap<u32, BTreeSet<u64>>>,
     /// Highest step that a machine offered while it was there, by attempt.
     pub offered: BTreeMap<u32, u64>,
+    /// It was said that it will be complete by its deadline.
+    pub promised: bool,
 }
 
 /// The checker.
@@ -80,6 +83,8 @@ pub struct Checker {
     pub parts: BTreeSet<usize>,
     /// Workers of each job.
     pub workers: Vec<usize>,
+    /// Deadlines can be kept in this world, once it is said that they will be.
+    pub deadlines: bool,
     /// Dollars an hour that may be spent.
     pub per_hour: Money,
     /// Work may be lost to more than preemptions in this world: a checkpoint was damaged, or a store was away.
@@ -151,6 +156,7 @@ impl Checker {
             let name = Key::of(&*change.object).name;
             let Some(n) = (0..self.jobs.len()).find(|n| job_name(*n) == name) else { continue };
             self.job_changed(common, n, job);
+            self.deadline_told(n, job);
             let known = &mut self.jobs[n];
             known.uid = job.metadata.uid.clone().unwrap_or_default();
             known.object = Some(job.clone());
@@ -289,6 +295,7 @@ impl Checker {
         self.books_agree(common);
         self.provider_is_settled(common);
         self.machines_went_on();
+        self.deadlines_are_kept();
         let expected = self.job_end;
         if expected == JobEnd::Gone {
             let there = common.memory.peek::<TrainingJob>(&job_key(0)).is_some();
