@@ -1,5 +1,6 @@
 //! Several jobs at once: no machine twice, and as cheap as can be.
 
+mod machine;
 mod market;
 
 use std::collections::BTreeMap;
@@ -117,28 +118,5 @@ fn the_two_terms_of_one_machine_are_one_machine() {
 }
 
 fn plain() -> Offer {
-    use tradewind_core::{Capacity, GpuModel, Trust};
-    Offer {
-        provider: "vast-main".to_owned(),
-        id: "a".to_owned(),
-        capacity: Capacity::OnDemand,
-        price_per_hour: Money::from_micros(400_000),
-        region: "NO".to_owned(),
-        host: "h".to_owned(),
-        gpu: Some(GpuModel::normalise("RTX 4090", 0)),
-        gpu_count: 1,
-        gpu_memory_mib: 24_564,
-        cpu_millis: 16_000,
-        memory_mib: 64_000,
-        disk_gib: 200,
-        storage_price_per_gib_hour: Money::ZERO,
-        download_price_per_gb: Money::ZERO,
-        upload_price_per_gb: Money::ZERO,
-        download_mbps: 1000,
-        upload_mbps: 500,
-        reliability_ppm: 995_000,
-        trust: Trust::Datacenter,
-        cuda_milli: 12_800,
-        max_duration_s: None,
-    }
+    Offer { reliability_ppm: 995_000, ..machine::plain("a") }
 }

@@ -1,34 +1,15 @@
 //! Machines for a gang: together, enough of them, and cheap.
 
+mod machine;
+
+use machine::plain;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tradewind_core::{Capacity, GpuModel, Money, Offer, Trust};
+use tradewind_core::{Capacity, GpuModel, Money, Offer};
 use tradewind_planner::{GangPlan, HostRecord, Knowledge, Requirements, Together, WorkLeft, gang};
 
 fn machine(id: &str, region: &str, micros: i64) -> Offer {
-    Offer {
-        provider: "vast-main".to_owned(),
-        id: id.to_owned(),
-        capacity: Capacity::OnDemand,
-        price_per_hour: Money::from_micros(micros),
-        region: region.to_owned(),
-        host: format!("host-{id}"),
-        gpu: Some(GpuModel::normalise("RTX 4090", 0)),
-        gpu_count: 1,
-        gpu_memory_mib: 24_564,
-        cpu_millis: 16_000,
-        memory_mib: 64_000,
-        disk_gib: 200,
-        storage_price_per_gib_hour: Money::ZERO,
-        download_price_per_gb: Money::ZERO,
-        upload_price_per_gb: Money::ZERO,
-        download_mbps: 1000,
-        upload_mbps: 500,
-        reliability_ppm: 999_000,
-        trust: Trust::Datacenter,
-        cuda_milli: 12_800,
-        max_duration_s: None,
-    }
+    Offer { price_per_hour: Money::from_micros(micros), region: region.to_owned(), ..plain(id) }
 }
 
 fn needs() -> Requirements {

@@ -1,35 +1,16 @@
 //! A running job moves for a gain that lasts, and never to and fro.
 
+mod machine;
+
+use machine::plain;
 use proptest::prelude::*;
-use tradewind_core::{Capacity, GpuModel, Money, Offer, Trust};
+use tradewind_core::{Money, Offer};
 use tradewind_planner::{
     Candidate, Knowledge, MoveRules, Requirements, Running, Verdict, WorkLeft, plan, staying, verdict,
 };
 
 fn machine(id: &str, micros: i64) -> Offer {
-    Offer {
-        provider: "vast-main".to_owned(),
-        id: id.to_owned(),
-        capacity: Capacity::OnDemand,
-        price_per_hour: Money::from_micros(micros),
-        region: "NO".to_owned(),
-        host: id.to_owned(),
-        gpu: Some(GpuModel::normalise("RTX 4090", 0)),
-        gpu_count: 1,
-        gpu_memory_mib: 24_564,
-        cpu_millis: 16_000,
-        memory_mib: 64_000,
-        disk_gib: 200,
-        storage_price_per_gib_hour: Money::ZERO,
-        download_price_per_gb: Money::ZERO,
-        upload_price_per_gb: Money::ZERO,
-        download_mbps: 1000,
-        upload_mbps: 500,
-        reliability_ppm: 999_000,
-        trust: Trust::Datacenter,
-        cuda_milli: 12_800,
-        max_duration_s: None,
-    }
+    Offer { price_per_hour: Money::from_micros(micros), ..plain(id) }
 }
 
 fn needs() -> Requirements {

@@ -1,8 +1,11 @@
 //! Plans by table: the choices that a user would expect, and the sentences that say why.
 
+mod machine;
+
+use machine::{checked, ids, plain};
 use tradewind_core::{Capacity, GpuModel, Money, Offer, Trust};
 use tradewind_planner::{
-    CapacityChoice, Knowledge, Plan, RefusedNote, RejectReason, Requirements, SpeedBasis, WorkLeft, check, plan,
+    CapacityChoice, Knowledge, Plan, RefusedNote, RejectReason, Requirements, SpeedBasis, WorkLeft, check,
 };
 
 fn gpu(name: &str) -> GpuModel {
@@ -15,29 +18,7 @@ fn dollars(text: &str) -> Money {
 
 /// An on-demand machine with plenty of everything, free disk and free traffic.
 fn offer(id: &str, model: &str, price: &str) -> Offer {
-    Offer {
-        provider: "vast-main".to_owned(),
-        id: id.to_owned(),
-        capacity: Capacity::OnDemand,
-        price_per_hour: dollars(price),
-        region: "NO".to_owned(),
-        host: format!("host-{id}"),
-        gpu: Some(gpu(model)),
-        gpu_count: 1,
-        gpu_memory_mib: 24_564,
-        cpu_millis: 16_000,
-        memory_mib: 64_000,
-        disk_gib: 200,
-        storage_price_per_gib_hour: Money::ZERO,
-        download_price_per_gb: Money::ZERO,
-        upload_price_per_gb: Money::ZERO,
-        download_mbps: 1000,
-        upload_mbps: 500,
-        reliability_ppm: 995_000,
-        trust: Trust::Datacenter,
-        cuda_milli: 12_800,
-        max_duration_s: None,
-    }
+    Offer { price_per_hour: dollars(price), gpu: Some(gpu(model)), reliability_ppm: 995_000, ..plain(id) }
 }
 
 fn needs() -> Requirements {
@@ -51,17 +32,6 @@ fn hours_on(tenths: u64, model: &str) -> WorkLeft {
 fn saving() -> Knowledge {
     // Hosts that never fail: what reliability costs has tests of its own.
     Knowledge { checkpoint_interval_s: Some(900), checkpoint_mb: 1000, repair_s: 0, ..Knowledge::default() }
-}
-
-/// Plans, checks the plan, and gives it.
-fn checked(needs: &Requirements, work: &WorkLeft, known: &Knowledge, offers: &[Offer]) -> Plan {
-    let plan = plan(needs, work, known, offers, 8);
-    assert_eq!(check(needs, &plan, offers), [], "{plan:#?}");
-    plan
-}
-
-fn ids(plan: &Plan) -> Vec<&str> {
-    plan.ranked.iter().map(|c| c.offer.id.as_str()).collect()
 }
 
 #[test]

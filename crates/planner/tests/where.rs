@@ -1,10 +1,13 @@
 //! Where a job goes: the examples that users were promised, literally.
 
+mod machine;
+
 use std::collections::BTreeMap;
 
-use tradewind_core::{Capacity, GpuModel, Money, Offer, Trust};
+use machine::{checked, ids, plain};
+use tradewind_core::{GpuModel, Money, Offer, Trust};
 use tradewind_planner::{
-    HostRecord, Knowledge, Plan, RejectReason, Requirements, SpeedBasis, WorkLeft, check, explain, plan,
+    HostRecord, Knowledge, RejectReason, Requirements, SpeedBasis, WorkLeft, explain,
 };
 
 fn gpu(name: &str) -> GpuModel {
@@ -16,29 +19,7 @@ fn dollars(text: &str) -> Money {
 }
 
 fn card(model: &str, memory_gib: u64, price: &str) -> Offer {
-    Offer {
-        provider: "vast-main".to_owned(),
-        id: model.to_owned(),
-        capacity: Capacity::OnDemand,
-        price_per_hour: dollars(price),
-        region: "NO".to_owned(),
-        host: format!("host-{model}"),
-        gpu: Some(gpu(model)),
-        gpu_count: 1,
-        gpu_memory_mib: memory_gib * 1024,
-        cpu_millis: 16_000,
-        memory_mib: 64_000,
-        disk_gib: 200,
-        storage_price_per_gib_hour: Money::ZERO,
-        download_price_per_gb: Money::ZERO,
-        upload_price_per_gb: Money::ZERO,
-        download_mbps: 1000,
-        upload_mbps: 500,
-        reliability_ppm: 999_000,
-        trust: Trust::Datacenter,
-        cuda_milli: 12_800,
-        max_duration_s: None,
-    }
+    Offer { price_per_hour: dollars(price), gpu: Some(gpu(model)), gpu_memory_mib: memory_gib * 1024, ..plain(model) }
 }
 
 /// The four cards of the example, at their prices.
@@ -72,16 +53,6 @@ fn lora() -> Requirements {
 /// The measured rates count, whatever this says.
 fn some_work() -> WorkLeft {
     WorkLeft { seconds: 5400, on: Some(gpu("T4")) }
-}
-
-fn checked(needs: &Requirements, work: &WorkLeft, known: &Knowledge, offers: &[Offer]) -> Plan {
-    let plan = plan(needs, work, known, offers, 8);
-    assert_eq!(check(needs, &plan, offers), [], "{plan:#?}");
-    plan
-}
-
-fn ids(plan: &Plan) -> Vec<&str> {
-    plan.ranked.iter().map(|c| c.offer.id.as_str()).collect()
 }
 
 #[test]
