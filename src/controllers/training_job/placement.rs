@@ -327,7 +327,7 @@ impl Planning<'_> {
         let asked = Question::new(self.valid, &self.asks.progress, self.ctx.market.knowledge(now));
         let limits = self.limits();
         if let Some(known) = self.ctx.market.without_suspects(now, &asked.known) {
-            let careful = Question { known, ..asked.clone() };
+            let careful = asked.knowing(known);
             let found = self.find(&careful, offers, &limits);
             if !found.ranked.is_empty() {
                 return self.timed(found.ranked, &careful, offers, &limits);
@@ -416,8 +416,7 @@ impl Planning<'_> {
         });
         let absent = self.absent(limits);
         // That they were refused or lost a moment ago says only that they are not there now.
-        let patient =
-            Question { known: Knowledge { refused: BTreeMap::new(), ..asked.known.clone() }, ..asked.clone() };
+        let patient = asked.knowing(Knowledge { refused: BTreeMap::new(), ..asked.known.clone() });
         let mut sieve = Sieve::cheapest();
         let absent = patient.ranked(&absent.iter().collect::<Vec<_>>(), |fitting| sieve.wants(fitting));
         let records = |ids: &[PoolId]| self.ctx.market.records(ids);

@@ -27,7 +27,7 @@ pub struct Progress {
 }
 
 /// What the planner is asked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Question {
     /// What a machine must have and may cost.
     pub needs: Requirements,
@@ -61,6 +61,11 @@ impl Question {
                 ..market
             },
         }
+    }
+
+    /// The same question, with something else known.
+    pub fn knowing(&self, known: Knowledge) -> Self {
+        Self { needs: self.needs.clone(), work: self.work.clone(), known }
     }
 
     /// The offers that fit and are wanted, best first.
