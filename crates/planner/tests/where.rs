@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 
 use machine::{checked, ids, plain};
 use tradewind_core::{GpuModel, Money, Offer, Trust};
-use tradewind_planner::{
-    HostRecord, Knowledge, RejectReason, Requirements, SpeedBasis, WorkLeft, explain,
-};
+use tradewind_planner::{HostRecord, Knowledge, RejectReason, Requirements, SpeedBasis, WorkLeft, explain};
 
 fn gpu(name: &str) -> GpuModel {
     GpuModel::normalise(name, 0)
