@@ -14,6 +14,7 @@ mod ended;
 pub mod ending;
 mod fresh;
 pub mod gang;
+mod groups;
 pub mod identity;
 mod input;
 mod observe;
@@ -22,6 +23,8 @@ pub mod order;
 mod pass_tests;
 mod place;
 pub mod placement;
+#[cfg(test)]
+mod placement_tests;
 #[cfg(test)]
 mod play;
 pub mod question;

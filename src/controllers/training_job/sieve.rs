@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use tradewind_core::{Capacity, GpuModel};
 use tradewind_planner::Fitting;
 
+use super::groups::latest_done_s;
 use super::times::Times;
-use super::timing::latest_done_s;
 
 /// Where only the cheapest count: many more than are ordered, since some will be refused.
 const CHEAPEST: usize = 64;

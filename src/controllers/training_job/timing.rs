@@ -1,17 +1,17 @@
 //! When to rent what fits: what a deadline, patience and a price to wait for make of the planner's candidates. Pure but for the tables that
 //! the planner keeps for the job.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tradewind_core::{Capacity, Money};
+use tradewind_core::Capacity;
 use tradewind_planner::when::{
-    Action, Changeover, Decision, Held, Memory, Pool, Reason as Why, Record, Sight, Situation, earliest_finish,
+    Action, Decision, Held, Memory, Pool, Reason as Why, Record, Sight, Situation, earliest_finish,
 };
-use tradewind_planner::{Candidate, TimeBreakdown, WorkLeft, explain};
+use tradewind_planner::{Candidate, WorkLeft, explain};
 
 use super::deadline::{later, minute};
+use super::groups::{Group, changeover, groups, keeps, refuges};
 use super::times::Times;
 use crate::market::pools::PoolId;
 
@@ -19,8 +19,6 @@ use crate::market::pools::PoolId;
 const POOLS: usize = 8;
 /// The same of pools that are not there now.
 const HOPED: usize = 3;
-/// Machines that stay of which each is looked at as the one to fall back on, the cheapest that keep the deadline.
-const REFUGES: usize = 4;
 /// An expected finish is told to so many seconds.
 const TOLD_S: i64 = 600;
 /// Index of the machine that a job runs on, among the pools.
@@ -72,93 +70,6 @@ pub struct Holding {
     pub age_s: u64,
     /// Its program runs.
     pub ready: bool,
-}
-
-/// One pool, its best candidate first.
-#[derive(Clone)]
-struct Group<'a> {
-    id: PoolId,
-    candidates: Vec<&'a Candidate>,
-    up: bool,
-}
-
-impl Group<'_> {
-    fn total(&self) -> Money {
-        self.candidates.first().map_or(Money::ZERO, |c| c.cost.total)
-    }
-
-    fn start_s(&self) -> u64 {
-        self.candidates.first().map_or(0, |c| c.time.startup_s())
-    }
-
-    fn stays(&self) -> bool {
-        self.id.capacity == Capacity::OnDemand
-    }
-}
-
-/// Candidates of the pools, the cheapest pools first. Of one that is there, what was there before does not count.
-fn groups<'a>(ranked: &'a [Candidate], absent: &'a [Candidate]) -> Vec<Group<'a>> {
-    let mut groups: BTreeMap<PoolId, Group<'a>> = BTreeMap::new();
-    for (candidates, up) in [(ranked, true), (absent, false)] {
-        for candidate in candidates {
-            let id = PoolId::of(&candidate.offer);
-            let new = || Group { id: id.clone(), candidates: Vec::new(), up };
-            let group = groups.entry(id.clone()).or_insert_with(new);
-            if group.up == up {
-                group.candidates.push(candidate);
-            }
-        }
-    }
-    let mut groups: Vec<Group<'_>> = groups.into_values().collect();
-    groups.sort_by_key(Group::total);
-    groups
-}
-
-/// Whether a machine that stays is done in time, with a start twice as long as expected, after the end of the machine that is held.
-fn keeps(times: &Times, holds: bool, candidate: &Candidate) -> bool {
-    let Some(deadline) = times.deadline else { return true };
-    let end_s = if holds { times.stop_s } else { 0 };
-    latest_done_s(&candidate.time).saturating_add(end_s) <= times.left(deadline)
-}
-
-/// Seconds until a machine that stays is done, if it takes twice as long to start as expected.
-pub(super) fn latest_done_s(time: &TimeBreakdown) -> u64 {
-    time.startup_s().saturating_mul(2).saturating_add(time.run_s)
-}
-
-/// Pools of machines that stay, each faster than all that cost less: whatever is wanted of them, it is one of these.
-fn worth_having(mut stay: Vec<Group<'_>>) -> Vec<Group<'_>> {
-    let mut best = u64::MAX;
-    stay.retain(|group| {
-        let done = group.candidates.iter().map(|c| c.finish_in_s).min().unwrap_or(u64::MAX);
-        let faster = done < best;
-        best = best.min(done);
-        faster
-    });
-    stay
-}
-
-/// What to fall back on: several sets of pools that stay, of which one is taken. Of each only what keeps the deadline is left.
-fn refuges<'a>(times: &Times, holds: bool, stay: Vec<Group<'a>>) -> Vec<Vec<Group<'a>>> {
-    let stay = worth_having(stay);
-    if times.deadline.is_none() {
-        return vec![stay.into_iter().take(1).collect()];
-    }
-    let keeping = stay.iter().filter_map(|group| {
-        let mut group = group.clone();
-        group.candidates.retain(|c| keeps(times, holds, c));
-        (!group.candidates.is_empty()).then(|| vec![group])
-    });
-    let kept: Vec<Vec<Group<'_>>> = keeping.take(REFUGES).collect();
-    if kept.is_empty() { vec![fastest_first(stay)] } else { kept }
-}
-
-/// Where nothing keeps the deadline, of each pool the fastest counts.
-fn fastest_first(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
-    for group in &mut groups {
-        group.candidates.sort_by_key(|c| c.finish_in_s);
-    }
-    groups
 }
 
 /// Decides for a job that holds nothing, or this machine.
@@ -235,7 +146,7 @@ fn weigh<'a>(
         record,
     });
     let pools: Vec<Pool<'_>> = pools.collect();
-    let changeover = changeover(times, &groups, held);
+    let changeover = changeover(times, &groups, held.map(|held| &held.candidate));
     let situation = Situation {
         now_s: times.now.as_second(),
         work_s: work.seconds,
@@ -298,23 +209,6 @@ fn prospect(
         explain::offer(&first.offer),
         explain::about(at.cost)
     ))
-}
-
-/// Starts of the pools that are weighed: the slowest decides, since a deadline is kept with it. On average half of the work between two
-/// checkpoints is done again.
-fn changeover(times: &Times, groups: &[Group<'_>], held: Option<&Holding>) -> Changeover {
-    let start_s = groups.iter().map(Group::start_s).max().unwrap_or(0);
-    let run_s = |c: &Candidate| c.time.run_s.max(1);
-    let firsts = groups.iter().filter_map(|group| Some((group.stays(), run_s(group.candidates.first()?))));
-    let (stay, come): (Vec<_>, Vec<_>) = firsts.partition(|(stays, _)| *stays);
-    let slowest = stay.iter().map(|(_, run_s)| *run_s).max().unwrap_or(0);
-    let fastest = come.iter().map(|(_, run_s)| *run_s).chain(held.map(|held| run_s(&held.candidate))).min();
-    Changeover {
-        mean_s: start_s.saturating_add(times.interval_s.unwrap_or(0) / 2),
-        max_s: start_s.saturating_mul(2),
-        loss_s: times.loss_s(fastest.map_or(1000, |fastest| slowest.saturating_mul(1000) / fastest)),
-        leave_s: times.stop_s,
-    }
 }
 
 fn verdict(times: &Times, decision: &Decision, groups: Vec<Group<'_>>, ranked: &[Candidate]) -> Verdict {
