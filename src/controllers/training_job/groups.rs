@@ -11,6 +11,8 @@ use crate::market::pools::PoolId;
 
 /// Machines that stay of which each is looked at as the one to fall back on, the cheapest that keep the deadline.
 const REFUGES: usize = 4;
+/// Spot pools that are weighed against each other: the cheapest, the rest would never be taken.
+pub const POOLS: usize = 8;
 
 /// One pool.
 #[derive(Clone)]
@@ -60,9 +62,13 @@ pub fn groups<'a>(ranked: &'a [Candidate], absent: &'a [Candidate]) -> Vec<Group
 
 /// Whether a machine that stays is done in time, with a start twice as long as expected, after the end of the machine that is held.
 pub fn keeps(times: &Times, holds: bool, candidate: &Candidate) -> bool {
+    done_by(times, holds, &candidate.time)
+}
+
+fn done_by(times: &Times, holds: bool, time: &TimeBreakdown) -> bool {
     let Some(deadline) = times.deadline else { return true };
     let end_s = if holds { times.stop_s } else { 0 };
-    latest_done_s(&candidate.time).saturating_add(end_s) <= times.left(deadline)
+    latest_done_s(time).saturating_add(end_s) <= times.left(deadline)
 }
 
 /// Seconds until a machine that stays is done, if it takes twice as long to start as expected.
@@ -103,6 +109,30 @@ fn fastest_first(mut groups: Vec<Group<'_>>) -> Vec<Group<'_>> {
         group.candidates.sort_by_key(|c| c.finish_in_s);
     }
     groups
+}
+
+/// Where nothing that stays keeps the deadline: the spot pools that would, if nobody takes their machine, or the one pool that is done
+/// first with the losses to be expected. `None` = nothing is there.
+pub fn soonest<'a>(times: &Times, holds: bool, come: Vec<Group<'a>>, stay: Vec<Group<'a>>) -> Option<Vec<Group<'a>>> {
+    let there = |groups: Vec<Group<'a>>| fastest_first(groups.into_iter().filter(|group| group.up).collect());
+    let in_time = |group: &Group<'_>| group.candidates.first().is_some_and(|c| keeps(times, holds, c));
+    let (mut in_time, late): (Vec<_>, Vec<_>) = there(come).into_iter().partition(in_time);
+    in_time.truncate(POOLS);
+    // They are weighed with the longest of their starts.
+    while !in_time.is_empty() {
+        let longest_s = in_time.iter().map(Group::start_s).max().unwrap_or(0);
+        let with_longest = |group: &Group<'_>| {
+            let first = group.candidates.first()?;
+            let time = TimeBreakdown { setup_s: longest_s, run_s: first.time.run_s, ..TimeBreakdown::default() };
+            Some(done_by(times, holds, &time))
+        };
+        if in_time.iter().all(|group| with_longest(group) == Some(true)) {
+            return Some(in_time);
+        }
+        in_time.retain(|group| group.start_s() < longest_s);
+    }
+    let finish_s = |group: &Group<'_>| group.candidates.first().map_or(u64::MAX, |c| c.finish_in_s);
+    there(stay).into_iter().chain(late).min_by_key(finish_s).map(|first| vec![first])
 }
 
 /// Starts of the pools that are weighed: the slowest decides, since a deadline is kept with it. On average half of the work between two

@@ -234,6 +234,10 @@ async fn look_around(ctx: &Context, o: &mut Observed, memory: &mut JobMemory) {
         return;
     }
     memory.moves_looked = Some(now);
+    if matches!(choice, Choice::None { .. }) {
+        // That says nothing of the machine that it has.
+        return;
+    }
     o.prospect = choice.prospect();
     match choice {
         Choice::Rent(rent) => o.moves = Some(rent.why.clone()),
@@ -250,9 +254,10 @@ fn held(ctx: &Context, o: &Observed, memory: &JobMemory) -> Option<placement::He
     let machine = machine_of(o, job.attempt?).filter(|m| lives(m) && m.spec.stop.is_none())?;
     let status = machine.status.as_ref().filter(|s| matches!(s.phase, MachinePhase::Booting | MachinePhase::Ready))?;
     let program_since = status.program_since.as_ref().map(|at| at.0);
-    // What starts is let be, unless the deadline is in danger: its start is paid already. Without checkpoints all would be lost.
-    let leaves = o.valid.checkpoint.is_some() && (program_since.is_some() || o.valid.complete_within.is_some());
-    if !leaves || o.valid.rental.is_err() || o.cordoned || o.refused.is_some() {
+    // What starts is let be, unless the deadline is in danger: its start is paid already. Without checkpoints all would be lost, so nothing
+    // but the deadline is looked at.
+    let looks = o.valid.complete_within.is_some() || (o.valid.checkpoint.is_some() && program_since.is_some());
+    if !looks || o.valid.rental.is_err() || o.cordoned || o.refused.is_some() {
         return None;
     }
     let since = |at: Timestamp| u64::try_from(o.now.duration_since(at).as_secs()).unwrap_or(0);

@@ -191,8 +191,11 @@ pub fn choose(ctx: &Context, valid: &Valid, asks: &Asks<'_>, grants: &BTreeMap<S
     });
     let (taken, offers): (Vec<&Offer>, Vec<&Offer>) = trusted.partition(|offer| room.is_taken(offer));
     let incomplete = asks.times.matter() && ctx.market.wanted_since(now).is_some_and(|since| since < ALL_ANSWER);
-    if let Some(none) = listed.none(incomplete, offers.is_empty(), taken.is_empty()) {
-        return none;
+    match listed.none(incomplete, offers.is_empty(), taken.is_empty()) {
+        // The machine that it has is judged without a market too.
+        Some(Choice::None { .. }) if asks.held.is_some() => {}
+        Some(none) => return none,
+        None => {}
     }
     let planning = Planning { ctx, valid, asks, grants, allowed: &allowed, room: &room };
     match planning.plan(&offers) {
@@ -326,6 +329,10 @@ impl Planning<'_> {
         let now = self.ctx.clock.monotonic();
         let asked = Question::new(self.valid, &self.asks.progress, self.ctx.market.knowledge(now));
         let limits = self.limits();
+        if self.asks.held.is_some() && self.valid.checkpoint.is_none() {
+            // It goes nowhere without losing all work, but whether it is in time can be told.
+            return self.timed(Vec::new(), &asked, offers, &limits);
+        }
         if let Some(known) = self.ctx.market.without_suspects(now, &asked.known) {
             let careful = asked.knowing(known);
             let found = self.find(&careful, offers, &limits);
@@ -335,7 +342,7 @@ impl Planning<'_> {
         }
         // A host under suspicion is better than none.
         let found = self.find(&asked, offers, &limits);
-        if !found.ranked.is_empty() {
+        if !found.ranked.is_empty() || self.asks.held.is_some() {
             return self.timed(found.ranked, &asked, offers, &limits);
         }
         if !found.full.is_empty() {
@@ -406,7 +413,7 @@ impl Planning<'_> {
     /// The best of what fits, or a wait for something better.
     fn timed(&self, ranked: Vec<Candidate>, asked: &Question, offers: &[&Offer], limits: &Limits) -> Choice {
         let (times, held) = (&self.asks.times, &self.asks.held);
-        if held.is_none() && (!times.matter() || !self.asks.due) {
+        if held.is_none() && !times.matter() {
             return self.order(ranked, asked, offers);
         }
         let staying = held.as_ref().map(|held| Holding {
@@ -421,6 +428,11 @@ impl Planning<'_> {
         let absent = patient.ranked(&absent.iter().collect::<Vec<_>>(), |fitting| sieve.wants(fitting));
         let records = |ids: &[PoolId]| self.ctx.market.records(ids);
         let (verdict, prospect) = timing::decide(times, &asked.work, (&ranked, &absent), records, staying.as_ref());
+        if held.is_none() && !self.asks.due {
+            // It may start in the cluster yet. That nothing can be in time is told at once.
+            let late = if matches!(prospect, Prospect::Late(_)) { prospect } else { Prospect::Unknown };
+            return told(self.order(ranked, asked, offers), None, late);
+        }
         if let (Some(staying), Some(held)) = (&staying, held) {
             return match leaves((staying, held), ranked, verdict, &prospect) {
                 Leaves::For { ranked, because } => told(self.order(ranked, asked, offers), because, prospect),

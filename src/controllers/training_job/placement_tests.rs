@@ -6,18 +6,21 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use tradewind_api::Provider;
 use tradewind_checkpoints::MemoryStore;
 use tradewind_cluster::{Memory, cache};
 use tradewind_core::{Capacity, Clock, ManualClock, Money, Offer};
+use tradewind_planner::{MoveRules, Running};
 use tradewind_sim::in_process::MarketProvider;
 use tradewind_sim::market::Market;
 
-use super::placement::{Asks, Choice, Rent, choose};
+use super::placement::{Asks, Choice, Held, Rent, choose};
 use super::play::Play;
 use super::question::Progress;
 use super::times::Times;
+use super::timing::Prospect;
 use crate::accounts::Account;
 use crate::accounts::access::Grant;
 use crate::context::{AgentBinary, Context};
@@ -65,20 +68,33 @@ fn operator(limit: &str, offers: &[Offer]) -> Arc<Context> {
     ctx
 }
 
-/// What a job with this spec is given.
-fn chosen(ctx: &Context, spec: &Value) -> Rent {
+/// What a job with this spec is told: it waits for a machine, or has one.
+fn choice(ctx: &Context, spec: &Value, due: bool, held: Option<&Offer>) -> Choice {
     let play = Play::new(spec);
-    let (job, valid) = (&play.o.job, &play.o.valid);
+    let mut job = (*play.o.job).clone();
+    job.metadata.creation_timestamp = Some(Time(ctx.clock.now()));
+    let held = held.map(|offer| Held {
+        offer: offer.clone(),
+        age_s: 60,
+        ready: true,
+        running: Running { for_s: 60, gain_held_s: None, unsaved_s: 60 },
+        rules: MoveRules::default(),
+    });
     let asks = Asks {
         job: "u",
         namespace: "n",
         progress: Progress::default(),
-        due: true,
-        times: Times::of(job, valid, ctx.clock.now(), LOOK),
-        held: None,
+        due,
+        times: Times::of(&job, &play.o.valid, ctx.clock.now(), LOOK),
+        held,
     };
     let grants = BTreeMap::from([("p".to_owned(), Grant::Given { min_trust: None, per_hour: None })]);
-    match choose(ctx, valid, &asks, &grants) {
+    choose(ctx, &play.o.valid, &asks, &grants)
+}
+
+/// What a job with this spec is given.
+fn chosen(ctx: &Context, spec: &Value) -> Rent {
+    match choice(ctx, spec, true, None) {
         Choice::Rent(rent) => *rent,
         other => panic!("{other:?}"),
     }
@@ -109,4 +125,36 @@ fn what_is_downloaded_takes_time_and_money() {
     let told = (&plain.cost, &loads.cost);
     assert!(plain.cost.input_download == Money::ZERO && between("0.23", "0.34", loads.cost.input_download), "{told:?}");
     assert!(between("2.14", "2.16", loads.cost.traffic - plain.cost.traffic), "107.4 GB at $0.02: {told:?}");
+}
+
+#[test]
+fn a_machine_that_is_held_is_judged_by_itself_where_nothing_else_is_to_be_had() {
+    let checkpoint = json!({"path": "out", "pattern": "step-{step}", "to": "s3://b/p/", "secretRef": {"name": "s"}});
+    let own = offer("own", "1.00");
+    for checkpoint in [json!(null), checkpoint] {
+        let spec = |within: &str| json!({"work": {"hours": "2"}, "completeWithin": within, "checkpoint": checkpoint, "gpu": {"models": ["H100"]}});
+        for (what, ctx) in [
+            ("sold out", operator("5", &[])),
+            ("does not fit", operator("5", &[offer("cpu", "0.10")])),
+            ("no room", operator("0.01", &[offer("dear", "2.00")])),
+        ] {
+            let keeps = choice(&ctx, &spec("3h"), true, Some(&own));
+            assert_eq!(keeps, Choice::Keep { prospect: Prospect::OnTime, gains: false }, "{what}");
+            let late = choice(&ctx, &spec("1h"), true, Some(&own));
+            assert!(matches!(&late, Choice::Keep { prospect: Prospect::Late(_), .. }), "{what}: {late:?}");
+        }
+    }
+    // Without checkpoints it leaves for nothing.
+    let faster = operator("5", &[offer("other", "0.01")]);
+    let unsaved = json!({"work": {"hours": "2"}, "completeWithin": "1h"});
+    assert!(matches!(choice(&faster, &unsaved, true, Some(&own)), Choice::Keep { prospect: Prospect::Late(_), .. }));
+}
+
+#[test]
+fn that_nothing_can_be_in_time_is_told_while_the_cluster_is_waited_for() {
+    let ctx = operator("5", &[offer("one", "1.00")]);
+    let prospect =
+        |within: &str| choice(&ctx, &json!({"work": {"hours": "2"}, "completeWithin": within}), false, None).prospect();
+    assert!(matches!(prospect("1h"), Prospect::Late(_)));
+    assert_eq!(prospect("9h"), Prospect::Unknown, "the wait is not over yet");
 }

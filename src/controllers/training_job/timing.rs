@@ -11,13 +11,11 @@ use tradewind_planner::when::{
 use tradewind_planner::{Candidate, WorkLeft, explain};
 
 use super::deadline::{later, minute};
-use super::groups::{Group, changeover, groups, keeps, refuges};
+use super::groups::{Group, POOLS, changeover, groups, keeps, refuges, soonest};
 use super::times::Times;
 use crate::market::pools::PoolId;
 
-/// Spot pools that are weighed against each other: the cheapest, the rest would never be taken.
-const POOLS: usize = 8;
-/// The same of pools that are not there now.
+/// As [`POOLS`], of those that are not there now.
 const HOPED: usize = 3;
 /// An expected finish is told to so many seconds.
 const TOLD_S: i64 = 600;
@@ -87,20 +85,21 @@ pub fn decide(
             return (Verdict::Go { ranked: at_price, because: None, must: false }, Prospect::Unknown);
         }
     }
-    let (stay, mut come): (Vec<_>, Vec<_>) = groups(ranked, absent).into_iter().partition(Group::stays);
+    let (stay, mut spot): (Vec<_>, Vec<_>) = groups(ranked, absent).into_iter().partition(Group::stays);
+    if times.deadline.is_some() && times.interval_s.is_none() && !stay.is_empty() {
+        // All work would be lost with the machine: no deadline can be promised on spot.
+        spot.clear();
+    }
     // What is not there now may be hoped for; it must not hide what is there.
     let (mut there, mut hoped) = (POOLS, HOPED);
+    let mut come = spot.clone();
     come.retain(|group| {
         let left = if group.up { &mut there } else { &mut hoped };
         let fits = *left > 0;
         *left = left.saturating_sub(1);
         fits
     });
-    if times.deadline.is_some() && times.interval_s.is_none() && !stay.is_empty() {
-        // All work would be lost with the machine: no deadline can be promised on spot.
-        come.clear();
-    }
-    let weighed = refuges(times, held.is_some(), stay).into_iter().map(|refuge| {
+    let weighed = refuges(times, held.is_some(), stay.clone()).into_iter().map(|refuge| {
         // A deadline is kept with the longest start: what takes far longer than the one to fall back on would spend all slack.
         let base_s = refuge.iter().map(Group::start_s).max();
         let soon =
@@ -111,7 +110,13 @@ pub fn decide(
         if is_late(&with_spot.0) { weigh(times, work, refuge, &records, held) } else { with_spot }
     });
     let best = weighed.min_by_key(|(decision, ..)| (is_late(decision), decision.expected_cost));
-    let Some((decision, prospect, groups)) = best else { return (Verdict::Stay, Prospect::Unknown) };
+    let Some(best) = best else { return (Verdict::Stay, Prospect::Unknown) };
+    let (decision, prospect, groups) = if is_late(&best.0) {
+        // What may be taken away is better than what is late for certain.
+        soonest(times, held.is_some(), spot, stay).map_or(best, |soonest| weigh(times, work, soonest, &records, held))
+    } else {
+        best
+    };
     if held.is_some() {
         let verdict = match decision.action {
             Action::Launch(pool) if pool != HELD => go((times, true), &decision, groups, pool - 1, ranked),
@@ -460,6 +465,33 @@ mod tests {
         let drip = Offer { download_mbps: 10, capacity: Capacity::Spot, ..models().0[1].clone() };
         offers.push(Offer { id: "drip".into(), price_per_hour: "0.01".parse().unwrap(), ..drip });
         assert_eq!(with_models(70 * 60, &offers), ["A100-40GB"]);
+    }
+
+    #[test]
+    fn what_nobody_keeps_for_certain_is_done_as_soon_as_it_may_be() {
+        let (models, known) = models();
+        let work = WorkLeft { seconds: 9000, on: None };
+        let needs = Requirements { gpu_count: 1, ..Requirements::default() };
+        let look = |seconds, offers: &[Offer]| {
+            let ranked = tradewind_planner::plan(&needs, &work, &known, offers, usize::MAX).ranked;
+            let times = Times { deadline: Some(in_s(seconds)), ..times() };
+            decide(&times, &work, (&ranked, &[]), |ids| vec![record(); ids.len()], None)
+        };
+        let slow = models[0].clone();
+        let spot = Offer { capacity: Capacity::Spot, ..models[3].clone() };
+        let cheaper = |n: usize| Offer { region: format!("r{n}"), capacity: Capacity::Spot, ..slow.clone() };
+        let market: Vec<Offer> = (0..20).map(cheaper).chain([slow.clone(), spot]).collect();
+        // The one that stays takes 2.5 h; spot takes 1 h, is dearer than twenty others, and may be lost.
+        let (verdict, prospect) = look(100 * 60, &market);
+        assert_eq!(taken(&verdict).0, "A100-40GB");
+        assert!(
+            matches!(&prospect, Prospect::AtRisk(why) if why.contains("unless its machine is lost")),
+            "{prospect:?}"
+        );
+        let (verdict, prospect) = look(30 * 60, &market);
+        assert_eq!(taken(&verdict).0, "A100-40GB", "the first of what is late");
+        assert!(matches!(&prospect, Prospect::Late(why) if why.contains("A100-40GB")), "{prospect:?}");
+        assert_eq!(taken(&look(30 * 60, &[slow]).0).0, "RTX3090");
     }
 
     #[test]
