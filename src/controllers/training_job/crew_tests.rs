@@ -13,13 +13,14 @@ use tradewind_core::{Money, Offer};
 use tradewind_planner::CostBreakdown;
 
 use super::decide::{Admission, Step};
-use super::gang;
 use super::placement::{Choice, Rent};
 use super::play::{Play, disrupted, exited, unschedulable};
 use super::timing::Prospect;
 use super::turns::{Standing, Turn};
 use super::valid::Refused;
+use super::{ending, gang};
 use crate::controllers::worker::WorkerView;
+use crate::events::Severity;
 use crate::test_machine;
 
 #[test]
@@ -33,6 +34,7 @@ fn a_gang_runs_once_every_worker_does_and_is_complete_once_every_last_report_is_
     let started = play.look();
     assert_eq!(started.status.phase, JobPhase::Starting);
     assert!(started.status.message.contains("1 of 3 workers are there"), "{}", started.status.message);
+    assert_eq!(play.reason("Ready"), "WaitingForWorkers");
     play.all_run();
     assert_eq!(play.status().workers.as_ref().unwrap().summary, "3/3");
     for rank in 0..3 {
@@ -41,6 +43,29 @@ fn a_gang_runs_once_every_worker_does_and_is_complete_once_every_last_report_is_
     assert_ne!(play.look().status.phase, JobPhase::Complete, "the last checkpoint may not be committed yet");
     play.o.views[0].as_mut().unwrap().last_report_read = true;
     assert_eq!(play.look().status.phase, JobPhase::Complete);
+}
+
+#[test]
+fn why_an_attempt_ended_is_news_once_and_what_was_said_of_it_does_not_stay() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    assert_eq!(play.reason("Ready"), "Running");
+    play.pod(1, Some("gpu-1"), &disrupted("Running", "EvictionByEvictionAPI"));
+    play.look();
+    play.all_gone();
+    let before = play.status().clone();
+    play.look();
+    let (severity, reason, note) = ending::news(&before, play.status()).unwrap();
+    assert_eq!((severity, reason), (Severity::Warning, Reason::Disrupted));
+    assert!(note.starts_with("attempt 0 ended: Pod j-0-1 on node gpu-1: it was evicted"), "{note}");
+    assert_eq!(ending::news(play.status(), play.status()), None);
+    // There is no room for the next one.
+    for rank in 0..2 {
+        play.pod(rank, None, &unschedulable("2026-01-01T00:00:00Z"));
+    }
+    let waits = play.look().status;
+    assert_eq!((waits.phase, waits.placement), (JobPhase::Waiting, None));
+    assert_ne!(play.reason("Ready"), "Running");
 }
 
 #[test]
@@ -64,6 +89,7 @@ fn one_lost_worker_ends_the_attempt_of_all_and_costs_no_restart() {
         let next = play.look();
         assert_eq!((next.status.attempt, next.status.preemptions, next.status.restarts), (Some(1), 1, 0), "{what}");
         assert_eq!(next.status.history[0].ended, "Disrupted", "{what}");
+        assert_eq!(play.reason("Ready"), "Resuming", "{what}: nothing runs");
         play.o.views.clear();
         assert_eq!(play.look().step, Step::CreatePods { attempt: 1, ranks: vec![0, 1] }, "{what}");
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use tradewind_api::Reason;
 use tradewind_api::training_job::{AttemptRecord, EndingStatus};
+use tradewind_api::{Reason, TrainingJobStatus};
 
 use super::crew::{Crew, Worker, removal};
 use super::decide::{Decision, Observed};
@@ -20,6 +20,7 @@ use super::ended::{next_pods, program_failed, program_stalled, too_many_never_st
 use super::status::Report;
 use super::stop;
 use crate::controllers::pod;
+use crate::events::Severity;
 use crate::runtime::Wake;
 
 /// So long after its grace a worker may still be shown: then its node does not answer. It cannot do harm: the next attempt's fence keeps its
@@ -35,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// So long the last reports are waited for, as those of rented machines: where the mailbox or the bucket is gone, nothing would ever be read.
 const LAST_REPORT_LIMIT: Duration = Duration::from_mins(15);
+
+/// Where an attempt in the cluster was, in the history.
+const IN_CLUSTER: &str = "cluster";
 
 /// Why an attempt ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -266,7 +270,7 @@ fn remember(o: &Observed, r: &mut Report, crew: &Crew<'_>, ending: &EndingStatus
     let agent = crew.workers.first().and_then(|w| w.view).and_then(|v| v.agent.as_ref());
     let record = AttemptRecord {
         attempt: ending.attempt,
-        place: "cluster".to_owned(),
+        place: IN_CLUSTER.to_owned(),
         ended: ending.reason.clone(),
         message: ending.message.clone(),
         from_step: agent.and_then(|a| a.restored_step),
@@ -280,6 +284,19 @@ fn remember(o: &Observed, r: &mut Report, crew: &Crew<'_>, ending: &EndingStatus
         r.status.history.pop();
     }
     r.remember(record);
+}
+
+/// What an Event tells of the end of an attempt in the cluster, if that is news and not the end of the job: the controller of a rented
+/// machine tells of its attempts.
+pub fn news(before: &TrainingJobStatus, after: &TrainingJobStatus) -> Option<(Severity, Reason, String)> {
+    let last = after.history.last().filter(|last| last.place == IN_CLUSTER && !after.phase.is_terminal())?;
+    if before.history.last().is_some_and(|known| known.attempt == last.attempt) {
+        return None;
+    }
+    let reason = Reason::from_word(&last.ended)?;
+    let asked = matches!(reason, Reason::Suspended | Reason::Finished);
+    let severity = if asked { Severity::Normal } else { Severity::Warning };
+    Some((severity, reason, format!("attempt {} ended: {}", last.attempt, last.message)))
 }
 
 /// Work that was done since the last checkpoint, or since the program began.

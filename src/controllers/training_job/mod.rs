@@ -146,6 +146,9 @@ impl TrainingJobs {
                 .tell(&reference(TrainingJob::KIND, &*job), Severity::Warning, reason, "Plan", why.to_owned())
                 .await;
         }
+        if let Some((severity, reason, note)) = job.status.as_ref().and_then(|status| ending::news(before, status)) {
+            self.ctx.tell(&reference(TrainingJob::KIND, &*job), severity, reason, "End", note).await;
+        }
         if was_open {
             self.tell_end(&job).await;
         }

@@ -89,8 +89,18 @@ impl Report {
         self.decide(Step::Rest, wake)
     }
 
-    /// Where the job is, in a word and a sentence.
+    /// Where the job is, in a word and a sentence. On its way to a program that runs it is not ready, whatever was said before.
     pub fn phase(&mut self, phase: JobPhase, message: &str) {
+        let not_ready = match phase {
+            JobPhase::Renting => Some(Reason::Renting),
+            JobPhase::Resuming => Some(Reason::Resuming),
+            JobPhase::Starting if self.workers > 1 => Some(Reason::WaitingForWorkers),
+            JobPhase::Starting => Some(if self.is_in_cluster() { Reason::InCluster } else { Reason::Rented }),
+            _ => None,
+        };
+        if let Some(reason) = not_ready {
+            self.set(READY, Some(false), reason, message);
+        }
         self.status.phase = phase;
         message.clone_into(&mut self.status.message);
     }
@@ -130,10 +140,9 @@ impl Report {
     /// Waits for capacity, price or quota.
     pub fn waiting(&mut self, reason: Reason, message: &str) {
         self.set(PLACED, Some(false), reason, message);
-        if self.status.started_at.is_none() {
-            self.set(READY, Some(false), reason, message);
-        }
+        self.set(READY, Some(false), reason, message);
         self.set(RECONCILING, Some(true), reason, message);
+        self.status.placement = None;
         self.workers(0);
         self.phase(JobPhase::Waiting, message);
     }
