@@ -19,6 +19,7 @@ use tradewind_sim::market::Market;
 use super::placement::{Asks, Choice, Held, Rent, choose};
 use super::play::Play;
 use super::question::Progress;
+use super::status::Report;
 use super::times::Times;
 use super::timing::Prospect;
 use crate::accounts::Account;
@@ -157,4 +158,27 @@ fn that_nothing_can_be_in_time_is_told_while_the_cluster_is_waited_for() {
         |within: &str| choice(&ctx, &json!({"work": {"hours": "2"}, "completeWithin": within}), false, None).prospect();
     assert!(matches!(prospect("1h"), Prospect::Late(_)));
     assert_eq!(prospect("9h"), Prospect::Unknown, "the wait is not over yet");
+}
+
+#[test]
+fn of_a_second_choice_nothing_is_told_that_was_reckoned_for_the_first() {
+    let (cheap, dear) = (offer("cheap", "0.40"), Offer { region: "SE".into(), ..offer("dear", "2.00") });
+    let rent = chosen(&operator("5", &[cheap.clone(), dear.clone()]), &json!({}));
+    let rented = |index: usize| {
+        let orders = json!([{"key": "k", "offer": index, "at": "2026-11-22T10:00:00.000000Z", "outcome": "Rented"}]);
+        let status = json!({"phase": "Booting", "orders": orders, "region": "NO", "capacity": "OnDemand"});
+        let mut machine = test_machine::machine("m", &status);
+        machine.spec.offers.clone_from(&rent.offers);
+        let mut report = Report::new(&Play::new(&json!({})).o);
+        report.chosen(&rent);
+        report.follow(&machine);
+        report.status.placement.unwrap()
+    };
+    let (first, second) = (rented(0), rented(1));
+    assert!(first.cost.is_some() && first.expected_finish.is_some());
+    assert!(second.cost.is_none() && second.expected_finish.is_none() && second.alternatives.is_empty(), "{second:?}");
+    assert!(
+        second.why.as_deref().is_some_and(|why| why.contains("$2.00/h") && why.contains("was refused")),
+        "{second:?}"
+    );
 }

@@ -11,7 +11,7 @@ use tradewind_api::training_job::{
 };
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus, TrainingJobStatus};
 use tradewind_core::{GpuModel, Money};
-use tradewind_planner::CostBreakdown;
+use tradewind_planner::{CostBreakdown, explain};
 
 use tradewind_checkpoints::identity::{EndRecord, Outcome};
 
@@ -23,6 +23,7 @@ use super::rates;
 use super::stop::Wanted;
 use super::valid::Valid;
 use crate::controllers::rented_machine::decide::CLAIMED;
+use crate::controllers::rented_machine::reserve;
 use crate::runtime::Wake;
 
 /// A status under construction.
@@ -207,6 +208,13 @@ impl Report {
             placement.price_per_hour = m.price_per_hour;
             let place = if region.is_empty() { String::new() } else { format!(", {region}") };
             placement.summary = format!("{} ({}{place})", machine.spec.provider, terms(capacity));
+        }
+        if let Some(offer) = reserve::offer(machine).filter(|_| m.rented_order().is_some_and(|order| order.offer > 0)) {
+            // What was reckoned for the first offer, which was refused, is not true of this one.
+            placement.why = Some(format!("{}, since what was chosen before it was refused", explain::offer(&offer)));
+            placement.trust = Some(offer.trust.as_str().to_owned());
+            (placement.cost, placement.expected_finish) = (None, None);
+            placement.alternatives.clear();
         }
         self.status.placement = Some(placement);
         if m.progress.is_some() {
