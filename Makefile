@@ -43,7 +43,7 @@ tools: prerequisites ## builds control plane, S3 server and Python environments,
 
 .PHONY: build
 build: prerequisites ## builds operator, kubectl plug-in, simulator and demo (release) into target/release
-	$(call part,build,$(cargo) build --release --bins --workspace --exclude tradewind-agent)
+	$(call part,build,$(cargo) build --release --bins --workspace --exclude tradewind-agent --exclude tradewind-bench)
 
 .PHONY: agent
 agent: prerequisites ## builds the agent, a static binary
@@ -84,7 +84,8 @@ demo: prerequisites ## shows the main path with everything on this machine; KEEP
 .PHONY: bench
 bench: prerequisites ## measures; prints a table and writes JSON below target/bench
 	$(call part,tools,$(tools) --bench)
-	@$(MAKE) build agent
+	$(call part,build,$(cargo) build --release --bins --workspace --exclude tradewind-agent)
+	@$(MAKE) agent
 	@mkdir -p $(TARGET)/bench
 	$(call part,worlds,WORLD_RUNS=$(WORLD_RUNS) $(cargo) test --release --test world -- --test-threads=1 --nocapture rough_worlds every_kind \
 		>$(TARGET)/bench/worlds.log 2>&1 || tail -5 $(TARGET)/bench/worlds.log)

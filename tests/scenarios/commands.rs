@@ -209,7 +209,7 @@ async fn demo(world: &World, namespace: &str) -> Result<(Job, Job)> {
 #[test]
 fn everything_that_a_user_types_on_a_running_demo() {
     let Some(plugin) = or_skip(Binaries::locate_plugin()) else { return };
-    scenario_in(Some(own_stack()), async |world| {
+    scenario_in(own_stack(), async |world| {
         let namespace = world.namespace("commands").await?;
         let cluster = Cluster::start(world, "own", 2, 2).await?;
         let (rented, team) = demo(world, &namespace).await?;

@@ -18,7 +18,7 @@ use tradewind_harness::proxy::Match;
 use tradewind_harness::sim::SimMachine;
 use tradewind_harness::stack::{NAMESPACE, SERVICE_ACCOUNT};
 
-use crate::world::{World, scenario_in};
+use crate::world::{World, scenario_alone_in};
 
 const JOBS: usize = 200;
 /// Machines that each market has.
@@ -180,7 +180,7 @@ fn told(world: &World, began: Instant, over: Duration) -> Result<()> {
 
 #[test]
 fn two_hundred_jobs_share_what_the_limits_allow() {
-    scenario_in(Some(crowded()), async |world| {
+    scenario_alone_in(crowded(), async |world| {
         let namespace = world.namespace("crowd").await?;
         let list = json!({ "apiVersion": "v1", "kind": "List", "items": (0..JOBS).map(|n| job(&namespace, n)).collect::<Vec<_>>() });
         let began = Instant::now();

@@ -58,7 +58,7 @@ async fn experience(world: &World, namespace: &str) -> Result<()> {
 
 #[test]
 fn a_job_with_a_deadline_waits_takes_spot_loses_it_and_goes_on_demand_in_time() {
-    scenario_in(Some(world()), async |world| {
+    scenario_in(world(), async |world| {
         let namespace = world.namespace("deadline").await?;
         experience(world, &namespace).await?;
         stock(world, SPOT, 0).await?;
@@ -107,7 +107,7 @@ fn a_job_with_a_deadline_waits_takes_spot_loses_it_and_goes_on_demand_in_time() 
 
 #[test]
 fn a_price_is_waited_for_and_a_deadline_that_cannot_be_kept_is_told_at_once() {
-    scenario_in(Some(world()), async |world| {
+    scenario_in(world(), async |world| {
         let namespace = world.namespace("price").await?;
         stock(world, SPOT, 0).await?;
         let patient = |name: &str, patience: &str| {

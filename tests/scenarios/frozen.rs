@@ -18,7 +18,7 @@ use tradewind_harness::{Binaries, Error, Launch, or_skip};
 use crate::api::{Hold, Side};
 use crate::checks::finished_right_but_for;
 use crate::job::Job;
-use crate::world::{SOON, World, market, options_of, scenario_in};
+use crate::world::{SOON, World, market, options_of, scenario, scenario_in};
 
 /// The operator as `cargo test` builds it: with fail points.
 const OPERATOR: &str = env!("CARGO_BIN_EXE_tradewind-operator");
@@ -120,8 +120,7 @@ async fn usurped(world: &World) -> Result<Hold> {
 
 fn frozen_at(moment: Moment) {
     // Where the second replica must have another offer to take, nobody may have brought the others under suspicion a moment ago.
-    let own = (moment == Moment::CallBegun).then(|| options_of("frozen", market()));
-    scenario_in(own, async |world| {
+    let test = async |world: &mut World| {
         let namespace = world.namespace("frozen").await?;
         let points = tempfile::tempdir()?;
         let mut first = leader_that_freezes(world, moment, points.path()).await?;
@@ -172,7 +171,8 @@ fn frozen_at(moment: Moment) {
             ensure!(machines.len() == 1, "{machines:#?}");
         }
         Ok(())
-    });
+    };
+    if moment == Moment::CallBegun { scenario_in(options_of("frozen", market()), test) } else { scenario(test) }
 }
 
 #[test]

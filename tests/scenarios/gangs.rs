@@ -57,7 +57,7 @@ const SOONER_THAN_THE_GRACE: Duration = Duration::from_secs(90);
 
 #[test]
 fn a_dead_node_costs_one_attempt_and_nothing_that_was_saved() {
-    scenario_in(Some(quick_to_notice()), async |world| {
+    scenario_in(quick_to_notice(), async |world| {
         let namespace = world.namespace("dead").await?;
         let images = images(world)?;
         let node = |n: usize| FakeNodeOptions::new(&format!("dead-{n}"), &images).gpus(2).lease_seconds(4);

@@ -75,7 +75,7 @@ fn a_host_that_never_reports_is_left_out_by_the_next_operator_too() {
     own.market = market;
     // The market's logs are at an address of its own, which must be the one that the operator knows.
     own.provider_proxies = false;
-    scenario_in(Some(own), async |world| {
+    scenario_in(own, async |world| {
         let namespace = world.namespace("hosts").await?;
         // Until the first machine is given up, nobody gets the agent.
         let no_agent = world.stack.s3.proxy.rule(Match::method("GET").target("/agent/"), Action::Answer(403));
@@ -134,7 +134,7 @@ fn a_host_that_never_reports_is_left_out_by_the_next_operator_too() {
 
 #[test]
 fn a_program_that_fails_at_once_on_an_unknown_host_is_tried_elsewhere_for_free_once() {
-    scenario_in(Some(options("quick")), async |world| {
+    scenario_in(options("quick"), async |world| {
         let namespace = world.namespace("quick").await?;
         // Fails before it saves anything, in its first attempt only.
         let once = "[ $TRADEWIND_ATTEMPT != 0 ] || { echo CUDA error: device kernel image is invalid; exit 1; }; exec train 20 5 0.05";
@@ -177,7 +177,7 @@ fn a_machine_with_less_than_was_rented_is_given_back_before_anything_runs_on_it(
     market["providers"]["vast"]["offers"][0]["sim"]["host"] = json!({ "diskBytes": 5_u64 << 30 });
     market["providers"]["vast"]["offers"][1]["sim"]["host"] = json!({ "gpus": 0 });
     own.market = market;
-    scenario_in(Some(own), async |world| {
+    scenario_in(own, async |world| {
         let namespace = world.namespace("unfit").await?;
         let job = Job::new(&namespace, "run", 20, 5, "0.05").with(json!({ "failurePolicy": { "maxRestarts": 0 } }));
         job.apply(world).await?;

@@ -134,7 +134,7 @@ fn a_days_money_used_up_sends_the_job_to_another_account() {
         (offer["id"], offer["dph_base"], offer["min_bid"]) = (json!(2001 + n), json!(0.9), json!(0.8));
     }
     two["providers"]["second"] = second;
-    scenario_in(Some(options_of("two-accounts", two)), async |world| {
+    scenario_in(options_of("two-accounts", two), async |world| {
         let namespace = world.namespace("days").await?;
         let patch = json!({ "spec": { "limits": { "perDay": "0.01" } } }).to_string();
         world.stack.kubectl().run(["patch", "twp", VAST, "--type=merge", "-p", &patch]).await?;

@@ -1,7 +1,7 @@
 //! Scenarios on a real API server: operator, simulated market, object store and agents as separate processes.
 //!
-//! All share one world (see [`world`]) and take turns in it, each in a namespace of its own. What a scenario leaves behind is
-//! checked after it: no machine that costs money, no RentedMachine, nothing in the mailbox.
+//! Two run at a time, each in a world that it hands on to the next (see [`world`]), in a namespace of its own. What a scenario
+//! leaves behind is checked after it: no machine that costs money, no RentedMachine, nothing in the mailbox.
 
 mod api;
 mod checks;

@@ -12,7 +12,7 @@ use tradewind_harness::{FakeNodeOptions, StackOptions};
 use crate::golden::golden;
 use crate::job::Job;
 use crate::nodes::{Cluster, PATIENCE, counts, gang, images};
-use crate::world::{World, options, scenario, scenario_in};
+use crate::world::{World, options, scenario, scenario_alone_in, scenario_in};
 
 /// Workers of each job.
 const WORKERS: u64 = 4;
@@ -39,7 +39,7 @@ fn for_a_crowd() -> StackOptions {
 
 #[test]
 fn many_more_jobs_than_room_all_finish_the_oldest_first() {
-    scenario_in(Some(for_a_crowd()), async |world| {
+    scenario_alone_in(for_a_crowd(), async |world| {
         let namespace = world.namespace("crowd").await?;
         let images = images(world)?;
         let gpus = u32::try_from(ROOM * 4 / 3)?;
@@ -226,7 +226,7 @@ const TICKETS_LIVE: Duration = Duration::from_secs(30);
 
 #[test]
 fn pods_that_wait_for_longer_than_signed_urls_live_start_as_they_are() {
-    scenario_in(Some(short_lived()), async |world| {
+    scenario_in(short_lived(), async |world| {
         let namespace = world.namespace("patient").await?;
         let cluster = Cluster::start(world, "patient", 2, 2).await?;
         let job = gated(brief(&namespace, "run", "1"));

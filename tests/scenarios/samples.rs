@@ -158,7 +158,7 @@ fn with_image(name: &str, program: Option<&str>, test: impl AsyncFnOnce(&mut Wor
     let mut options = options_of("samples", with_images(&[(name, root.clone())]));
     // Nodes are played by the harness here.
     options.plane.kwok = false;
-    scenario_in(Some(options), async |world| test(world, &root).await);
+    scenario_in(options, async |world| test(world, &root).await);
 }
 
 #[test]

@@ -76,7 +76,7 @@ async fn search(world: &World) -> Result<Vec<Leak>> {
 fn no_secret_appears_anywhere_and_a_planted_one_is_found() {
     let mut options = options("secrets");
     options.record_store = true;
-    scenario_in(Some(options), async |world| {
+    scenario_in(options, async |world| {
         let namespace = world.namespace("secrets").await?;
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": { "namespace": namespace, "name": "hf" },

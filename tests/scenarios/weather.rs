@@ -97,7 +97,7 @@ async fn unknown_words(world: &World, jobs: &[Job]) -> Result<()> {
 
 #[test]
 fn in_any_weather_jobs_end_right_and_nothing_is_left() {
-    scenario_in(Some(two_markets()), async |world| {
+    scenario_in(two_markets(), async |world| {
         let namespace = world.namespace("weather").await?;
         for fault in [VAST, RUNPOD].iter().flat_map(|provider| faults(provider)) {
             world.stack.sim.add_fault(&fault).await?;

@@ -1,15 +1,15 @@
-//! The one world that all scenarios share, one after the other.
+//! The worlds that scenarios share: as many as run at the same time.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tradewind_harness::{
     Binaries, Stack, StackOptions, Tools, or_skip, project_root, sim::SimMachine, stack::NAMESPACE,
@@ -28,7 +28,12 @@ pub const VAST: &str = "vast";
 
 /// One runtime for all tests: clients belong to the runtime that they were first used in.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads can be started"));
-static WORLD: Mutex<Option<World>> = Mutex::const_new(None);
+
+/// So many scenarios run at the same time: most of them wait most of the time.
+const LANES: u32 = 2;
+static FREE_LANES: Semaphore = Semaphore::const_new(LANES as usize);
+/// Shared worlds in which nobody is.
+static IDLE: Mutex<Vec<World>> = Mutex::new(Vec::new());
 
 /// A running stack whose operator speaks to the API server through [`ApiProxy`].
 pub struct World {
@@ -95,27 +100,33 @@ pub fn options_of(label: &str, market: Value) -> StackOptions {
     options
 }
 
-/// Runs a scenario when its turn has come. If it fails, the world is told about and thrown away.
+/// Runs a scenario in a shared world. If it fails, the world is told about and thrown away.
 pub fn scenario(test: impl AsyncFnOnce(&mut World) -> Result<()>) {
-    scenario_in(None, test);
+    run(1, None, test);
 }
 
-/// As [`scenario`], in a world of its own if there are options for it.
+/// As [`scenario`], in a world of its own.
+pub fn scenario_in(own: StackOptions, test: impl AsyncFnOnce(&mut World) -> Result<()>) {
+    run(1, Some(own), test);
+}
+
+/// As [`scenario_in`], with the whole computer: for crowds, of which the time is told or limited.
+pub fn scenario_alone_in(own: StackOptions, test: impl AsyncFnOnce(&mut World) -> Result<()>) {
+    run(LANES, Some(own), test);
+}
+
 #[expect(clippy::panic, reason = "this is how a test fails")]
-pub fn scenario_in(own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World) -> Result<()>) {
+fn run(lanes: u32, own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World) -> Result<()>) {
     if or_skip(Tools::locate()).is_none() || or_skip(Binaries::locate()).is_none() {
         return;
     }
     RUNTIME.block_on(async {
-        let mut slot = WORLD.lock().await;
+        let _lanes = FREE_LANES.acquire_many(lanes).await.expect("nobody closes it");
         let is_shared = own.is_none();
-        let mut world = match (own, slot.take()) {
-            (None, Some(world)) => world,
-            (None, None) => World::with(options("scenarios")).await.expect("the world starts"),
-            (Some(own), shared) => {
-                *slot = shared;
-                World::with(own).await.expect("a world of its own starts")
-            }
+        let used = if is_shared { idle().pop() } else { None };
+        let mut world = match used {
+            Some(world) => world,
+            None => World::with(own.unwrap_or_else(|| options("scenarios"))).await.expect("a world starts"),
         };
         world.begin().await.expect("the world is as at the start");
         let began = Instant::now();
@@ -126,7 +137,7 @@ pub fn scenario_in(own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World)
         let outcome = AssertUnwindSafe(run).catch_unwind().await;
         eprintln!("took {:.1} s", began.elapsed().as_secs_f64());
         match outcome {
-            Ok(Ok(())) if is_shared => *slot = Some(world),
+            Ok(Ok(())) if is_shared => idle().push(world),
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 world.tell().await;
@@ -138,6 +149,10 @@ pub fn scenario_in(own: Option<StackOptions>, test: impl AsyncFnOnce(&mut World)
             }
         }
     });
+}
+
+fn idle() -> MutexGuard<'static, Vec<World>> {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl World {
@@ -156,6 +171,7 @@ impl World {
 
     /// Brings the market back to what it was.
     async fn begin(&mut self) -> Result<()> {
+        self.revive().await?;
         let sim = &self.stack.sim;
         sim.clear_faults().await?;
         for (id, price, bid) in OFFERS.into_iter().filter(|_| self.usual_market) {
@@ -166,6 +182,17 @@ impl World {
         }
         self.seen = sim.machines().await?.machines.into_iter().map(|m| m.id).collect();
         Ok(())
+    }
+
+    /// Where the computer was too busy with another scenario to renew a Lease of seconds, the operator has left, as it should: a Deployment
+    /// would start it again.
+    async fn revive(&mut self) -> Result<()> {
+        let operator = &mut self.stack.operator;
+        let Some(status) = operator.process.exited()? else { return Ok(()) };
+        let last = operator.process.tail(2000);
+        ensure!(last.contains("Lead lost"), "the operator ended between two scenarios: {status}; {last}");
+        eprintln!("the operator lost its Lease between two scenarios, and is started again");
+        Ok(operator.restart().await?)
     }
 
     /// A fresh namespace for jobs.

@@ -40,7 +40,7 @@ async fn machine_of(world: &World, provider: &str) -> Result<SimMachine, String>
 
 #[test]
 fn with_the_operator_gone_for_good_vast_costs_the_line_and_runpod_the_credit() {
-    scenario_in(Some(options_of("worst-case", both())), async |world| {
+    scenario_in(options_of("worst-case", both()), async |world| {
         let namespace = world.namespace("gone").await?;
         let tolerate = json!({ "spec": { "operatorOutageTolerance": format!("{LINE_S}s") } }).to_string();
         let mut jobs = Vec::new();
