@@ -78,7 +78,8 @@ pub struct TrainingJobSpec {
     /// How much work there is; measured progress replaces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<Work>,
-    /// The deadline, counted from the job's creation. It is kept if any allowed placement can keep it, whatever that costs within the budget.
+    /// The deadline, counted from the job's creation. On rented machines it is kept if any allowed placement can keep it, whatever that costs
+    /// within the budget; of a job that runs in the cluster it is told whether its pace keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete_within: Option<Span>,
     /// What a failing program leads to.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tradewind_api::conditions::{ON_TIME, condition, set_condition};
 use tradewind_api::training_job::JobPhase;
 use tradewind_api::{Reason, TrainingJob, TrainingJobStatus};
 
 use super::decide::{Decision, Observed};
+use super::rates;
 use super::status::is_in_cluster;
 use super::timing::Prospect;
 use super::valid::Valid;
@@ -33,6 +34,15 @@ pub fn in_s(now: Timestamp, seconds: u64) -> Option<Timestamp> {
 /// A moment as people read it, to the minute.
 pub fn minute(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// An expected moment is told to so many seconds, so that it is not another sentence at each look.
+const TOLD_S: i64 = 600;
+
+/// As [`minute`], of a moment that is expected.
+pub fn about(at: Timestamp) -> String {
+    let told = at.as_second().saturating_add(TOLD_S - 1) / TOLD_S * TOLD_S;
+    minute(Timestamp::from_second(told).unwrap_or(Timestamp::MAX))
 }
 
 /// The same decision with the condition that tells of the deadline, which does not pass unnoticed.
@@ -73,8 +83,7 @@ fn told(o: &Observed, status: &TrainingJobStatus, deadline: Timestamp) -> Option
         return Some((None, Reason::DeadlineAtRisk, format!("is suspended; the deadline is {by}")));
     }
     if is_in_cluster(status) {
-        let message = format!("runs in the cluster, where nobody reckons when it is complete; the deadline is {by}");
-        return Some((None, Reason::DeadlineAtRisk, message));
+        return Some(at_its_pace(status, deadline));
     }
     match &o.prospect {
         Prospect::AtRisk(why) => Some((None, Reason::DeadlineAtRisk, why.clone())),
@@ -84,6 +93,24 @@ fn told(o: &Observed, status: &TrainingJobStatus, deadline: Timestamp) -> Option
         Prospect::Unknown => {
             Some((None, Reason::DeadlineAtRisk, format!("it is not known yet whether {by} can be kept")))
         }
+    }
+}
+
+/// In the cluster nobody knows how fast the nodes are before the program has told it.
+fn at_its_pace(status: &TrainingJobStatus, deadline: Timestamp) -> (Option<bool>, Reason, String) {
+    let by = minute(deadline);
+    let Some(finish) = rates::finish(status) else {
+        let message = format!("runs in the cluster, and has not told for long enough how fast; the deadline is {by}");
+        return (None, Reason::DeadlineAtRisk, message);
+    };
+    let message = format!("at its pace in the cluster complete at about {}; the deadline is {by}", about(finish));
+    // What was called late is not in time for a moment's hurry.
+    let was_late = condition(&status.conditions, ON_TIME).is_some_and(|c| c.status == "False");
+    let margin = if was_late { SignedDuration::from_secs(TOLD_S) } else { SignedDuration::ZERO };
+    if finish.checked_add(margin).is_ok_and(|finish| finish <= deadline) {
+        (None, Reason::DeadlineAtRisk, message)
+    } else {
+        (Some(false), Reason::DeadlineOutOfReach, message)
     }
 }
 
@@ -140,6 +167,36 @@ mod tests {
         let (over, told) = kept(&o, late.status.clone());
         assert!(told.starts_with("False/DeadlineMissed: the deadline 2026-11-22 12:00 UTC is over"), "{told}");
         assert!(trouble(&late.status, &over.status).is_some(), "for another reason");
+    }
+
+    #[test]
+    fn in_the_cluster_the_pace_of_the_program_tells_when_it_is_complete() {
+        let o = job(&serde_json::json!({"completeWithin": "2h"}));
+        let status = |step: i64| -> TrainingJobStatus {
+            serde_json::from_value(serde_json::json!({
+                "phase": "Running", "placement": {"summary": "cluster"},
+                "conditions": [{"type": "Placed", "status": "True", "reason": "InCluster", "message": "",
+                    "lastTransitionTime": "2026-11-22T10:00:00Z"}],
+                "program": {"since": "2026-11-22T10:00:00Z"},
+                "progress": {"step": step, "total": 1000, "summary": "", "at": "2026-11-22T10:30:00Z"},
+            }))
+            .unwrap()
+        };
+        assert!(kept(&o, status(5)).1.starts_with("Unknown/DeadlineAtRisk: runs in the cluster, and has not told"));
+        let (_, told) = kept(&o, status(500));
+        assert_eq!(
+            told,
+            "Unknown/DeadlineAtRisk: at its pace in the cluster complete at about 2026-11-22 11:00 UTC; the deadline is \
+             2026-11-22 12:00 UTC"
+        );
+        let (late, told) = kept(&o, status(200));
+        assert!(
+            told.starts_with("False/DeadlineOutOfReach: at its pace in the cluster complete at about 2026-11-22 12:30")
+        );
+        assert!(trouble(&status(200), &late.status).is_some());
+        let hurried = |step| TrainingJobStatus { conditions: late.status.conditions.clone(), ..status(step) };
+        assert!(kept(&o, hurried(253)).1.starts_with("False"), "11:58 is a matter of luck");
+        assert!(kept(&o, hurried(300)).1.starts_with("Unknown"));
     }
 
     #[test]

@@ -413,6 +413,7 @@ impl Planning<'_> {
     /// The best of what fits, or a wait for something better.
     fn timed(&self, ranked: Vec<Candidate>, asked: &Question, offers: &[&Offer], limits: &Limits) -> Choice {
         let (times, held) = (&self.asks.times, &self.asks.held);
+        let left_s = times.deadline.map(|deadline| times.left(deadline));
         if held.is_none() && !times.matter() {
             return self.order(ranked, asked, offers);
         }
@@ -431,16 +432,16 @@ impl Planning<'_> {
         if held.is_none() && !self.asks.due {
             // It may start in the cluster yet. That nothing can be in time is told at once.
             let late = if matches!(prospect, Prospect::Late(_)) { prospect } else { Prospect::Unknown };
-            return told(self.order(ranked, asked, offers), None, late);
+            return told(self.order(ranked, asked, offers), None, late, left_s);
         }
         if let (Some(staying), Some(held)) = (&staying, held) {
             return match leaves((staying, held), ranked, verdict, &prospect) {
-                Leaves::For { ranked, because } => told(self.order(ranked, asked, offers), because, prospect),
+                Leaves::For { ranked, because } => told(self.order(ranked, asked, offers), because, prospect, left_s),
                 Leaves::Not { gains } => Choice::Keep { prospect, gains },
             };
         }
         match verdict {
-            Verdict::Go { ranked, because, .. } => told(self.order(ranked, asked, offers), because, prospect),
+            Verdict::Go { ranked, because, .. } => told(self.order(ranked, asked, offers), because, prospect, left_s),
             Verdict::Wait { message, again_in } => {
                 let now = ranked.iter().map(|c| c.offer.price_per_hour).min().unwrap_or_default();
                 Choice::Later { message, again_in, prospect, now }
@@ -465,8 +466,12 @@ impl Planning<'_> {
 }
 
 /// A choice with what else is to be told of it.
-fn told(mut choice: Choice, because: Option<String>, prospect: Prospect) -> Choice {
+fn told(mut choice: Choice, because: Option<String>, prospect: Prospect, left_s: Option<u64>) -> Choice {
     if let Choice::Rent(rent) = &mut choice {
+        if let (Prospect::OnTime, Some(left_s)) = (&prospect, left_s) {
+            // Begun on a machine that would be late, it ends on another one.
+            rent.finish_in_s = rent.finish_in_s.min(left_s);
+        }
         rent.prospect = prospect;
         if let Some(because) = because {
             rent.why = format!("{}; {because}", rent.why);

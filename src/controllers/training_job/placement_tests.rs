@@ -182,3 +182,14 @@ fn of_a_second_choice_nothing_is_told_that_was_reckoned_for_the_first() {
         "{second:?}"
     );
 }
+
+#[test]
+fn however_much_was_asked_for_what_is_told_of_a_choice_stays_small() {
+    let mut rent = chosen(&operator("5", &[offer("one", "1.00")]), &json!({}));
+    rent.why = "w".repeat(10_000);
+    rent.rejected = vec!["r".repeat(10_000); 10];
+    let mut report = Report::new(&Play::new(&json!({})).o);
+    report.chosen(&rent);
+    let told = serde_json::to_string(&report.status.placement.unwrap()).unwrap();
+    assert!(told.len() < 3500, "alternatives need room too: {}", told.len());
+}

@@ -1,6 +1,7 @@
 //! How fast a job was on each GPU model, as its own steps tell: what the planner compares machines by, once it is known. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tradewind_api::TrainingJobStatus;
@@ -13,17 +14,30 @@ const LEAST_STEPS: i64 = 10;
 /// Models that are remembered.
 const MOST: usize = 8;
 
-/// Steps in a million seconds on the machine that the job runs on, or ran on last.
-fn measured(status: &TrainingJobStatus) -> Option<(GpuModel, u64)> {
+/// Steps in a million seconds where the job runs, or ran last.
+fn pace(status: &TrainingJobStatus) -> Option<u64> {
     let (program, progress) = (status.program.as_ref()?, status.progress.as_ref()?);
-    let model = rented_model(status)?;
     let steps = progress.step.saturating_sub(program.from_step.unwrap_or(0));
     let took = progress.at.as_ref().map_or(Timestamp::MIN, |at| at.0).duration_since(program.since.0);
     if took < LEAST_S || steps < LEAST_STEPS {
         return None;
     }
     let rate = u128::try_from(steps).ok()? * 1_000_000 / u128::try_from(took.as_secs()).ok()?.max(1);
-    Some((model, u64::try_from(rate).ok()?))
+    u64::try_from(rate).ok()
+}
+
+/// The same on the rented machine that the job runs on, with its model.
+fn measured(status: &TrainingJobStatus) -> Option<(GpuModel, u64)> {
+    Some((rented_model(status)?, pace(status)?))
+}
+
+/// When a job that goes on as fast as so far is complete, if it tells how many steps there are.
+pub fn finish(status: &TrainingJobStatus) -> Option<Timestamp> {
+    let progress = status.progress.as_ref()?;
+    let left = u128::try_from(progress.total?.saturating_sub(progress.step)).ok()?;
+    let left_s = (left * 1_000_000).checked_div(u128::from(pace(status)?))?;
+    let at = progress.at.as_ref()?.0;
+    Some(at.checked_add(Duration::from_secs(u64::try_from(left_s).ok()?)).unwrap_or(Timestamp::MAX))
 }
 
 /// The model of the rented machine that the job runs on. The cluster does not say which model a node has.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tradewind_api::conditions::{
-    ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, SUSPENDED, condition, set_condition,
+    ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, SUSPENDED, bounded, condition, set_condition,
 };
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::training_job::{
@@ -59,6 +59,11 @@ pub fn is_in_cluster(status: &TrainingJobStatus) -> bool {
     let placed = condition(&status.conditions, PLACED);
     placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
 }
+
+/// Characters of the sentence that says why a machine was chosen, and of each line that says why others were not: with all else that is told of
+/// a choice they stay below 4 KB.
+const WHY: usize = 700;
+const REJECTED_LINE: usize = 200;
 
 impl Report {
     /// Starts from the status that the job has.
@@ -163,11 +168,11 @@ impl Report {
             price_per_hour: Some(offer.price_per_hour),
             capacity: Some(capacity.to_owned()),
             trust: Some(offer.trust.as_str().to_owned()),
-            why: Some(rent.why.clone()),
+            why: Some(bounded(rent.why.clone(), WHY)),
             cost: Some(expected_cost(&rent.cost)),
             expected_finish: self.in_s(rent.finish_in_s),
             alternatives: rent.others.iter().map(|other| self.alternative(other)).collect(),
-            rejected: rent.rejected.clone(),
+            rejected: rent.rejected.iter().map(|line| bounded(line.clone(), REJECTED_LINE)).collect(),
         });
         self.set(PLACED, Some(true), Reason::Renting, &rent.why);
         self.set(RECONCILING, Some(true), Reason::Renting, "a machine is being rented");

@@ -10,15 +10,13 @@ use tradewind_planner::when::{
 };
 use tradewind_planner::{Candidate, WorkLeft, explain};
 
-use super::deadline::{later, minute};
+use super::deadline::{about, later, minute};
 use super::groups::{Group, POOLS, changeover, groups, keeps, refuges, soonest};
 use super::times::Times;
 use crate::market::pools::PoolId;
 
 /// As [`POOLS`], of those that are not there now.
 const HOPED: usize = 3;
-/// An expected finish is told to so many seconds.
-const TOLD_S: i64 = 600;
 /// Index of the machine that a job runs on, among the pools.
 const HELD: usize = 0;
 
@@ -206,11 +204,10 @@ fn prospect(
     if at.finish_s <= times.left(until) {
         return Prospect::AtRisk(format!("will be complete by {deadline} unless its machine is lost"));
     }
-    let finish = later(times.now, Duration::from_secs(at.finish_s)).as_second();
-    let finish = Timestamp::from_second(finish.saturating_add(TOLD_S - 1) / TOLD_S * TOLD_S).unwrap_or(Timestamp::MAX);
+    let finish = later(times.now, Duration::from_secs(at.finish_s));
     Prospect::Late(format!(
         "the deadline {deadline} cannot be kept: the earliest finish is about {}, on {}, for about ${} more",
-        minute(finish),
+        about(finish),
         explain::offer(&first.offer),
         explain::about(at.cost)
     ))
@@ -240,6 +237,7 @@ fn go(
 ) -> Verdict {
     let chosen = groups.swap_remove(pool);
     let late = is_late(decision);
+    let moves_on = groups.iter().any(Group::stays).then(|| moves_on(times, &chosen)).flatten();
     let fits = |candidate: &&Candidate| !chosen.stays() || late || keeps(times, holds, candidate);
     let is_other = |candidate: &&Candidate| {
         candidate.offer.capacity == chosen.id.capacity && PoolId::of(&candidate.offer) != chosen.id
@@ -250,7 +248,7 @@ fn go(
     }
     Verdict::Go {
         ranked: chosen.candidates.iter().copied().filter(fits).chain(others).cloned().collect(),
-        because: because(decision),
+        because: because(decision).or(moves_on),
         must: matches!(decision.reason, Why::LastSafeMoment | Why::TooLate { .. }),
     }
 }
@@ -264,6 +262,15 @@ fn because(decision: &Decision) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// What is begun on a machine that would be late may end in time: on another one.
+fn moves_on(times: &Times, chosen: &Group<'_>) -> Option<String> {
+    let first = chosen.candidates.first()?;
+    let late = !chosen.stays() && times.deadline.is_some_and(|deadline| first.finish_in_s > times.left(deadline));
+    late.then(|| {
+        "it would be late there, so it moves on to a machine that stays while that keeps the deadline".to_owned()
+    })
 }
 
 /// What is waited for, and until when.
@@ -492,6 +499,23 @@ mod tests {
         assert_eq!(taken(&verdict).0, "A100-40GB", "the first of what is late");
         assert!(matches!(&prospect, Prospect::Late(why) if why.contains("A100-40GB")), "{prospect:?}");
         assert_eq!(taken(&look(30 * 60, &[slow]).0).0, "RTX3090");
+    }
+
+    #[test]
+    fn what_begins_on_a_slow_machine_is_said_to_move_on() {
+        let (models, known) = models();
+        let spot = Offer { capacity: Capacity::Spot, price_per_hour: "0.10".parse().unwrap(), ..models[0].clone() };
+        let needs = Requirements { gpu_count: 1, ..Requirements::default() };
+        let ranked = tradewind_planner::plan(&needs, &WORK, &known, &[spot, models[3].clone()], 8).ranked;
+        let look = |seconds| {
+            let times = Times { deadline: Some(in_s(seconds)), ..times() };
+            decide(&times, &WORK, (&ranked, &[]), |ids| vec![record(); ids.len()], None)
+        };
+        let (verdict, prospect) = look(9000);
+        let (id, because) = taken(&verdict);
+        assert_eq!((id, prospect), ("RTX3090", Prospect::OnTime));
+        assert!(because.is_some_and(|why| why.contains("moves on to a machine that stays")), "{because:?}");
+        assert_eq!(taken(&look(24 * HOUR).0), ("RTX3090", None));
     }
 
     #[test]
