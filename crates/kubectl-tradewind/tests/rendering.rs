@@ -104,6 +104,32 @@ fn a_job_that_waits_for_an_offer() {
 }
 
 #[test]
+fn renting_is_foretold_only_where_it_may_follow_and_when_the_operator_does_it() {
+    let deadlines = |spec: Value, accepted: &str| {
+        let status = json!({
+            "phase": "Waiting", "unschedulableSince": "2026-11-21T11:59:30Z",
+            "conditions": [{ "type": "Accepted", "status": accepted, "reason": "NoMailbox", "message": "", "lastTransitionTime": "2026-11-21T11:48:00Z" }],
+        });
+        let view = StatusView::of(&found(job("waits", spec, status)), now());
+        view.deadlines.iter().map(|d| format!("{}: {}", d.at, d.what)).collect::<Vec<_>>()
+    };
+    let rents = |at: &str| vec![format!("2026-11-21T{at}Z: a machine may be rented (burstAfter)")];
+    assert_eq!(deadlines(json!({}), "True"), rents("12:01:30"));
+    // Of ten minutes to spare the operator waits a quarter at most.
+    let hurried = json!({ "placement": { "burstAfter": "5m" }, "completeWithin": "70m", "work": { "hours": "1" } });
+    assert_eq!(deadlines(hurried, "True"), rents("12:02:00"));
+    assert!(deadlines(json!({}), "False").is_empty(), "the operator refuses it");
+    let volume = json!([{ "name": "d", "persistentVolumeClaim": { "claimName": "x" } }]);
+    for never in [
+        json!({ "placement": { "inCluster": "Only" } }),
+        json!({ "workers": 2 }),
+        json!({ "template": { "spec": { "volumes": volume } } }),
+    ] {
+        assert_eq!(deadlines(never.clone(), "True"), [""; 0], "{never}");
+    }
+}
+
+#[test]
 fn a_job_that_has_failed() {
     let message =
         "the program failed 4 times, more than failurePolicy.maxRestarts allows; last: exit code 3: loss is NaN";

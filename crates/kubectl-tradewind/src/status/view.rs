@@ -5,12 +5,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
+use tradewind::controllers::training_job::valid;
 use tradewind_api::conditions::{
     ACCEPTED, COMPLETE, FAILED, PLACED, READY, RECONCILING, STALLED, SUSPENDED, condition,
 };
 use tradewind_api::rented_machine::MachinePhase;
 use tradewind_api::training_job::{
-    AttemptRecord, CheckpointSpec, JobPhase, PlacementStatus, ProgressStatus, TrainingJobStatus,
+    AttemptRecord, CheckpointSpec, InCluster, JobPhase, PlacementStatus, ProgressStatus, TrainingJobStatus,
 };
 use tradewind_api::{Reason, RentedMachine, TrainingJob, names};
 use tradewind_core::Money;
@@ -384,6 +385,17 @@ fn gang_waits_until(found: &Found, status: &TrainingJobStatus) -> Option<Timesta
     after(since, whole(spec.gang_timeout.seconds()))
 }
 
+/// From when on a job that the cluster has no room for may be rented for. A job with a deadline waits less than its `burstAfter` says.
+fn rented_from(job: &TrainingJob, status: &TrainingJobStatus) -> Option<Timestamp> {
+    let waits = matches!(status.phase, JobPhase::Pending | JobPhase::Waiting);
+    let since = status.unschedulable_since.as_ref().filter(|_| waits)?;
+    // What the operator has refused is not rented for, whatever its reason: it knows more than the spec says.
+    let refused = condition(&status.conditions, ACCEPTED).is_some_and(|c| c.status == "False");
+    let values = valid::values(job);
+    let follows = values.in_cluster == InCluster::Prefer && values.rental.is_ok() && !refused;
+    after(since.0, whole(values.burst_after.as_secs())).filter(|_| follows)
+}
+
 fn deadlines(found: &Found, status: &TrainingJobStatus, now: Timestamp) -> Vec<Deadline> {
     let (job, machine) = (&found.job, found.machine.as_ref());
     let mut deadlines = Vec::new();
@@ -406,11 +418,7 @@ fn deadlines(found: &Found, status: &TrainingJobStatus, now: Timestamp) -> Vec<D
             add("the program's own time to save and stop ends", until);
         }
     }
-    let waits = matches!(status.phase, JobPhase::Pending | JobPhase::Waiting);
-    if let Some(since) = status.unschedulable_since.as_ref().filter(|_| waits) {
-        let burst = after(since.0, whole(job.spec.placement.burst_after.seconds()));
-        add("a machine may be rented (burstAfter)", burst.filter(|at| *at > now));
-    }
+    add("a machine may be rented (burstAfter)", rented_from(job, status).filter(|at| *at > now));
     let gang = gang_waits_until(found, status).filter(|at| *at > now);
     add("the nodes of all workers are given back if one has none by then (gangTimeout)", gang);
     if let (Some(ttl), Some(end)) = (&job.spec.ttl_after_finished, &status.finished_at) {
