@@ -96,6 +96,19 @@ fn a_deadline_takes_what_is_sure_to_keep_it() {
 }
 
 #[test]
+fn a_deadline_that_hangs_on_one_spot_machine_is_told_to_be_at_risk() {
+    let spot = JOB.replace("inCluster: Never", "inCluster: Never, capacity: Spot");
+    let text = spot.replace("  work:", "  completeWithin: 8h\n  work:");
+    let view = PlanView::of(&Manifest::read("job.yaml", &text).unwrap().jobs[0], &market("market.json"), now(), 3);
+    assert_eq!(view.decision, Decision::Rent, "{}", view.message);
+    let told = view.at_risk.as_deref().unwrap_or_default();
+    assert!(told.contains("unless its machine is lost"), "{told}");
+    same("plan-at-risk.txt", &shown(&view));
+    let sure = planned("  work:", "  completeWithin: 8h\n  work:");
+    assert_eq!((sure.at_risk, sure.late), (None, None), "on demand there is nothing to fear");
+}
+
+#[test]
 fn a_job_that_nothing_fits() {
     let view = planned("RTX4090, RTX3090]", "RTX4909]");
     assert_eq!(view.decision, Decision::Nowhere);

@@ -27,9 +27,11 @@ pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
     if let Some(deadline) = view.deadline {
         let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), moment(deadline));
     }
-    if let Some(late) = &view.late {
-        text.push_str(&ink.paint(wrapped(&format!("Late: {late}."), "").trim_end(), Shade::Bad));
-        text.push('\n');
+    for (word, why, shade) in [("Late", &view.late, Shade::Bad), ("At risk", &view.at_risk, Shade::Waiting)] {
+        if let Some(why) = why {
+            text.push_str(&ink.paint(wrapped(&format!("{word}: {why}."), "").trim_end(), shade));
+            text.push('\n');
+        }
     }
     if let Some(patience) = view.patience_until.filter(|_| view.decision != Decision::Wait) {
         let _ = writeln!(text, "May wait for something cheaper until {}.", moment(patience));

@@ -74,6 +74,9 @@ pub struct PlanView {
     /// If nothing keeps the deadline: the earliest finish, and what it would cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<String>,
+    /// If the deadline is kept only as long as things go well: what must not happen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_risk: Option<String>,
     /// Until when it may wait for something cheaper.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience_until: Option<Timestamp>,
@@ -137,6 +140,7 @@ impl PlanView {
             expected_finish: None,
             deadline: None,
             late: None,
+            at_risk: None,
             patience_until: None,
             alternatives: Vec::new(),
             offers: known.saturating_add(market.unread()),
@@ -163,8 +167,10 @@ impl PlanView {
         } else {
             (Verdict::Go { ranked: plan.ranked.clone(), because: None, must: false }, Prospect::Unknown)
         };
-        if let Prospect::Late(why) = prospect {
-            self.late = Some(why);
+        match prospect {
+            Prospect::Late(why) => self.late = Some(why),
+            Prospect::AtRisk(why) => self.at_risk = Some(why),
+            Prospect::OnTime | Prospect::Unknown => {}
         }
         let first = match &verdict {
             Verdict::Go { ranked, because, .. } => {
