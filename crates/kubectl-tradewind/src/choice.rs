@@ -16,9 +16,9 @@ use crate::text::{NONE, dollars, until, wrapped};
 /// One part of an expected cost.
 pub type Part = (&'static str, Money);
 
-/// The parts of an expected cost that are not zero, in the order in which they come about.
-pub fn parts(cost: &ExpectedCost) -> Vec<Part> {
-    let all = [
+/// The parts of an expected cost in the order in which they come about; `all`: those of nothing too.
+pub fn parts(cost: &ExpectedCost, all: bool) -> Vec<Part> {
+    let parts = [
         ("set-up", cost.setup),
         ("image pull", cost.image_pull),
         ("input download", cost.input_download),
@@ -28,13 +28,13 @@ pub fn parts(cost: &ExpectedCost) -> Vec<Part> {
         ("disk", cost.storage),
         ("traffic", cost.traffic),
     ];
-    all.into_iter().filter(|(_, amount)| *amount != Money::ZERO).collect()
+    parts.into_iter().filter(|(_, amount)| all || *amount != Money::ZERO).collect()
 }
 
-/// The expected cost, part by part.
-pub fn cost(cost: &ExpectedCost, ink: Ink) -> String {
+/// The expected cost, part by part; `all`: with the parts that cost nothing.
+pub fn cost(cost: &ExpectedCost, all: bool, ink: Ink) -> String {
     let mut table = Table::new(&["EXPECTED COST", "$"]);
-    for (what, amount) in parts(cost) {
+    for (what, amount) in parts(cost, all) {
         table.row([what.into(), about(amount).into()]);
     }
     table.row([Cell::shaded("in all", Shade::Strong), Cell::shaded(about(cost.total), Shade::Strong)]);
@@ -104,7 +104,8 @@ mod tests {
         let money = Money::from_micros;
         let some =
             ExpectedCost { compute: money(300_000), storage: money(1), total: money(300_001), ..Default::default() };
-        assert_eq!(parts(&some).iter().map(|(what, _)| *what).collect::<Vec<_>>(), ["work", "disk"]);
+        assert_eq!(parts(&some, false).iter().map(|(what, _)| *what).collect::<Vec<_>>(), ["work", "disk"]);
+        assert_eq!(parts(&some, true).len(), 8);
         let first = First { what: "a (chosen)".to_owned(), price_per_hour: None, expected_finish: None };
         let other = |extra| Alternative { summary: "b".to_owned(), extra_cost: money(extra), ..Alternative::default() };
         let table = offers(&first, &[other(50_000), other(-50_000)], Timestamp::UNIX_EPOCH, Ink::none());

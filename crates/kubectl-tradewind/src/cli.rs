@@ -55,7 +55,7 @@ pub enum Form {
     Json,
     /// One YAML document.
     Yaml,
-    /// Text with more in it, where there is more.
+    /// Text with more in it (`why`, `plan`, `offers`); the others print what they always do.
     Wide,
 }
 
@@ -106,6 +106,7 @@ pub struct StatusArgs {
 const WHY_EXAMPLES: &str = "\
 Examples:
   kubectl tradewind why my-run
+  kubectl tradewind why my-run -o wide        every part of the cost, also those of nothing
   kubectl tradewind why my-run -n team-a -o json | jq .alternatives
 
 Exit codes: 0 the job is there; 1 it is not; 2 no answer.";

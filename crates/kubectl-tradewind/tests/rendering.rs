@@ -66,8 +66,10 @@ fn why_a_job_runs_where_it_runs() {
     placement["rejected"] = json!(["14 are below minTrust Datacenter"]);
     let holds = json!({ "type": "Placed", "status": "True", "reason": "Renting", "message": "", "lastTransitionTime": "2026-11-21T11:48:00Z" });
     placed["status"]["conditions"].as_array_mut().unwrap().push(holds);
+    placed["status"]["deadline"] = json!("2026-11-21T20:43:17Z");
     let view = WhyView::of(&serde_json::from_value(placed).unwrap());
-    same("why.txt", &why::render(&view, now(), Ink::none()));
+    same("why.txt", &why::render(&view, false, now(), Ink::none()));
+    same("why-wide.txt", &why::render(&view, true, now(), Ink::none()));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tradewind_core::Money;
 use super::view::{Decision, PlanView};
 use crate::choice::{self, First};
 use crate::screen::{Ink, Shade};
-use crate::text::{count, dollars, until, wrapped};
+use crate::text::{count, dollars, moment, until, wrapped};
 
 /// The decision, its cost taken apart, the others, what does not fit, and what was assumed.
 pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
@@ -43,7 +43,7 @@ pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
             price_per_hour: Some(offer.price_per_hour),
             expected_finish: view.expected_finish,
         };
-        let _ = write!(text, "\n{}", choice::cost(cost, ink));
+        let _ = write!(text, "\n{}", choice::cost(cost, false, ink));
         let _ = write!(text, "\n{}", choice::offers(&first, &view.alternatives, now, ink));
         let cheaper = view.alternatives.iter().any(|other| other.extra_cost < Money::ZERO);
         let said = view.late.is_some() || view.message.contains("by the deadline");
@@ -78,8 +78,4 @@ fn message(view: &PlanView, now: Timestamp) -> String {
         dollars(offer.price_per_hour),
         choice::about(cost.total)
     )
-}
-
-fn moment(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

@@ -21,5 +21,5 @@ pub async fn run(
     clock: &dyn Clock,
 ) -> Result<(), Trouble> {
     let view = WhyView::of(&connection.job(&args.job).await?);
-    screen.show(form, &view, |ink| render(&view, clock.now(), ink))
+    screen.show(form, &view, |ink| render(&view, form == Some(Form::Wide), clock.now(), ink))
 }

@@ -8,23 +8,27 @@ use super::view::WhyView;
 use crate::choice::{self, First};
 use crate::screen::{Ink, Shade};
 use crate::status::shade;
-use crate::text::until;
+use crate::text::{moment, until, wrapped};
 
-/// The sentence, the expected cost taken apart, the others, and what does not fit.
-pub fn render(view: &WhyView, now: Timestamp, ink: Ink) -> String {
+/// The sentence, the expected cost taken apart, the others, and what does not fit. `wide`: also the parts that cost nothing, and the moment at
+/// which it was expected to be complete.
+pub fn render(view: &WhyView, wide: bool, now: Timestamp, ink: Ink) -> String {
     let mut text = format!(
         "{}  {}\n",
         ink.paint(&view.name, Shade::Strong),
         ink.paint(&format!("{:?}", view.phase), shade(view.phase))
     );
     let place = view.place.as_deref().unwrap_or("nowhere yet");
-    let _ = writeln!(text, "{place}: {}", view.why);
+    text.push_str(&wrapped(&format!("{place}: {}", view.why), ""));
     if let Some(deadline) = view.deadline {
-        let _ = writeln!(text, "Must be complete {} ({deadline}).", until(now, deadline));
+        let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), moment(deadline));
+    }
+    if let Some(finish) = view.expected_finish.filter(|_| wide) {
+        let _ = writeln!(text, "As expected when it was chosen: complete about {}.", moment(finish));
     }
     if let Some(cost) = &view.cost {
         text.push('\n');
-        text.push_str(&choice::cost(cost, ink));
+        text.push_str(&choice::cost(cost, wide, ink));
     }
     if view.place.is_some() && (view.cost.is_some() || !view.alternatives.is_empty()) {
         let chosen =
