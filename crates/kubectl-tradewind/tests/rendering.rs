@@ -248,7 +248,7 @@ fn a_doctor_who_finds_nothing_and_one_who_finds_a_lot() {
     ]));
     fine.extend(doctor::node("tradewind-abcd1234", Some(&well), &args));
     fine.extend(doctor::accounts(&[provider("vast", json!({}))], &args, now()));
-    fine.extend(doctor::stuck(&[serde_json::from_value(running()).unwrap()], now()));
+    fine.extend(doctor::stuck(&[serde_json::from_value(running()).unwrap()], &args, now()));
     fine.count();
     assert_eq!(fine.problems + fine.warnings, 0);
     same("doctor-fine.txt", &doctor::render(&fine, Ink::none()));
@@ -300,6 +300,7 @@ fn a_doctor_who_finds_nothing_and_one_who_finds_a_lot() {
             serde_json::from_value(refused).unwrap(),
             serde_json::from_value(job("unseen", json!({}), json!({}))).unwrap(),
         ],
+        &args,
         now(),
     ));
     ill.count();

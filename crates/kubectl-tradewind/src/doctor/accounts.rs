@@ -5,6 +5,7 @@ use tradewind_api::conditions::{LOSSES_AT_ONCE, READY, condition};
 use tradewind_api::{Provider, Reason};
 use tradewind_core::Money;
 
+use super::mends;
 use super::report::Check;
 use crate::advice;
 use crate::cli::DoctorArgs;
@@ -31,7 +32,10 @@ fn account(provider: &Provider, args: &DoctorArgs, now: Timestamp) -> Check {
     let edit = format!("kubectl edit twp {name}");
     let patch = |spec: &str| format!("kubectl patch twp {name} --type merge -p '{{\"spec\":{spec}}}'");
     match condition(&status.conditions, READY) {
-        None => return Check::problem(AREA, name, "the operator has not looked at it: does it run?"),
+        None => {
+            return Check::problem(AREA, name, "the operator has not looked at it: does it run?")
+                .mend(mends::look_at_operator(args));
+        }
         Some(ready) if ready.status != "True" => {
             let secret = &provider.spec.credentials_secret_ref;
             let mend = Reason::from_word(&ready.reason).and_then(|reason| {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tradewind_api::names;
 use tradewind_core::{Clock, InstallId};
 
+use super::mends;
 use super::report::Check;
 use crate::Trouble;
 use crate::cli::DoctorArgs;
@@ -52,7 +53,11 @@ pub fn kind(name: &str, ours: &Value, there: Option<&Value>) -> Check {
     let (ours, theirs) = (fields(ours), fields(there));
     let missing: Vec<&String> = ours.difference(&theirs).collect();
     if let Some(first) = missing.first() {
-        let message = format!("older than this plug-in: {} of its fields are missing, such as {first}", missing.len());
+        let lacks = match missing.len() {
+            1 => format!("its field {first} is missing"),
+            n => format!("{n} of its fields are missing, such as {first}"),
+        };
+        let message = format!("older than this plug-in: {lacks}");
         return Check::problem(AREA, name, message).mend(format!("{APPLY_CRDS}   # of the operator's version"));
     }
     match theirs.difference(&ours).next() {
@@ -186,27 +191,14 @@ pub fn node(name: &str, node: Option<&Node>, args: &DoctorArgs) -> Vec<Check> {
         (false, false) => Check::problem(AREA, "node", format!("{name} is not ready: the operator does not renew it"))
             .mend(logs.replace("| grep -i mailbox", "--tail 50")),
     }];
-    let mailbox = format!(
-        "set TRADEWIND_MAILBOX and TRADEWIND_MAILBOX_SECRET of the operator to a bucket with conditional writes; {logs}"
-    );
     let told = [
-        (names::MAILBOX_CONDITION, "mailbox", mailbox.as_str(), true),
-        (
-            names::TICKET_LIFETIME_CONDITION,
-            "ticket lifetime",
-            "keys without AWS_SESSION_TOKEN in the mailbox's Secret",
-            false,
-        ),
-        (names::AGENT_CONDITION, "agent", "start the operator with --agent (TRADEWIND_AGENT)", true),
-        (
-            names::AGENT_IMAGE_CONDITION,
-            "agent image",
-            "start the operator with --agent-image (TRADEWIND_AGENT_IMAGE)",
-            false,
-        ),
+        (names::MAILBOX_CONDITION, "mailbox", true),
+        (names::TICKET_LIFETIME_CONDITION, "ticket lifetime", false),
+        (names::AGENT_CONDITION, "agent", true),
+        (names::AGENT_IMAGE_CONDITION, "agent image", false),
     ];
     let works = find(names::MAILBOX_CONDITION).is_none_or(|c| c.status == "True");
-    for (type_, name, mend, grave) in told {
+    for (type_, name, grave) in told {
         // Without a mailbox the others are what an earlier operator said.
         if !works && [names::TICKET_LIFETIME_CONDITION, names::AGENT_CONDITION].contains(&type_) {
             continue;
@@ -215,6 +207,7 @@ pub fn node(name: &str, node: Option<&Node>, args: &DoctorArgs) -> Vec<Check> {
             None => Check::unknown(AREA, name, "the operator does not tell: it is of an earlier version"),
             Some(c) => {
                 let message = c.message.clone().unwrap_or_default();
+                let mend = mends::of_finding(type_, c.reason.as_deref().unwrap_or_default(), &message, args);
                 match (c.status == "True", grave) {
                     (true, _) => Check::ok(AREA, name, message),
                     (false, true) => Check::problem(AREA, name, message).mend(mend),

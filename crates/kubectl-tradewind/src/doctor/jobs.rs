@@ -11,8 +11,10 @@ use tradewind_api::training_job::InCluster;
 use tradewind_api::values::quantity_millis;
 use tradewind_api::{Provider, TrainingJob};
 
+use super::mends;
 use super::report::Check;
 use crate::advice;
+use crate::cli::DoctorArgs;
 use crate::status::main_reason;
 use crate::text::ago;
 
@@ -21,7 +23,7 @@ const AREA: &str = "jobs";
 const WAITS_LONG_S: i64 = 15 * 60;
 
 /// Jobs that do not go on by themselves, and those that have waited long.
-pub fn stuck(jobs: &[TrainingJob], now: Timestamp) -> Vec<Check> {
+pub fn stuck(jobs: &[TrainingJob], args: &DoctorArgs, now: Timestamp) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut live = 0;
     for job in jobs {
@@ -44,6 +46,7 @@ pub fn stuck(jobs: &[TrainingJob], now: Timestamp) -> Vec<Check> {
             && job.metadata.creation_timestamp.as_ref().is_some_and(|t| now.duration_since(t.0).as_secs() > 60)
         {
             Check::problem(AREA, title, "the operator has not looked at it: does it run?")
+                .mend(mends::look_at_operator(args))
         } else {
             continue;
         };

@@ -3,6 +3,7 @@
 mod accounts;
 mod installation;
 mod jobs;
+mod mends;
 mod needs;
 mod report;
 mod rights;
@@ -52,7 +53,7 @@ pub async fn run(
     };
     report.extend(rights::of_operator(connection, args, &jobs).await?);
     report.extend(rights::of_caller(connection, args).await?);
-    report.extend(stuck(&jobs, clock.now()));
+    report.extend(stuck(&jobs, args, clock.now()));
     if let Some(job) = &named {
         report.extend(needs::of_job(connection, args, job, providers.as_deref()).await?);
     }
