@@ -185,6 +185,17 @@ fn a_gang_that_waits_shows_until_when_and_one_that_blocks_nobody_does_not() {
 }
 
 #[test]
+fn limits_of_accounts_are_told_only_where_one_may_be_used() {
+    let told = |spec: Value| status_of(&found(job("j", spec, Value::Null)));
+    let limits = "no budget of its own; the limits of the Providers hold";
+    assert!(told(json!({})).contains(limits));
+    let only = told(json!({ "placement": { "inCluster": "Only" } }));
+    assert!(!only.contains(limits) && only.contains("$0.00/h now\n"), "{only}");
+    let own = told(json!({ "placement": { "inCluster": "Only" }, "budget": { "perHour": "2" } }));
+    assert!(own.contains("at most $2.00/h"), "{own}");
+}
+
+#[test]
 fn a_later_attempt_in_the_cluster_tells_the_time_left_at_its_own_pace() {
     let mut again = running();
     again["status"]["placement"] = json!({ "summary": "cluster", "gpu": "1xGPU" });

@@ -95,17 +95,18 @@ fn workers(workers: &Workers, phase: JobPhase) -> Vec<String> {
     }
     let mut lines = vec![format!("{}/{} run", workers.ready, workers.total)];
     if workers.total > 1 {
+        // Below stand Pods, which run before their programs do.
+        lines = vec![format!("{}/{} programs run", workers.ready, workers.total)];
         // Those that do not run are the interesting ones.
         let mut pods: Vec<_> = workers.pods.iter().collect();
         pods.sort_by_key(|pod| (pod.state == "Running", pod.rank));
         for pod in pods.iter().take(PODS) {
-            lines.push(format!(
-                "rank {}: {} {} on {}",
-                pod.rank,
-                pod.name,
-                pod.state,
-                pod.node.as_deref().unwrap_or(NONE)
-            ));
+            let place = match (&pod.node, pod.state.as_str()) {
+                (Some(node), state) => format!("{state} on {node}"),
+                (None, "Pending") => "waits for a node".to_owned(),
+                (None, state) => state.to_owned(),
+            };
+            lines.push(format!("rank {}: {} {place}", pod.rank, pod.name));
         }
         if pods.len() > PODS {
             lines.push(format!("and {} more", pods.len() - PODS));
@@ -163,10 +164,12 @@ fn money(money: &MoneyView) -> Vec<String> {
         budget.push(format!("budget {}: {} left{lasts}", dollars(total), dollars(left)));
     }
     budget.extend(money.budget_per_hour.map(|hour| format!("at most {}/h", dollars(hour))));
-    if budget.is_empty() {
+    if budget.is_empty() && money.may_rent {
         budget.push("no budget of its own; the limits of the Providers hold".to_owned());
     }
-    lines.push(budget.join("; "));
+    if !budget.is_empty() {
+        lines.push(budget.join("; "));
+    }
     lines.extend(money.limited.as_ref().map(|limited| format!("limited: {limited}")));
     lines
 }

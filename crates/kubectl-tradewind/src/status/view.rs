@@ -174,6 +174,9 @@ pub struct MoneyView {
     pub lasts_seconds: Option<i64>,
     /// The sentence of what limits the job now.
     pub limited: Option<String>,
+    /// Whether a machine may ever be rented for it, by the operator's own rules; else no limit of a Provider matters.
+    #[serde(skip)]
+    pub may_rent: bool,
 }
 
 /// Something that happens at a known time.
@@ -333,6 +336,7 @@ fn checkpoint(spec: &CheckpointSpec, status: &TrainingJobStatus) -> Checkpoint {
 
 fn money(job: &TrainingJob, status: &TrainingJobStatus) -> MoneyView {
     let cost = &status.cost;
+    let values = valid::values(job);
     let budget = job.spec.budget.as_ref();
     let budget_total = budget.and_then(|b| b.total);
     let left = budget_total.map(|total| Money::from_micros((total.micros() - cost.total.micros()).max(0)));
@@ -353,6 +357,7 @@ fn money(job: &TrainingJob, status: &TrainingJobStatus) -> MoneyView {
         left,
         lasts_seconds: lasts,
         limited: limited.map(|c| c.message.clone()),
+        may_rent: values.in_cluster != InCluster::Only && values.rental.is_ok(),
     }
 }
 
