@@ -1,6 +1,6 @@
 //! Which requirements an offer misses, and in words.
 
-use tradewind_core::{Money, Offer, Trust};
+use tradewind_core::{GpuModel, Money, Offer, Trust};
 
 use crate::cost::Estimate;
 use crate::gpus;
@@ -163,9 +163,9 @@ impl RejectReason {
 
 /// The models that are asked for; after one that nobody knows, those that may have been meant.
 fn models(needs: &Requirements) -> String {
-    let one = |model: &tradewind_core::GpuModel| {
-        let near = if gpus::find(model).is_none() { gpus::nearest_names(model, 3) } else { Vec::new() };
-        if near.is_empty() { model.to_string() } else { format!("{model} (did you mean {}?)", near.join(" or ")) }
+    let one = |model: &GpuModel| {
+        let meant = if gpus::find(model).is_none() { gpus::meant(model) } else { None };
+        meant.map_or_else(|| model.to_string(), |meant| format!("{model} ({meant})"))
     };
     needs.gpu_models.iter().map(one).collect::<Vec<_>>().join(", ")
 }

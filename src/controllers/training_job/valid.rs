@@ -106,8 +106,9 @@ pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
             message: "containers[0].command is empty: a job with checkpoints or several workers must name its program there, since the image's own entrypoint is not read".to_owned(),
         });
     }
-    if let Some(refused) = input::checkpoint(job).or_else(|| input::conflict(job)) {
-        return Some(refused);
+    let wrong = unknown_gpu(job).or_else(|| input::checkpoint(job)).or_else(|| input::conflict(job));
+    if wrong.is_some() {
+        return wrong;
     }
     let (InCluster::Never, Err(obstacle)) = (values.in_cluster, &values.rental) else { return None };
     Some(Refused {
@@ -115,6 +116,24 @@ pub fn refusal(job: &TrainingJob, values: &Valid) -> Option<Refused> {
         message: format!(
             "placement.inCluster is Never, but the job cannot run on a rented machine: {}",
             obstacle.message
+        ),
+    })
+}
+
+/// A model in `work` that is not in the planner's table: hours on it say nothing of any other GPU, so that costs and times would be guesses.
+/// In `gpu.models` such a name is only a wish: a market may sell what the table does not have yet.
+fn unknown_gpu(job: &TrainingJob) -> Option<Refused> {
+    let written = job.spec.work.as_ref()?.gpu.as_deref()?;
+    let model = GpuModel::normalise(written, 0);
+    if planner::gpus::find(&model).is_some() {
+        return None;
+    }
+    let hint = planner::gpus::meant(&model).unwrap_or_else(|| "names are as RTX4090, A100-80GB or H100".to_owned());
+    Some(Refused {
+        reason: Reason::NotRentable,
+        message: format!(
+            "spec.work.gpu is \"{}\", which is no GPU model that we know, so the hours on it cannot be compared with other GPUs: {hint}",
+            written.escape_debug()
         ),
     })
 }
@@ -505,6 +524,25 @@ mod tests {
         assert_eq!(valid.needs.min_cuda_milli, 12_400);
         assert_eq!(valid.needs.excluded_hosts, ["4711", "vast/12"]);
         assert_eq!(valid.input_mb, 1074, "rounded up");
+    }
+
+    #[test]
+    fn hours_on_a_gpu_that_nobody_knows_are_refused() {
+        let with = |work: Value| validate(&job(json!({"template": template(json!({}), json!({})), "work": work})));
+        for (gpu, parts) in [
+            ("RTX4O90", ["spec.work.gpu is \"RTX4O90\"", "did you mean RTX4090 or "]),
+            ("my own\n", ["spec.work.gpu is \"my own\\n\"", "names are as RTX4090"]),
+            ("", ["spec.work.gpu is \"\"", "names are as RTX4090"]),
+        ] {
+            let message = with(json!({"hours": "1.5", "gpu": gpu})).unwrap_err().message;
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+        for gpu in ["rtx_4090", "NVIDIA GeForce RTX 4090", "A100", "H100 SXM"] {
+            assert!(with(json!({"hours": "1.5", "gpu": gpu})).is_ok(), "{gpu}");
+        }
+        assert!(with(json!({"hours": "1.5"})).is_ok());
+        let new = json!({"template": template(json!({}), json!({})), "gpu": {"models": ["RTX 9090"]}});
+        assert!(validate(&job(new)).is_ok(), "the market may have what the table has not");
     }
 
     #[test]

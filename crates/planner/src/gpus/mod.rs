@@ -137,6 +137,12 @@ pub fn nearest_names(model: &GpuModel, most: usize) -> Vec<&'static str> {
     names
 }
 
+/// What a name that is not in the table may have meant: `did you mean RTX4090 or RTX4090D?`. `None` if nothing is near.
+pub fn meant(model: &GpuModel) -> Option<String> {
+    let near = nearest_names(model, 3);
+    (!near.is_empty()).then(|| format!("did you mean {}?", near.join(" or ")))
+}
+
 /// Letters to insert, delete or replace until `a` is `b` (Levenshtein), a swap of neighbours counted once (optimal string alignment).
 fn distance(a: &[u8], b: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();
