@@ -109,8 +109,8 @@ async fn hostile_offers_are_left_out_or_refused_and_never_a_panic() {
         (String::new(), 2, "is empty"),
         // What has no good row has an answer, and it is bad.
         ("[]".to_owned(), 1, "None of 0 offers fits."),
-        (json!([row(json!({ "pricePerHour": "-0.10" }))]).to_string(), 1, "1 is not to be understood"),
-        (json!([huge]).to_string(), 1, "1 is at a price that nobody means"),
+        (json!([row(json!({ "pricePerHour": "-0.10" }))]).to_string(), 1, "1 is at a price below $0.001"),
+        (json!([huge]).to_string(), 1, "1 is at a price below $0.001 or above $1000.00 per"),
         (
             json!([row(json!({ "diskGib": u64::MAX }))]).to_string(),
             1,

@@ -116,11 +116,14 @@ fn counts(plan: &Plan, offers: &[Offer], problems: &mut Vec<Problem>) {
 /// The first requirement that a candidate misses, of those that can be seen without knowledge.
 fn first_miss(needs: &Requirements, candidate: &Candidate) -> Option<RejectReason> {
     let offer = &candidate.offer;
-    if offer.price_per_hour < Money::ZERO || offer.storage_price_per_gib_hour < Money::ZERO {
+    if offer.gpu.as_ref().is_some_and(|gpu| !gpu.as_str().contains(char::is_alphanumeric)) {
         return Some(RejectReason::Malformed);
     }
-    if offer.price_per_hour == Money::ZERO && offer.trust != Trust::Cluster {
+    if offer.price_per_hour < Money::ZERO || (offer.price_per_hour == Money::ZERO && offer.trust != Trust::Cluster) {
         return Some(RejectReason::AbsurdPrice);
+    }
+    if offer.storage_price_per_gib_hour < Money::ZERO {
+        return Some(RejectReason::AbsurdDiskPrice);
     }
     if offer.reliability_ppm > 1_000_000 {
         return Some(RejectReason::Impossible);

@@ -10,10 +10,14 @@ use crate::needs::Requirements;
 /// Why an offer does not fit. An offer that misses several is counted under the first of this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RejectReason {
-    /// The offer contradicts itself: a negative price, or GPUs without a model.
+    /// The offer contradicts itself: GPUs without a model that can be read, or a model without GPUs.
     Malformed,
-    /// A price that nobody means: (nearly) nothing, or more than any machine costs.
+    /// A price of the machine that nobody means: less than nothing, (nearly) nothing, or more than any machine costs.
     AbsurdPrice,
+    /// The same of its disk.
+    AbsurdDiskPrice,
+    /// The same of its traffic.
+    AbsurdTrafficPrice,
     /// A figure that no machine has, such as a reliability above 100 %.
     Impossible,
     /// Another provider than those asked for.
@@ -62,9 +66,11 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All reasons, in the order in which offers are counted under them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Malformed,
         Self::AbsurdPrice,
+        Self::AbsurdDiskPrice,
+        Self::AbsurdTrafficPrice,
         Self::Impossible,
         Self::Provider,
         Self::Region,
@@ -94,6 +100,8 @@ impl RejectReason {
         match self {
             Self::Malformed => "Malformed",
             Self::AbsurdPrice => "AbsurdPrice",
+            Self::AbsurdDiskPrice => "AbsurdDiskPrice",
+            Self::AbsurdTrafficPrice => "AbsurdTrafficPrice",
             Self::Impossible => "Impossible",
             Self::Provider => "Provider",
             Self::Region => "Region",
@@ -121,15 +129,28 @@ impl RejectReason {
 
     /// Whether the user could ask for something else, or wait, so that this no longer stands in the way.
     pub const fn relaxable(self) -> bool {
-        !matches!(self, Self::Malformed | Self::AbsurdPrice | Self::Impossible | Self::HostBanned | Self::MaxDuration)
+        !matches!(
+            self,
+            Self::Malformed
+                | Self::AbsurdPrice
+                | Self::AbsurdDiskPrice
+                | Self::AbsurdTrafficPrice
+                | Self::Impossible
+                | Self::HostBanned
+                | Self::MaxDuration
+        )
     }
 
     /// What offers rejected for this are, after "are": `below minTrust Datacenter`.
     pub(crate) fn says(self, needs: &Requirements) -> String {
         let dollars = |limit: Option<Money>| limit.unwrap_or_default();
         match self {
-            Self::Malformed => "not to be understood".to_owned(),
-            Self::AbsurdPrice => "at a price that nobody means".to_owned(),
+            Self::Malformed => "without a readable GPU model or number of GPUs".to_owned(),
+            Self::AbsurdPrice => format!("at a price below ${LEAST_PRICE} or above ${MOST_PRICE} per hour and GPU"),
+            Self::AbsurdDiskPrice => {
+                format!("at a disk price below zero or above ${MOST_STORAGE_PRICE} per GiB and hour")
+            }
+            Self::AbsurdTrafficPrice => format!("at a traffic price below zero or above ${MOST_TRAFFIC_PRICE} per GB"),
             Self::Impossible => "described with figures that no machine has".to_owned(),
             Self::Provider => format!("not from providers {}", needs.providers.join(", ")),
             Self::Region => format!("outside regions {}", needs.regions.join(", ")),
@@ -235,18 +256,26 @@ const MOST_CUDA_MILLI: u32 = 1_000_000;
 
 /// What makes an offer unusable for everybody, if anything: its other figures then mean nothing.
 pub(crate) fn unusable(offer: &Offer) -> Option<RejectReason> {
-    let traffic = [offer.download_price_per_gb, offer.upload_price_per_gb];
-    let below_zero =
-        [offer.price_per_hour, offer.storage_price_per_gib_hour].iter().chain(&traffic).any(|p| *p < Money::ZERO);
-    if below_zero || offer.gpu.is_some() != (offer.gpu_count > 0) {
+    // Without a letter or digit, the name says nothing of the card, which would fit every job that does not say which it wants.
+    let readable = match &offer.gpu {
+        Some(gpu) => offer.gpu_count > 0 && gpu.as_str().contains(char::is_alphanumeric),
+        None => offer.gpu_count == 0,
+    };
+    if !readable {
         return Some(RejectReason::Malformed);
     }
-    let absurd = offer.price_per_hour > MOST_PRICE.times(offer.gpu_count.max(1).into())
-        || (offer.price_per_hour < LEAST_PRICE && offer.trust != Trust::Cluster)
-        || offer.storage_price_per_gib_hour > MOST_STORAGE_PRICE
-        || traffic.iter().any(|price| *price > MOST_TRAFFIC_PRICE);
-    if absurd {
+    // The cluster's own nodes may cost nothing.
+    let least = if offer.trust == Trust::Cluster { Money::ZERO } else { LEAST_PRICE };
+    if offer.price_per_hour < least || offer.price_per_hour > MOST_PRICE.times(offer.gpu_count.max(1).into()) {
         return Some(RejectReason::AbsurdPrice);
+    }
+    let beyond = |price: Money, most: Money| price < Money::ZERO || price > most;
+    if beyond(offer.storage_price_per_gib_hour, MOST_STORAGE_PRICE) {
+        return Some(RejectReason::AbsurdDiskPrice);
+    }
+    let traffic = [offer.download_price_per_gb, offer.upload_price_per_gb];
+    if traffic.into_iter().any(|price| beyond(price, MOST_TRAFFIC_PRICE)) {
+        return Some(RejectReason::AbsurdTrafficPrice);
     }
     let impossible = offer.gpu_count > MOST_GPUS
         || offer.gpu_memory_mib > MOST_GPU_MEMORY_MIB

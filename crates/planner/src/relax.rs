@@ -101,6 +101,8 @@ fn gap_of(reason: RejectReason, needs: &Requirements, lookup: &Lookup<'_>, one: 
         RejectReason::Budget => above(one.estimate.cost.total, needs.budget_left),
         RejectReason::Malformed
         | RejectReason::AbsurdPrice
+        | RejectReason::AbsurdDiskPrice
+        | RejectReason::AbsurdTrafficPrice
         | RejectReason::Impossible
         | RejectReason::HostExcluded
         | RejectReason::Provider
@@ -225,6 +227,8 @@ fn relax(
         }
         RejectReason::Malformed
         | RejectReason::AbsurdPrice
+        | RejectReason::AbsurdDiskPrice
+        | RejectReason::AbsurdTrafficPrice
         | RejectReason::Impossible
         | RejectReason::HostBanned
         | RejectReason::MaxDuration => String::new(),

@@ -5,7 +5,7 @@ mod machine;
 use machine::{checked, ids, plain};
 use tradewind_core::{Capacity, GpuModel, Money, Offer, Trust};
 use tradewind_planner::{
-    CapacityChoice, Knowledge, Plan, RefusedNote, RejectReason, Requirements, SpeedBasis, WorkLeft, check,
+    CapacityChoice, Knowledge, Plan, RefusedNote, RejectReason, Requirements, SpeedBasis, WorkLeft, check, explain,
 };
 
 fn gpu(name: &str) -> GpuModel {
@@ -225,12 +225,25 @@ fn contradictory_offers_are_named_and_never_ranked() {
     let offers = [
         Offer { price_per_hour: dollars("-0.10"), ..offer("paid", "RTX4090", "0.40") },
         Offer { gpu: None, ..offer("nameless", "RTX4090", "0.40") },
+        Offer { gpu: Some(gpu("NVIDIA")), ..offer("empty", "RTX4090", "0.40") },
+        Offer { storage_price_per_gib_hour: dollars("11"), ..offer("dear", "RTX4090", "0.40") },
         Offer { upload_price_per_gb: dollars("-1"), ..offer("gift", "RTX4090", "0.40") },
     ];
     let plan = checked(&Requirements::default(), &hours_on(10, "RTX4090"), &saving(), &offers);
     assert_eq!(
         plan.why_none().as_deref(),
-        Some("no offer fits: 3 of 3 are not to be understood; no change of the job would admit one")
+        Some(
+            "no offer fits: 2 of 5 are without a readable GPU model or number of GPUs; no change of the job would admit one"
+        )
+    );
+    assert_eq!(
+        explain::rejections(&plan.rejected, 10),
+        [
+            "2 are without a readable GPU model or number of GPUs",
+            "1 is at a price below $0.001 or above $1000.00 per hour and GPU",
+            "1 is at a disk price below zero or above $10.00 per GiB and hour",
+            "1 is at a traffic price below zero or above $100.00 per GB",
+        ]
     );
 }
 
