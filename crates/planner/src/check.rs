@@ -149,7 +149,8 @@ fn first_miss(needs: &Requirements, candidate: &Candidate) -> Option<RejectReaso
         if offer.gpu_count != needs.gpu_count || offer.gpu.is_none() {
             return Some(RejectReason::GpuCount);
         }
-        if needs.min_gpu_memory_mib > offer.gpu_memory_mib {
+        // Two per cent less will do: the next MiB above what it has would have to be too little still.
+        if u128::from(needs.min_gpu_memory_mib) * 98 >= (u128::from(offer.gpu_memory_mib) + 1) * 100 {
             return Some(RejectReason::GpuMemory);
         }
     }

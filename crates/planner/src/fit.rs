@@ -157,7 +157,7 @@ impl RejectReason {
             Self::Capacity => format!("not of capacity {}", needs.capacity.as_str()),
             Self::GpuModel => format!("not of GPU model {}", models(needs)),
             Self::GpuCount => format!("not of gpu.count {}", needs.gpu_count),
-            Self::GpuMemory => format!("below gpu.minMemory {}Mi", needs.min_gpu_memory_mib),
+            Self::GpuMemory => format!("below gpu.minMemory {}", size(needs.min_gpu_memory_mib)),
             Self::Cpu => format!("below the CPU request {}m", needs.cpu_millis),
             Self::Memory => format!("below the memory request {}Mi", needs.memory_mib),
             Self::Disk => format!("below the disk request {}Gi", needs.disk_gib),
@@ -189,6 +189,11 @@ fn models(needs: &Requirements) -> String {
         meant.map_or_else(|| model.to_string(), |meant| format!("{model} ({meant})"))
     };
     needs.gpu_models.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// MiB as people write them: whole GiB where they are, as 40Gi.
+fn size(mib: u64) -> String {
+    if mib > 0 && mib.is_multiple_of(1024) { format!("{}Gi", mib / 1024) } else { format!("{mib}Mi") }
 }
 
 /// Thousandths as a version: 12400 is `12.4`.
@@ -314,7 +319,7 @@ fn misses_by_itself(needs: &Requirements, lookup: &Lookup<'_>, offer: &Offer) ->
         (R::Capacity, !needs.capacity.admits(offer.capacity)),
         (R::GpuModel, gpus && !model_fits),
         (R::GpuCount, gpus && offer.gpu_count != needs.gpu_count),
-        (R::GpuMemory, gpus && offer.gpu_memory_mib < needs.min_gpu_memory_mib),
+        (R::GpuMemory, gpus && offer.gpu_memory_mib < needs.enough_gpu_memory_mib()),
         (R::Cpu, offer.cpu_millis < needs.cpu_millis),
         (R::Memory, offer.memory_mib < needs.memory_mib),
         (R::Disk, offer.disk_gib < needs.disk_gib),

@@ -43,7 +43,7 @@ pub struct Requirements {
     /// GPUs in the machine, exactly: a program that finds more than it asked for may split its batch over all of them and train
     /// something else. 0 = a CPU job, which runs on any machine and for which the other GPU fields do not count.
     pub gpu_count: u32,
-    /// Memory of each GPU in MiB.
+    /// Memory of each GPU in MiB, as it is written on the box: a card that reports a little less will do.
     pub min_gpu_memory_mib: u64,
     /// CPU in thousandths of a core.
     pub cpu_millis: u64,
@@ -104,6 +104,11 @@ impl Default for Requirements {
 }
 
 impl Requirements {
+    /// What a GPU must report at least: cards report a little less than their round size (24564 MiB for "24 GB"), so two per cent of slack.
+    pub(crate) const fn enough_gpu_memory_mib(&self) -> u64 {
+        self.min_gpu_memory_mib - self.min_gpu_memory_mib.div_ceil(50)
+    }
+
     /// Whether the job keeps away from this host. A host that is not told (`""`) cannot be excluded.
     pub(crate) fn excludes_host(&self, provider: &str, host: &str) -> bool {
         let named = |entry: &String| {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tradewind_core::{Offer, Trust};
+use tradewind_core::{GpuModel, Offer, Trust};
 
 use crate::fit::{Misses, RejectReason, cuda, share};
+use crate::gpus;
 use crate::knowledge::Knowledge;
 use crate::lookup::{Lookup, Paces};
 use crate::needs::{CapacityChoice, Requirements, WorkLeft};
@@ -19,12 +20,13 @@ pub struct Relaxation {
     pub admits: u32,
     /// The offer that asks for the smallest change, which is among them.
     pub nearest: Offer,
-    /// What to change, one for each constraint, as in the job's spec: `minTrust: Community`.
+    /// What to change, one for each constraint, after "would fit with": `minTrust: Community`, or `V100 in gpu.models`.
     pub change: Vec<String>,
 }
 
 /// Finds the relaxation: of all offers that miss only what can be changed, those that miss the fewest constraints; of these the
-/// constraint (or set) that alone stands in the way of most; of these the offer that is nearest to it.
+/// constraint (or set) that alone stands in the way of most; of these the offer that is nearest to it. Where a model is asked for that nobody
+/// knows, the one that was meant is nearer than a cheaper one.
 pub(crate) fn relaxation(
     needs: &Requirements,
     work: &WorkLeft,
@@ -39,11 +41,16 @@ pub(crate) fn relaxation(
         *groups.entry(one.misses).or_default() += 1;
     }
     let set = *groups.iter().min_by_key(|(set, count)| (set.len(), u32::MAX - **count, **set))?.0;
+    let meant = if set.has(RejectReason::GpuModel) { meant(needs) } else { Vec::new() };
+    let meant_at = |offer: &Offer| {
+        let is_it = |name: &GpuModel| offer.gpu.as_ref().is_some_and(|gpu| gpus::admits(name, gpu));
+        meant.iter().position(is_it).unwrap_or(meant.len())
+    };
     let nearest = assessed
         .iter()
         .filter(answers)
         .filter(|a| a.misses == set)
-        .min_by_key(|a| (gap(needs, lookup, a), a.score()))?;
+        .min_by_key(|a| (meant_at(a.offer), gap(needs, lookup, a), a.score()))?;
 
     let mut asked = needs.clone();
     let mut known = lookup.market.clone();
@@ -61,6 +68,13 @@ pub(crate) fn relaxation(
         nearest: nearest.offer.clone(),
         change,
     })
+}
+
+/// The models that may have been meant by those that are asked for and that nobody knows, the likeliest first.
+fn meant(needs: &Requirements) -> Vec<GpuModel> {
+    let unknown = needs.gpu_models.iter().filter(|model| gpus::find(model).is_none());
+    let names = unknown.flat_map(|model| gpus::nearest_names(model, gpus::MEANT));
+    names.map(|name| GpuModel::normalise(name, 0)).collect()
 }
 
 /// How far an offer is from what it misses, in millionths of what is asked for; only for comparing offers that miss the same.
@@ -136,7 +150,7 @@ fn relax(
     match reason {
         RejectReason::Provider => {
             asked.providers.push(offer.provider.clone());
-            format!("providers: with {}", offer.provider)
+            format!("{} in providers", offer.provider)
         }
         RejectReason::Region if offer.region.is_empty() => {
             asked.regions.clear();
@@ -144,7 +158,7 @@ fn relax(
         }
         RejectReason::Region => {
             asked.regions.push(offer.region.clone());
-            format!("regions: with {}", offer.region)
+            format!("{} in regions", offer.region)
         }
         RejectReason::Capacity => {
             asked.capacity = CapacityChoice::Any;
@@ -152,7 +166,7 @@ fn relax(
         }
         RejectReason::GpuModel => {
             asked.gpu_models.extend(offer.gpu.clone());
-            format!("gpu.models: with {}", offer.gpu.as_ref().map_or("", tradewind_core::GpuModel::as_str))
+            format!("{} in gpu.models", offer.gpu.as_ref().map_or("", GpuModel::as_str))
         }
         RejectReason::GpuCount => {
             asked.gpu_count = offer.gpu_count;
@@ -203,7 +217,7 @@ fn relax(
                 let one = Requirements { excluded_hosts: vec![entry.clone()], ..Requirements::default() };
                 !one.excludes_host(provider, host)
             });
-            format!("excludedHosts: without {provider}/{host}")
+            format!("{provider}/{host} out of excludedHosts")
         }
         RejectReason::Deadline => {
             let needed = nearest.estimate.time.total_s();

@@ -146,10 +146,10 @@ fn a_model_that_is_not_in_the_table_says_so() {
 fn each_requirement_rejects_under_its_own_name_and_says_what_to_change() {
     type Ask = fn(&mut Requirements);
     let cases: [(RejectReason, Ask, &str); 16] = [
-        (RejectReason::Provider, |r| r.providers = vec!["other".to_owned()], "providers: with vast-main"),
-        (RejectReason::Region, |r| r.regions = vec!["US".to_owned()], "regions: with NO"),
+        (RejectReason::Provider, |r| r.providers = vec!["other".to_owned()], "vast-main in providers"),
+        (RejectReason::Region, |r| r.regions = vec!["US".to_owned()], "NO in regions"),
         (RejectReason::Capacity, |r| r.capacity = CapacityChoice::Spot, "capacity: Any"),
-        (RejectReason::GpuModel, |r| r.gpu_models = vec![gpu("H100")], "gpu.models: with RTX4090"),
+        (RejectReason::GpuModel, |r| r.gpu_models = vec![gpu("H100")], "RTX4090 in gpu.models"),
         (RejectReason::GpuCount, |r| r.gpu_count = 8, "gpu.count: 1"),
         (RejectReason::GpuMemory, |r| r.min_gpu_memory_mib = 40_000, "gpu.minMemory: 24564Mi"),
         (RejectReason::Cpu, |r| r.cpu_millis = 32_000, "CPU request: 16000m"),
@@ -161,7 +161,7 @@ fn each_requirement_rejects_under_its_own_name_and_says_what_to_change() {
         (RejectReason::Upload, |r| r.min_upload_mbps = 900, "minUploadMbps: 500"),
         (RejectReason::PricePerHour, |r| r.max_price_per_hour = Some(dollars("0.30")), "budget.perHour: 0.40"),
         (RejectReason::Budget, |r| r.budget_left = Some(dollars("0.10")), "$0.31 more in budget.total"),
-        (RejectReason::Region, |r| r.regions = vec!["SE".to_owned(), "DK".to_owned()], "regions: with NO"),
+        (RejectReason::Region, |r| r.regions = vec!["SE".to_owned(), "DK".to_owned()], "NO in regions"),
     ];
     let offers = [offer("a", "RTX4090", "0.40")];
     for (reason, ask, change) in cases {

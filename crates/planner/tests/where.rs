@@ -77,7 +77,22 @@ fn sdxl_refuses_a_card_of_12_gib_with_a_reason() {
     assert!(!ids(&plan).contains(&"RTX 3060"));
     assert_eq!(plan.rejected.len(), 1);
     assert_eq!((plan.rejected[0].reason, plan.rejected[0].nearest.id.as_str()), (RejectReason::GpuMemory, "RTX 3060"));
-    assert_eq!(explain::rejections(&plan.rejected, 10), ["1 is below gpu.minMemory 16384Mi"]);
+    assert_eq!(explain::rejections(&plan.rejected, 10), ["1 is below gpu.minMemory 16Gi"]);
+}
+
+#[test]
+fn a_card_that_reports_a_little_less_than_its_size_will_do() {
+    // RTX 4090 and A100-80GB as their drivers report them.
+    for (wanted_gib, has_mib, fits) in [(24, 24_564, true), (24, 24_084, true), (24, 24_083, false), (80, 81_559, true)]
+    {
+        let needs = Requirements { min_gpu_memory_mib: wanted_gib << 10, ..lora() };
+        let offer = Offer { gpu_memory_mib: has_mib, ..card("RTX 4090", 24, "0.70") };
+        let plan = checked(&needs, &some_work(), &measured(), &[offer]);
+        assert_eq!(plan.ranked.len(), usize::from(fits), "{has_mib} MiB for {wanted_gib} GiB");
+    }
+    let odd = Requirements { min_gpu_memory_mib: 19_074, ..lora() };
+    let plan = checked(&odd, &some_work(), &measured(), &[card("RTX 3060", 12, "0.08")]);
+    assert_eq!(explain::rejections(&plan.rejected, 10), ["1 is below gpu.minMemory 19074Mi"]);
 }
 
 #[test]
@@ -212,7 +227,7 @@ fn cuda_and_excluded_hosts_are_constraints_like_others() {
         let none = checked(&away, &work, &Knowledge::default(), std::slice::from_ref(&old));
         assert_eq!(none.rejected[0].reason, RejectReason::HostExcluded);
         let change = none.relaxation.expect("it could be allowed").change;
-        assert_eq!(change, ["excludedHosts: without vast-main/host-RTX 4090"]);
+        assert_eq!(change, ["vast-main/host-RTX 4090 out of excludedHosts"]);
     }
     let elsewhere = Requirements { excluded_hosts: vec!["runpod/host-RTX 4090".to_owned()], ..lora() };
     assert_eq!(checked(&elsewhere, &work, &Knowledge::default(), &[old]).ranked.len(), 1, "another provider's host");
@@ -228,6 +243,16 @@ fn a_model_is_known_by_all_its_names_and_a_mistyped_one_by_its_neighbours() {
     let none = checked(&asking("RTX A600O"), &work, &Knowledge::default(), &offers);
     let says = &none.rejected[0].says;
     assert!(says.starts_with("not of GPU model RTXA600O (did you mean RTXA6000"), "{says}");
+
+    let cheaper = [card("V100", 16, "0.10"), card("RTX 4070", 12, "0.15"), card("A6000", 48, "0.80")];
+    let none = checked(&asking("RTX A600O"), &work, &Knowledge::default(), &cheaper);
+    let sentence = none.why_none().unwrap();
+    assert!(
+        sentence.ends_with("; nearest: 1xA6000 in NO at $0.80/h would fit with A6000 in gpu.models"),
+        "what was meant, not what is cheapest: {sentence}"
+    );
+    let far = checked(&asking("Quantum 9"), &work, &Knowledge::default(), &cheaper);
+    assert_eq!(far.relaxation.map(|r| r.nearest.id), Some("V100".to_owned()), "nothing was meant: the cheapest");
 }
 
 #[test]

@@ -243,8 +243,7 @@ fn needs(job: &TrainingJob, rental: &Result<Workload, NotRentable>, receives_sec
     planner::Requirements {
         gpu_models: gpu.map(|g| g.models.iter().map(|m| GpuModel::normalise(m, 0)).collect()).unwrap_or_default(),
         gpu_count: gpu.and_then(|g| u32::try_from(g.count).ok()).unwrap_or(0),
-        // Cards report a little less than their round size (24564 MiB for "24 GB"): two per cent of slack.
-        min_gpu_memory_mib: gpu.and_then(|g| g.min_memory.as_ref()).map_or(0, |m| m.mib() * 98 / 100),
+        min_gpu_memory_mib: gpu.and_then(|g| g.min_memory.as_ref()).map_or(0, Size::mib),
         cpu_millis: quantity_millis(&quantity("cpu")).unwrap_or(0),
         memory_mib: quantity_bytes(&quantity("memory")).unwrap_or(0).div_ceil(1 << 20),
         disk_gib: rental.as_ref().map_or(0, |w| u64::try_from(w.disk_gib).unwrap_or(0)),
@@ -516,12 +515,13 @@ mod tests {
     fn what_a_machine_must_have_reaches_the_planner() {
         let spec = json!({
             "template": template(json!({}), json!({})),
-            "gpu": {"minCudaVersion": "12.4"},
+            "gpu": {"minCudaVersion": "12.4", "minMemory": "200Gi"},
             "placement": {"excludedHosts": ["4711", "vast/12"]},
             "work": {"hours": "2", "inputSize": "1Gi"},
         });
         let valid = validate(&job(spec)).unwrap();
         assert_eq!(valid.needs.min_cuda_milli, 12_400);
+        assert_eq!(valid.needs.min_gpu_memory_mib, 200 << 10, "as it is written; the planner knows what is enough");
         assert_eq!(valid.needs.excluded_hosts, ["4711", "vast/12"]);
         assert_eq!(valid.input_mb, 1074, "rounded up");
     }

@@ -137,9 +137,12 @@ pub fn nearest_names(model: &GpuModel, most: usize) -> Vec<&'static str> {
     names
 }
 
+/// Names that are told of one that may have been meant.
+pub(crate) const MEANT: usize = 3;
+
 /// What a name that is not in the table may have meant: `did you mean RTX4090 or RTX4090D?`. `None` if nothing is near.
 pub fn meant(model: &GpuModel) -> Option<String> {
-    let near = nearest_names(model, 3);
+    let near = nearest_names(model, MEANT);
     (!near.is_empty()).then(|| format!("did you mean {}?", near.join(" or ")))
 }
 

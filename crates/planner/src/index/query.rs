@@ -175,7 +175,7 @@ impl Search<'_, '_> {
     fn minimums(&self) -> [u64; MINIMUMS] {
         let needs = self.needs;
         [
-            if needs.gpu_count > 0 { needs.min_gpu_memory_mib } else { 0 },
+            if needs.gpu_count > 0 { needs.enough_gpu_memory_mib() } else { 0 },
             needs.cpu_millis,
             needs.memory_mib,
             needs.disk_gib,
