@@ -1,5 +1,6 @@
 //! The Pods of an attempt: what they are made of. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -162,7 +163,7 @@ pub fn build(job: &TrainingJob, seat: Seat, goes: Goes<'_>, agent: Option<&Agent
         let said = agent.control.annotations();
         annotations.extend(said.into_iter().map(|(name, value)| (name.to_owned(), json!(value))));
         spec.insert("terminationGracePeriodSeconds".to_owned(), json!(grace(job).0));
-        add_agent(&mut spec, agent, job.spec.gpu.is_some());
+        add_agent(&mut spec, agent);
     }
     let mut metadata = json!({
         "name": name(job, seat),
@@ -177,7 +178,7 @@ pub fn build(job: &TrainingJob, seat: Seat, goes: Goes<'_>, agent: Option<&Agent
 }
 
 /// The agent becomes the parent of the program: an init container puts it into a volume, and the command runs under it.
-fn add_agent(spec: &mut Map<String, Value>, agent: &AgentPod, gpus: bool) {
+fn add_agent(spec: &mut Map<String, Value>, agent: &AgentPod) {
     let mount = json!({"name": AGENT, "mountPath": SCRATCH});
     list(spec, "volumes").push(json!({"name": AGENT, "emptyDir": {}}));
     // Limits of its own: a LimitRange's defaults, GPUs among them, would be added to what the Pod asks for.
@@ -185,9 +186,9 @@ fn add_agent(spec: &mut Map<String, Value>, agent: &AgentPod, gpus: bool) {
         "requests": {"cpu": "10m", "memory": "32Mi"},
         "limits": {"cpu": "1", "memory": "64Mi"},
     });
-    if gpus {
-        resources["requests"]["nvidia.com/gpu"] = json!("0");
-        resources["limits"]["nvidia.com/gpu"] = json!("0");
+    for device in devices(spec) {
+        resources["requests"][&device] = json!("0");
+        resources["limits"][&device] = json!("0");
     }
     let install = json!({
         "name": AGENT,
@@ -220,6 +221,15 @@ fn add_agent(spec: &mut Map<String, Value>, agent: &AgentPod, gpus: bool) {
             env.push(json!({"name": name, "value": poll.as_millis().to_string()}));
         }
     }
+}
+
+/// Devices, GPUs above all, that some container of a Pod asks for: all extended resources, whose names alone begin with a domain.
+fn devices(spec: &Map<String, Value>) -> BTreeSet<String> {
+    let lists = ["containers", "initContainers"].into_iter().filter_map(|list| spec.get(list)?.as_array());
+    let resources = lists.flatten().filter_map(|container| container.get("resources"));
+    let asked = resources.flat_map(|resources| ["requests", "limits"].map(|part| resources.get(part)));
+    let names = asked.flatten().filter_map(Value::as_object).flat_map(Map::keys);
+    names.filter(|name| name.contains('/')).cloned().collect()
 }
 
 /// The list in a field, made if it is not there.
@@ -296,6 +306,30 @@ mod tests {
         assert_eq!(main["resources"]["limits"]["nvidia.com/gpu"], "8");
         assert_eq!(main["env"][1]["valueFrom"]["fieldRef"]["fieldPath"], "status.podIP");
         assert_eq!(main["volumeMounts"], init["volumeMounts"]);
+    }
+
+    #[test]
+    fn no_limit_range_gives_the_agent_devices_that_the_template_asks_for_itself() {
+        for (list, part, name) in [
+            ("containers", "limits", "nvidia.com/gpu"),
+            ("containers", "requests", "amd.com/gpu"),
+            ("initContainers", "limits", "nvidia.com/mig-1g.5gb"),
+        ] {
+            let mut job = job(&json!({"workers": 2}));
+            job.spec.template["spec"][list] = json!([
+                {"name": "train", "image": "i", "command": ["x"]},
+                {"name": "metrics", "image": "i", "resources": {part: {name: 1, "cpu": "2"}}},
+            ]);
+            let pod = build(&job, Seat { attempt: 0, rank: 0 }, Goes::Scheduled, Some(&agent()));
+            let resources = &pod["spec"]["initContainers"][0]["resources"];
+            for part in ["requests", "limits"] {
+                assert_eq!(resources[part][name], "0", "{list}: {resources}");
+                assert_eq!(resources[part].as_object().unwrap().len(), 3, "{list}: {resources}");
+            }
+        }
+        let plain = build(&job(&json!({"workers": 2})), Seat { attempt: 0, rank: 0 }, Goes::Scheduled, Some(&agent()));
+        let limits = plain["spec"]["initContainers"][0]["resources"]["limits"].as_object().unwrap().clone();
+        assert_eq!(limits.len(), 2, "it asks for none: {limits:?}");
     }
 
     #[test]
