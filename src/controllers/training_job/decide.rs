@@ -576,6 +576,9 @@ pub fn wants_plan(o: &Observed) -> bool {
     let Some(pod) = o.pods.iter().find(|p| pod::is_of(p, attempt)) else {
         return valid.cluster_price.is_some() && status.ending.is_none();
     };
+    if pod::gate(pod).is_some() {
+        return false;
+    }
     let bound = pod::node(pod);
     match (bound.is_empty(), bound == o.node) {
         (_, true) => true,

@@ -26,6 +26,12 @@ pub fn place(
     claim: Claim,
     bound: &str,
 ) -> Decision {
+    // Of a Pod that is to be rented for too: a quota holds it, and a machine would be paid for while it waits.
+    if let Some(gate) = pod::gate(pod) {
+        let message = format!("the scheduling gate {gate} holds its Pod; whoever set it decides when it may run");
+        r.waiting(Reason::Gated, &message);
+        return r.rest(Wake::OnChange);
+    }
     if bound.is_empty()
         && valid.in_cluster != InCluster::Never
         && let Some(decision) = wait_for_cluster(o, &mut r, valid, pod)
@@ -93,11 +99,6 @@ fn wait_for_cluster(o: &Observed, r: &mut Report, valid: &Valid, pod: &Pod) -> O
     let refused = pod::unschedulable(pod);
     if let (Some(since), None) = (refused, r.status.unschedulable_since.as_ref()) {
         r.status.unschedulable_since = Some(Time(since));
-    }
-    if let Some(gate) = pod::gate(pod) {
-        let message = format!("the scheduling gate {gate} holds its Pod; whoever set it decides when it may run");
-        r.waiting(Reason::Gated, &message);
-        return Some(r.clone().rest(Wake::OnChange));
     }
     if let Err(obstacle) = &valid.rental {
         r.waiting(Reason::WaitingForCluster, &format!("stays in the cluster: {}", obstacle.message));
