@@ -1,7 +1,7 @@
 //! What a Pod says, in the words of all controllers. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod, PodSpec};
 use tradewind_api::conditions::bounded;
 use tradewind_api::names;
 use tradewind_api::rented_machine::Claim;
@@ -22,6 +22,7 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
     if name.is_empty() || name == rental_node {
         return;
     }
+    let program = program_name(pod).map(str::to_owned);
     pod.spec = Some(PodSpec { node_name: Some(name.to_owned()), ..PodSpec::default() });
     if let Some(labels) = &mut pod.metadata.labels {
         let ours = [names::JOB_NAME, names::JOB_UID, names::ATTEMPT, names::RANK];
@@ -39,9 +40,8 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
         conditions.retain(|c| matches!(c.type_.as_str(), "DisruptionTarget" | "PodScheduled"));
         conditions.shrink_to_fit();
     }
-    // Only how containers ended, and why they wait, is looked at.
-    let first = status.container_statuses.take().into_iter().flatten().next();
-    status.container_statuses = first.and_then(state_alone).map(|state| vec![state]);
+    status.container_statuses =
+        slim_containers(status.container_statuses.take().unwrap_or_default(), program.as_deref());
     let init = status.init_container_statuses.take().into_iter().flatten();
     let init: Vec<ContainerStatus> = init.filter(|s| !ended_well(s)).filter_map(state_alone).collect();
     status.init_container_statuses = Some(init).filter(|init| !init.is_empty());
@@ -52,6 +52,22 @@ pub fn slim(pod: &mut Pod, rental_node: &str) {
 /// Whether a Pod was made [`slim`].
 pub fn is_slim(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some() && spec.containers.is_empty())
+}
+
+/// What is looked at of a Pod's containers: how the program ended, and why any of them waits. The program is the first of what is left.
+fn slim_containers(mut statuses: Vec<ContainerStatus>, program: Option<&str>) -> Option<Vec<ContainerStatus>> {
+    let at = program.map_or(Some(0), |name| statuses.iter().position(|s| s.name == name));
+    let program = at.filter(|at| *at < statuses.len()).map(|at| statuses.remove(at));
+    let waits = |s: &ContainerStatus| s.state.as_ref().is_some_and(|state| state.waiting.is_some());
+    let waiting: Vec<ContainerStatus> = statuses.into_iter().filter(waits).filter_map(state_alone).collect();
+    let name = program.as_ref().map(|s| s.name.clone()).unwrap_or_default();
+    let first = program.and_then(state_alone);
+    if first.is_none() && waiting.is_empty() {
+        return None;
+    }
+    // One that runs keeps its place before those that wait.
+    let first = first.unwrap_or_else(|| ContainerStatus { name, ..ContainerStatus::default() });
+    Some([first].into_iter().chain(waiting).collect())
 }
 
 /// Why a container waits or how it ended; `None` while it runs.
@@ -202,9 +218,7 @@ pub fn failed_init(pod: &Pod) -> Option<(&str, i64)> {
 
 /// Whether the kernel ended the program for want of memory.
 pub fn is_out_of_memory(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-    let state = statuses.and_then(|s| s.first()).and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
-    state.is_some_and(|t| t.reason.as_deref() == Some("OOMKilled"))
+    program_end(pod).is_some_and(|end| end.reason.as_deref() == Some("OOMKilled"))
 }
 
 /// A label of a Pod.
@@ -214,8 +228,29 @@ pub fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a String> {
 
 /// Exit code of the program in a Pod, once it has ended.
 pub fn exit_code(pod: &Pod) -> Option<i64> {
-    let state = pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?;
-    Some(i64::from(state.terminated.as_ref()?.exit_code))
+    Some(i64::from(program_end(pod)?.exit_code))
+}
+
+/// When the program in a Pod ended, if it has.
+pub fn ended_at(pod: &Pod) -> Option<Timestamp> {
+    program_end(pod)?.finished_at.as_ref().map(|at| at.0)
+}
+
+/// How the program in a Pod ended: the template's first container.
+fn program_end(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    // A kubelet sorts them by name.
+    let status = match program_name(pod) {
+        Some(name) => statuses.iter().find(|status| status.name == name),
+        None => statuses.first(),
+    };
+    status?.state.as_ref()?.terminated.as_ref()
+}
+
+/// Name of the program's container where a Pod has others too; not of a Pod that was made slim.
+fn program_name(pod: &Pod) -> Option<&str> {
+    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    containers.first().filter(|_| containers.len() > 1).map(|container| container.name.as_str())
 }
 
 #[cfg(test)]
@@ -277,6 +312,41 @@ mod tests {
             assert_eq!(told(&slim), told(&whole));
             let size = |pod: &Pod| serde_json::to_string(pod).unwrap().len();
             assert!(size(&slim) < size(&whole) && slim.spec.unwrap().containers.is_empty());
+        }
+    }
+
+    /// A Pod of the program `train` and a sidecar `metrics`, as a kubelet shows it: by name.
+    fn two(train: &Value, metrics: &Value) -> Pod {
+        let mut pod = serde_json::to_value(pod("gpu-7", json!({}))).unwrap();
+        let container = |name: &str, state: &Value| json!({"name": name, "image": "i", "imageID": "s", "ready": true, "restartCount": 0, "state": state});
+        pod["spec"]["containers"] = json!([{"name": "train", "image": "i"}, {"name": "metrics", "image": "i"}]);
+        pod["status"]["containerStatuses"] = json!([container("metrics", metrics), container("train", train)]);
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn the_program_is_the_first_container_of_the_spec_not_of_the_statuses() {
+        let oom = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let done = json!({"terminated": {"exitCode": 0}});
+        let runs = json!({"running": {}});
+        let pulls = json!({"waiting": {"reason": "ErrImagePull"}});
+        for (train, metrics, code, out_of_memory, hindered) in [
+            (&oom, &done, Some(137), true, false),
+            (&done, &oom, Some(0), false, false),
+            (&done, &runs, Some(0), false, false),
+            (&runs, &done, None, false, false),
+            (&runs, &oom, None, false, false),
+            (&runs, &pulls, None, false, true),
+            (&pulls, &runs, None, false, true),
+        ] {
+            let whole = two(train, metrics);
+            let mut slim = whole.clone();
+            super::slim(&mut slim, "tradewind-abc");
+            for pod in [&whole, &slim] {
+                let said = (exit_code(pod), is_out_of_memory(pod), hindrance(pod).is_some());
+                assert_eq!(said, (code, out_of_memory, hindered), "{train} {metrics} {:?}", pod.status);
+            }
+            assert_eq!(hindrance(&slim), hindrance(&whole));
         }
     }
 

@@ -1,11 +1,12 @@
 //! The workers of an attempt on the cluster's own nodes: what their Pods and agents say, taken together. Pure.
 //!
-//! A Pod is judged in this order: why it is disrupted, whether it is being deleted, its phase. A program that was told to stop may end with
-//! exit code 0, and a Pod on a dead node says Running for ever.
+//! A Pod is judged in this order: why it is disrupted, whether it is being deleted, its phase, the end of its program. A program that was told
+//! to stop may end with exit code 0, a Pod on a dead node says Running for ever, and so does one whose sidecar goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use tradewind_api::Reason;
 use tradewind_api::training_job::{JobPhase, PlacementStatus, ProgressStatus};
@@ -14,10 +15,17 @@ use super::decide::{Decision, Observed, Step};
 use super::ending::{self, Cause};
 use super::gang;
 use super::status::Report;
-use super::template::AGENT;
+use super::template::{self, AGENT};
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
 use crate::runtime::Wake;
+
+/// Exit codes of a program that was ended by a signal.
+const KILLED: i64 = 137;
+const TERMINATED: i64 = 143;
+
+/// So long after its grace a Pod that its node ends may still not say so.
+const SAYS_WHY: SignedDuration = SignedDuration::from_secs(15);
 
 /// How a worker stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +40,8 @@ pub enum State {
     Starting,
     /// The program runs.
     Running,
+    /// The program was killed, as it seems, and other containers keep its Pod: until then the Pod may say that its node ends it.
+    Killed(Timestamp),
     /// The program ended with exit code 0.
     Done,
     /// It is over, or must end.
@@ -71,7 +81,7 @@ impl<'a> Crew<'a> {
         let workers = (0..o.valid.workers).map(|rank| {
             let pod = o.pods.iter().find(|pod| pod::is_of(pod, attempt) && pod::rank(pod) == Some(rank));
             let view = usize::try_from(rank).ok().and_then(|n| o.views.get(n)).and_then(Option::as_ref);
-            let state = pod.map_or(State::Missing, |pod| state(pod, view, o.valid.needs_agent));
+            let state = pod.map_or(State::Missing, |pod| state(o, pod, view));
             Worker { rank, pod, view, state }
         });
         Self { workers: workers.collect() }
@@ -109,7 +119,7 @@ impl<'a> Crew<'a> {
     }
 }
 
-fn state(pod: &Pod, view: Option<&WorkerView>, with_agent: bool) -> State {
+fn state(o: &Observed, pod: &Pod, view: Option<&WorkerView>) -> State {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let node = pod::node(pod);
     if let Some(cause) = pod::disruption(pod) {
@@ -125,8 +135,10 @@ fn state(pod: &Pod, view: Option<&WorkerView>, with_agent: bool) -> State {
     }
     match pod::phase(pod) {
         "Succeeded" => State::Done,
+        "Failed" if ended_well(o, pod) => State::Done,
         "Failed" => State::Over(failed(pod, view)),
         _ if node.is_empty() => pod::gate(pod).map_or(State::Pending, |gate| State::Gated(gate.to_owned())),
+        _ if let Some(code) = pod::exit_code(pod) => outlived(o, pod, view, code),
         phase => {
             let agent = view.and_then(|v| v.agent.as_ref());
             if view.is_some_and(|v| v.fenced) {
@@ -147,9 +159,30 @@ fn state(pod: &Pod, view: Option<&WorkerView>, with_agent: bool) -> State {
                 ));
             }
             let works = agent.is_some_and(|a| matches!(a.phase.as_str(), "Running" | "Stopping" | "Exited"));
-            if phase == "Running" && (works || !with_agent) { State::Running } else { State::Starting }
+            if phase == "Running" && (works || !o.valid.needs_agent) { State::Running } else { State::Starting }
         }
     }
+}
+
+/// Whether the program of a Pod that failed ended by itself with exit code 0: then a container beside it failed. An agent never says so of a
+/// program that was told to stop; without one, a Pod that was ended says why.
+fn ended_well(o: &Observed, pod: &Pod) -> bool {
+    let reason = pod.status.as_ref().and_then(|s| s.reason.as_deref());
+    pod::exit_code(pod) == Some(0) && (o.valid.needs_agent || reason.is_none())
+}
+
+/// The program ended, and containers beside it keep its Pod, perhaps for ever: its end counts. Where its node ends all of them, the Pod says so
+/// only once the last is gone.
+fn outlived(o: &Observed, pod: &Pod, view: Option<&WorkerView>, code: i64) -> State {
+    if code == 0 {
+        return State::Done;
+    }
+    let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
+    let by_signal = || matches!(code, KILLED | TERMINATED) && !pod::is_out_of_memory(pod);
+    let killed = exit.map_or_else(by_signal, |exit| exit.told_to_stop);
+    let grace = SignedDuration::from_secs(template::grace(&o.job).0).saturating_add(SAYS_WHY);
+    let until = pod::ended_at(pod).and_then(|at| at.checked_add(grace).ok()).filter(|until| killed && o.now < *until);
+    until.map_or_else(|| State::Over(failed(pod, view)), State::Killed)
 }
 
 /// A time in words.
@@ -246,6 +279,12 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
         return ending::begin(o, r, &crew, attempt, cause);
     }
     follow(o, &mut r, &crew);
+    let killed =
+        crew.workers.iter().filter_map(|w| if let State::Killed(until) = w.state { Some(until) } else { None });
+    if let Some(until) = killed.min() {
+        let left = o.left(until) + Duration::from_millis(50);
+        return r.rest(Wake::After(left, "a Pod may say why its program was killed"));
+    }
     if o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0 {
         return start_deadline(o, r, attempt, &crew);
     }
@@ -300,11 +339,11 @@ fn start_deadline(o: &Observed, r: Report, attempt: i64, crew: &Crew<'_>) -> Dec
     };
     let since = |w: &Worker<'_>| {
         let heard = w.view.and_then(|v| v.heard_at).filter(|_| runs(w));
-        Some(pod::started(w.pod?)?.max(heard.unwrap_or(jiff::Timestamp::MIN)))
+        Some(pod::started(w.pod?)?.max(heard.unwrap_or(Timestamp::MIN)))
     };
     let silent = crew.workers.iter().filter(is_silent).find_map(|w| Some((w, since(w)?)));
     let Some((silent, begun)) = silent else { return r.rest(Wake::OnChange) };
-    let due = begun.checked_add(o.start_deadline).unwrap_or(jiff::Timestamp::MAX);
+    let due = begun.checked_add(o.start_deadline).unwrap_or(Timestamp::MAX);
     if o.now < due {
         let left = o.left(due);
         return r.rest(Wake::After(left, "the agents' first reports"));
@@ -343,7 +382,7 @@ fn placement(o: &Observed, crew: &Crew<'_>) -> PlacementStatus {
 fn follow(o: &Observed, r: &mut Report, crew: &Crew<'_>) {
     let on = r.status.placement.as_ref().and_then(|p| p.why.clone()).unwrap_or_default();
     let total = crew.workers.len();
-    let ready = crew.count(|s| matches!(s, State::Running | State::Done));
+    let ready = crew.count(|s| matches!(s, State::Running | State::Killed(_) | State::Done));
     let first = crew.workers.first().and_then(|w| w.view);
     let agent = first.and_then(|v| v.agent.as_ref());
     if let Some(progress) = agent.and_then(|a| a.progress.clone()) {

@@ -1,5 +1,6 @@
 //! Jobs in the cluster, from the first look to the end: Pods and agents are played by hand.
 
+mod beside;
 mod gated;
 mod lost;
 
