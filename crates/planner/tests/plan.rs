@@ -280,7 +280,7 @@ fn two_constraints_give_way_together_when_one_is_not_enough() {
     let plan = checked(&needs, &hours_on(10, "RTX4090"), &saving(), &[far]);
     let relaxation = plan.relaxation.expect("both can give way");
     assert_eq!(relaxation.constraints, [RejectReason::Region, RejectReason::Trust]);
-    assert_eq!(relaxation.change, ["regions: with US", "minTrust: Community"]);
+    assert_eq!(relaxation.change, ["US in regions", "minTrust: Community"]);
     assert_eq!(plan.rejected[0].also_misses, [RejectReason::Trust]);
 }
 
