@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tradewind_api::conditions::bounded;
 use tradewind_core::GpuModel;
 
+use super::lives::Watched;
 use super::pools::Seen;
 use super::{Inner, Market, PROVEN_FOR};
 
@@ -38,6 +39,9 @@ pub struct Remembered {
     proven: Vec<Note>,
     #[serde(default)]
     lives: Vec<Life>,
+    /// Until when the lives have aged; documents from before they did have none.
+    #[serde(default)]
+    lives_aged_to: Option<Timestamp>,
     #[serde(default)]
     set_ups: Vec<SetUp>,
     #[serde(default)]
@@ -62,8 +66,19 @@ struct Life {
     provider: String,
     #[serde(default)]
     gpu: Option<GpuModel>,
+    /// Losses, rounded: what operators read that do not know the next figure.
     count: u64,
+    #[serde(default)]
+    losses_milli: Option<u64>,
+    /// Of all machines. Documents from before have only those of machines that were lost.
     seconds: u64,
+}
+
+impl Life {
+    fn watched(&self) -> Watched {
+        let losses_milli = self.losses_milli.unwrap_or_else(|| self.count.saturating_mul(1000));
+        Watched { losses_milli, seconds: self.seconds }
+    }
 }
 
 /// How long machines of a pool take until they run, on average.
@@ -136,12 +151,15 @@ impl Remembered {
 impl Market {
     /// What is to be remembered as of now, and the revision that it is.
     pub fn to_remember(&self, now: Moment) -> (u64, Remembered) {
-        let inner = self.lock();
-        let lives = inner.lives.iter().take(MOST_NOTES).map(|((provider, gpu), (count, seconds))| Life {
+        let mut inner = self.lock();
+        inner.lives.age(now.wall);
+        let (lives, lives_aged_to) = inner.lives.to_remember();
+        let lives = lives.take(MOST_NOTES).map(|((provider, gpu), watched)| Life {
             provider: provider.clone(),
             gpu: gpu.clone(),
-            count: *count,
-            seconds: *seconds,
+            count: watched.losses_milli.saturating_add(500) / 1000,
+            losses_milli: Some(watched.losses_milli),
+            seconds: watched.seconds,
         });
         let set_ups = inner.set_ups.iter().take(MOST_NOTES).map(|((provider, gpu), seconds)| SetUp {
             provider: provider.clone(),
@@ -155,6 +173,7 @@ impl Market {
             suspected: written(&inner.suspected, now),
             proven: written(&inner.proven, now),
             lives: lives.collect(),
+            lives_aged_to,
             set_ups: set_ups.collect(),
             pools: inner.pools.to_remember(MOST_POOLS),
         };
@@ -173,10 +192,40 @@ impl Market {
         merge(banned, remembered.banned, now);
         merge(suspected, remembered.suspected, now);
         merge(proven, remembered.proven, now);
-        for life in remembered.lives.into_iter().take(MOST_NOTES) {
-            let (count, seconds) = lives.entry((life.provider, life.gpu)).or_default();
-            *count = count.saturating_add(life.count);
-            *seconds = seconds.saturating_add(life.seconds);
-        }
+        let known = remembered.lives.into_iter().take(MOST_NOTES).map(|life| {
+            let watched = life.watched();
+            ((life.provider, life.gpu), watched)
+        });
+        lives.recall(known, remembered.lives_aged_to, now.wall);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lives_are_read_as_older_documents_have_them_and_fade_while_nobody_looks() {
+        let at = |day: i64| Moment {
+            monotonic: Duration::ZERO,
+            wall: Timestamp::from_second(1_790_000_000 + day * 86_400).unwrap(),
+        };
+        let pool = ("p".to_owned(), None);
+        let mean = |market: &Market| market.knowledge(Duration::ZERO).mean_life_s[&pool];
+        let old = br#"{"version": 1, "lives": [{"provider": "p", "count": 3, "seconds": 3600}]}"#;
+        let market = Market::default();
+        market.recall(Remembered::decode(old).unwrap(), at(0));
+        assert_eq!(mean(&market), (3600 + 3 * 7200) / 6);
+        (0..100).for_each(|_| market.outlasted("p", None, 3600, Duration::ZERO));
+        assert_eq!(mean(&market), (101 + 6) * 3600 / 6);
+        let written = market.to_remember(at(0)).1.encode();
+        let text = String::from_utf8(written.clone()).unwrap();
+        assert!(text.contains(r#""count":3"#), "an older operator can read it: {text}");
+
+        let later = Market::default();
+        later.put("p", Duration::ZERO, at(14).wall, Vec::new());
+        later.recall(Remembered::decode(&written).unwrap(), at(14));
+        let half = (101 * 1800 + 6 * 3600) * 10 / 45;
+        assert!(mean(&later).abs_diff(half) < 100, "{} and not {half}", mean(&later));
     }
 }

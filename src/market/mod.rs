@@ -1,6 +1,7 @@
 //! What is on the market: fresh offers per account and the memory of refusals and bad hosts. It plans nothing.
 
 pub mod keeper;
+pub mod lives;
 pub mod memory;
 pub mod pools;
 
@@ -65,7 +66,7 @@ struct Inner {
     pools: pools::Pools,
     /// Since when there is small news of which the mailbox does not know.
     small_news_since: Option<Duration>,
-    lives: BTreeMap<(String, Option<tradewind_core::GpuModel>), (u64, u64)>,
+    lives: lives::Lives,
     set_ups: BTreeMap<(String, Option<tradewind_core::GpuModel>), u64>,
     /// By uid of the job.
     spoken_for: BTreeMap<String, (Duration, Spoken)>,
@@ -117,6 +118,7 @@ impl Market {
     /// Remembers offers. `at`: monotonic; `wall`: the same moment by the wall clock.
     pub fn put(&self, provider: &str, at: Duration, wall: jiff::Timestamp, offers: Vec<Offer>) {
         let mut inner = self.lock();
+        inner.lives.age(wall);
         if inner.pools.see(provider, wall, &offers) {
             inner.small_news_since.get_or_insert(at);
         }
@@ -296,13 +298,23 @@ impl Market {
         self.unwritten_since().is_some() || self.lock().small_news_since.is_some()
     }
 
-    /// Remembers how long a spot machine lived.
+    /// Remembers how long a spot machine lived until it was lost.
     pub fn lived(&self, provider: &str, gpu: Option<tradewind_core::GpuModel>, seconds: u64) {
         let mut inner = self.lock();
-        let (count, sum) = inner.lives.entry((provider.to_owned(), gpu)).or_insert((0, 0));
-        *count += 1;
-        *sum += seconds;
+        inner.lives.add((provider.to_owned(), gpu), seconds, true);
         inner.revision += 1;
+    }
+
+    /// Remembers how long a spot machine lived that was not lost.
+    pub fn outlasted(&self, provider: &str, gpu: Option<tradewind_core::GpuModel>, seconds: u64, now: Duration) {
+        let mut inner = self.lock();
+        inner.lives.add((provider.to_owned(), gpu), seconds, false);
+        inner.small_news_since.get_or_insert(now);
+    }
+
+    /// Lets what is known of lives fade as of now, before something new is added to it.
+    pub fn age_lives(&self, wall: jiff::Timestamp) {
+        self.lock().lives.age(wall);
     }
 
     /// Remembers how long a machine took from the rent call until it ran, without its image's download. Late ones count more.
@@ -327,9 +339,7 @@ impl Market {
             })
             .collect();
         let banned_hosts = inner.banned.iter().map(|(k, (_, reason))| (k.clone(), reason.clone())).collect();
-        // One or two early losses say little: the mean is taken together with the assumed life, counted as three machines.
-        let prior = tradewind_planner::DEFAULT_MEAN_LIFE_S;
-        let mean_life_s = inner.lives.iter().map(|(k, (n, sum))| (k.clone(), (sum + 3 * prior) / (n + 3))).collect();
+        let mean_life_s = inner.lives.means();
         let pool_setup_s = inner.set_ups.clone();
         Knowledge { refused, banned_hosts, mean_life_s, pool_setup_s, ..Knowledge::default() }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tradewind_api::{Reason, RentedMachine, RentedMachineStatus};
 use tradewind_core::{Capacity, Offer};
 use tradewind_planner::{DEFAULT_IMAGE_MB, transfer_s};
@@ -20,10 +21,17 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
     let ended = status.ended.as_deref().unwrap_or_default();
     let is = |reason: Reason| ended == reason.as_str();
     let now = ctx.clock.monotonic();
-    if is(Reason::Preempted) && offer.capacity == Capacity::Spot {
-        let since = status.running_since.as_ref().or(status.rented_at.as_ref()).map_or(observed.now, |t| t.0);
-        let lived = u64::try_from(observed.now.duration_since(since).as_secs()).unwrap_or(0);
-        ctx.market.lived(&offer.provider, offer.gpu.clone(), lived);
+    let lost = is(Reason::Preempted);
+    if let Some(seconds) = spot_life_s(offer, status, lost, observed.now) {
+        let (provider, gpu) = (&offer.provider, offer.gpu.clone());
+        ctx.market.age_lives(ctx.clock.now());
+        if lost {
+            ctx.market.lived(provider, gpu, seconds);
+        } else {
+            ctx.market.outlasted(provider, gpu, seconds, now);
+        }
+    }
+    if lost && offer.capacity == Capacity::Spot {
         // Offers that were read before the loss still show the old price: only newer ones count.
         let until = now + ctx.settings.offers_max_age;
         ctx.market.refuse(&offer.provider, &offer.id, until, "lost a moment ago".to_owned());
@@ -46,6 +54,17 @@ pub fn from_end(ctx: &Context, observed: &Observed, status: &RentedMachineStatus
         let why = "a program failed there within minutes of its start".to_owned();
         ctx.market.suspect(offer, now + suspicion(ctx), why);
     }
+}
+
+/// Seconds that a spot machine has lived at its end. Only the loss of one that never ran says anything of how long they live.
+fn spot_life_s(offer: &Offer, status: &RentedMachineStatus, lost: bool, now: Timestamp) -> Option<u64> {
+    let rented = status.rented_at.as_ref().map_or(now, |t| t.0);
+    let since = match status.running_since.as_ref() {
+        _ if offer.capacity != Capacity::Spot => None,
+        None if lost => Some(rented),
+        since => since.map(|t| t.0),
+    };
+    Some(u64::try_from(now.duration_since(since?).as_secs()).unwrap_or(0))
 }
 
 /// Twice as long as an offer that was refused: the fault may as well be the program's, so the host is only left out while others fit.
@@ -96,4 +115,34 @@ pub async fn tell_suspicion(ctx: &Context, observed: &Observed, status: &RentedM
         offer.provider
     );
     ctx.tell(&super::job_reference(machine), Severity::Warning, Reason::HostSuspected, "Run", note).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::test_machine;
+
+    #[test]
+    fn a_spot_machine_that_ends_well_has_lived_too() {
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        let spot = test_machine::offer("1");
+        let kept = Offer { capacity: Capacity::OnDemand, ..spot.clone() };
+        let ran = json!({"rentedAt": "2026-11-22T10:50:00.000000Z", "runningSince": "2026-11-22T11:00:00.000000Z"});
+        let never = json!({"rentedAt": "2026-11-22T11:50:00.000000Z"});
+        let life = |offer: &Offer, status: &Value, lost| {
+            let status = test_machine::machine("m", status).status.unwrap();
+            spot_life_s(offer, &status, lost, now)
+        };
+        assert_eq!(life(&spot, &ran, false), Some(3600));
+        assert_eq!(life(&spot, &ran, true), Some(3600));
+        assert_eq!(life(&spot, &never, true), Some(600), "taken back before it ran");
+        assert_eq!(life(&spot, &never, false), None, "what never ran was in nobody's way");
+        assert_eq!(
+            (life(&kept, &ran, false), life(&kept, &ran, true)),
+            (None, None),
+            "only spot machines are taken back"
+        );
+    }
 }
