@@ -154,6 +154,62 @@ pub fn disruption(pod: &Pod) -> Option<String> {
     Some(format!("{what}{told}"))
 }
 
+/// Why a Pod that ran was ended for its node's sake, as its status says: not for a limit of its own.
+pub fn ended_by_node(pod: &Pod) -> Option<String> {
+    // What a kubelet or its runtime says of a container that was gone when they came back: nobody knows how it ended.
+    let lost = |reason: &str| matches!(reason, "ContainerStatusUnknown" | "Unknown");
+    if program_end(pod).and_then(|end| end.reason.as_deref()).is_some_and(lost) {
+        return Some("its node has lost its container, as one that was restarted does".to_owned());
+    }
+    let reason = reason(pod)?;
+    let theirs = match reason {
+        // Its own limit of ephemeral storage or of a volume: that is the program's doing, and comes again.
+        "Evicted" => !is_over_its_limit(pod),
+        _ => reason.starts_with("OutOf") || OF_THE_NODE.contains(&reason),
+    };
+    theirs.then(|| format!("it was ended by its node ({})", told(pod, reason)))
+}
+
+/// What the kubelet ended a Pod for that is the Pod's own affair, if that is why it ended.
+pub fn ended_by_kubelet(pod: &Pod) -> Option<String> {
+    match reason(pod)? {
+        "DeadlineExceeded" => Some("DeadlineExceeded".to_owned()),
+        reason @ "Evicted" => Some(told(pod, reason)),
+        _ => None,
+    }
+}
+
+/// Reasons with which a kubelet or the control plane ends Pods for what their node is, or is no more.
+const OF_THE_NODE: [&str; 9] = [
+    "NodeShutdown",
+    "Shutdown",
+    "Terminated",
+    "NodeLost",
+    "NodeAffinity",
+    "Preempting",
+    "Preempted",
+    "UnexpectedAdmissionError",
+    "TopologyAffinityError",
+];
+
+/// A reason and the kubelet's own words for it.
+fn told(pod: &Pod, reason: &str) -> String {
+    let message = pod.status.as_ref().and_then(|s| s.message.as_deref()).map(str::trim).unwrap_or_default();
+    let message = bounded(tradewind_protocol::clean_text(message, 1000), SAID);
+    let to = if message.is_empty() { "" } else { ": " };
+    format!("{reason}{to}{message}")
+}
+
+fn reason(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.reason.as_deref().filter(|reason| !reason.is_empty())
+}
+
+/// Whether a Pod was evicted for more than it may store. Kubernetes has only its message for that; one for the node's sake begins with the node.
+fn is_over_its_limit(pod: &Pod) -> bool {
+    let message = pod.status.as_ref().and_then(|s| s.message.as_deref()).unwrap_or_default();
+    !message.starts_with("The node ") && message.contains("limit")
+}
+
 /// The scheduling gate that holds a Pod, if one does.
 pub fn gate(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.scheduling_gates.as_ref()?.first().map(|gate| gate.name.as_str())

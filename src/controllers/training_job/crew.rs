@@ -198,6 +198,10 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let node = pod::node(pod);
     let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
+    let ran = pod::exit_code(pod).is_some() || pod::failed_init(pod).is_some();
+    if let Some(why) = pod::ended_by_node(pod).filter(|_| ran) {
+        return Cause::new(Reason::Disrupted, format!("Pod {name} on node {node}: {why}"));
+    }
     if let Some((container, code)) = pod::failed_init(pod).filter(|_| pod::exit_code(pod).is_none()) {
         return init_failed(name, node, container, code);
     }
@@ -211,11 +215,13 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
     if exit.is_none() && view.and_then(|v| v.agent.as_ref()).is_some_and(|agent| agent.failed) {
         return Cause::new(Reason::AgentFailed, format!("the agent in Pod {name} on node {node} could not go on"));
     }
-    if exit.is_some_and(|exit| exit.told_to_stop) {
-        return Cause::new(Reason::Disrupted, format!("Pod {name} was told to stop by node {node}"));
-    }
+    // Nobody has deleted the Pod, and its node has not ended it: it was stopped for what it did itself, and will be again.
     let (reason, how) = if pod::is_out_of_memory(pod) {
         (Reason::OutOfMemory, format!("ran out of memory (exit code {code})"))
+    } else if let Some(why) = pod::ended_by_kubelet(pod) {
+        (Reason::ProgramFailed, format!("was stopped by the kubelet ({why})"))
+    } else if exit.is_some_and(|exit| exit.told_to_stop) {
+        (Reason::ProgramFailed, "was killed by the kubelet, as a failing liveness probe does,".to_owned())
     } else {
         (Reason::ProgramFailed, format!("ended with exit code {code}"))
     };

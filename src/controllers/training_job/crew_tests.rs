@@ -3,6 +3,7 @@
 mod beside;
 mod gated;
 mod lost;
+mod stopped;
 
 use std::sync::Arc;
 use std::time::Duration;
