@@ -69,6 +69,8 @@ reasons! {
     CommandRequired,
     /// `checkpoint` has a pattern, path or argument that no agent could go by.
     InvalidCheckpoint,
+    /// `work` names a GPU that is not known.
+    UnknownGpu,
     /// The template has something that our agent in the Pod needs for itself.
     TemplateConflict,
     /// A Secret does not exist.

@@ -16,6 +16,7 @@ pub fn for_job(reason: Reason, job: &str, namespace: &str) -> Option<String> {
         | Reason::InvalidLocation
         | Reason::CommandRequired
         | Reason::InvalidCheckpoint
+        | Reason::UnknownGpu
         | Reason::TemplateConflict => format!("correct the spec: {edit}"),
         Reason::NotRentable => format!("take out of the template what rented machines cannot give, or let it run in the cluster: {edit}"),
         Reason::NoPrivateNetwork => {

@@ -140,7 +140,10 @@ fn judged_again(crew: &Crew<'_>, mut ending: EndingStatus) -> EndingStatus {
     let lost = crew.pods().find_map(|pod| {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let mute = || (!pod::is_over(pod)).then(|| "its node does not answer".to_owned());
-        pod::disruption(pod).or_else(mute).map(|why| format!("Pod {name} on node {}: {why}", pod::node(pod)))
+        pod::disruption(pod)
+            .or_else(|| pod::ended_by_node(pod))
+            .or_else(mute)
+            .map(|why| format!("Pod {name} on node {}: {why}", pod::node(pod)))
     });
     let broken = crew.workers.iter().find_map(|w| {
         let agent = w.view?.agent.as_ref().filter(|a| a.failed && a.exit.is_none())?;

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tradewind_core::Capacity;
 use tradewind_planner::when::{
     Action, Decision, Held, Memory, Pool, Reason as Why, Record, Sight, Situation, earliest_finish,
@@ -295,6 +294,7 @@ fn waits(times: &Times, decision: &Decision, ranked: &[Candidate]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use tradewind_core::Offer;
     use tradewind_planner::{Knowledge, Requirements};
 

@@ -130,9 +130,9 @@ fn unknown_gpu(job: &TrainingJob) -> Option<Refused> {
     }
     let hint = planner::gpus::meant(&model).unwrap_or_else(|| "names are as RTX4090, A100-80GB or H100".to_owned());
     Some(Refused {
-        reason: Reason::NotRentable,
+        reason: Reason::UnknownGpu,
         message: format!(
-            "spec.work.gpu is \"{}\", which is no GPU model that we know, so the hours on it cannot be compared with other GPUs: {hint}",
+            "spec.work.gpu is \"{}\", which is no GPU model that we know ({hint}): the hours on it cannot be compared with other GPUs",
             written.escape_debug()
         ),
     })
