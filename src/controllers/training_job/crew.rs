@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use tradewind_api::Reason;
 use tradewind_api::training_job::{JobPhase, PlacementStatus, ProgressStatus};
+use tradewind_api::{Reason, TrainingJob};
 
 use super::decide::{Decision, Observed, Step};
 use super::ending::{self, Cause};
@@ -40,8 +40,8 @@ pub enum State {
     Starting,
     /// The program runs.
     Running,
-    /// The program was killed, as it seems, and other containers keep its Pod: until then the Pod may say that its node ends it.
-    Killed(Timestamp),
+    /// The program ended, perhaps because it was told to, and other containers keep its Pod: until then the Pod may say that its node ends it.
+    Ended(Timestamp),
     /// The program ended with exit code 0.
     Done,
     /// It is over, or must end.
@@ -136,7 +136,7 @@ fn state(o: &Observed, pod: &Pod, view: Option<&WorkerView>) -> State {
     match pod::phase(pod) {
         "Succeeded" => State::Done,
         "Failed" if ended_well(o, pod) => State::Done,
-        "Failed" => State::Over(failed(pod, view)),
+        "Failed" => State::Over(failed(o, pod, view)),
         _ if node.is_empty() => pod::gate(pod).map_or(State::Pending, |gate| State::Gated(gate.to_owned())),
         _ if let Some(code) = pod::exit_code(pod) => outlived(o, pod, view, code),
         phase => {
@@ -172,17 +172,15 @@ fn ended_well(o: &Observed, pod: &Pod) -> bool {
 }
 
 /// The program ended, and containers beside it keep its Pod, perhaps for ever: its end counts. Where its node ends all of them, the Pod says so
-/// only once the last is gone.
+/// only once the last is gone, and without an agent nobody else knows whether the program was told to stop.
 fn outlived(o: &Observed, pod: &Pod, view: Option<&WorkerView>, code: i64) -> State {
-    if code == 0 {
-        return State::Done;
-    }
+    let end = || if code == 0 { State::Done } else { State::Over(failed(o, pod, view)) };
     let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
     let by_signal = || matches!(code, KILLED | TERMINATED) && !pod::is_out_of_memory(pod);
-    let killed = exit.map_or_else(by_signal, |exit| exit.told_to_stop);
+    let stopped = !o.valid.needs_agent || exit.map_or_else(by_signal, |exit| exit.told_to_stop);
     let grace = SignedDuration::from_secs(template::grace(&o.job).0).saturating_add(SAYS_WHY);
-    let until = pod::ended_at(pod).and_then(|at| at.checked_add(grace).ok()).filter(|until| killed && o.now < *until);
-    until.map_or_else(|| State::Over(failed(pod, view)), State::Killed)
+    let until = pod::ended_at(pod).and_then(|at| at.checked_add(grace).ok()).filter(|until| stopped && o.now < *until);
+    until.map_or_else(end, State::Ended)
 }
 
 /// A time in words.
@@ -194,7 +192,7 @@ fn spoken(time: Duration) -> String {
 }
 
 /// How a Pod failed.
-fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
+fn failed(o: &Observed, pod: &Pod, view: Option<&WorkerView>) -> Cause {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let node = pod::node(pod);
     let exit = view.and_then(|v| v.agent.as_ref()).and_then(|a| a.exit.as_ref());
@@ -215,12 +213,20 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
     if exit.is_none() && view.and_then(|v| v.agent.as_ref()).is_some_and(|agent| agent.failed) {
         return Cause::new(Reason::AgentFailed, format!("the agent in Pod {name} on node {node} could not go on"));
     }
+    let stopped = exit.is_some_and(|exit| exit.told_to_stop);
+    if stopped && pod::ended_by_kubelet(pod).is_none() && !has_probe(&o.job) {
+        // As a node that restarts without a word leaves it.
+        return Cause::new(
+            Reason::Disrupted,
+            format!("Pod {name} was told to stop on node {node}, which does not say why"),
+        );
+    }
     // Nobody has deleted the Pod, and its node has not ended it: it was stopped for what it did itself, and will be again.
     let (reason, how) = if pod::is_out_of_memory(pod) {
         (Reason::OutOfMemory, format!("ran out of memory (exit code {code})"))
     } else if let Some(why) = pod::ended_by_kubelet(pod) {
         (Reason::ProgramFailed, format!("was stopped by the kubelet ({why})"))
-    } else if exit.is_some_and(|exit| exit.told_to_stop) {
+    } else if stopped {
         (Reason::ProgramFailed, "was killed by the kubelet, as a failing liveness probe does,".to_owned())
     } else {
         (Reason::ProgramFailed, format!("ended with exit code {code}"))
@@ -231,6 +237,12 @@ fn failed(pod: &Pod, view: Option<&WorkerView>) -> Cause {
         log,
         ..Cause::new(reason, format!("the program in Pod {name} {how} on node {node}"))
     }
+}
+
+/// Whether a kubelet may kill the program for what a probe finds.
+fn has_probe(job: &TrainingJob) -> bool {
+    let program = &job.spec.template["spec"]["containers"][0];
+    ["livenessProbe", "startupProbe"].iter().any(|probe| program[probe].is_object())
 }
 
 /// An init container failed: the template's own, which counts like the program, or our agent's, which another attempt may mend.
@@ -285,11 +297,10 @@ pub fn look(o: &Observed, mut r: Report, attempt: i64) -> Decision {
         return ending::begin(o, r, &crew, attempt, cause);
     }
     follow(o, &mut r, &crew);
-    let killed =
-        crew.workers.iter().filter_map(|w| if let State::Killed(until) = w.state { Some(until) } else { None });
-    if let Some(until) = killed.min() {
+    let ended = crew.workers.iter().filter_map(|w| if let State::Ended(until) = w.state { Some(until) } else { None });
+    if let Some(until) = ended.min() {
         let left = o.left(until) + Duration::from_millis(50);
-        return r.rest(Wake::After(left, "a Pod may say why its program was killed"));
+        return r.rest(Wake::After(left, "a Pod may say why its program ended"));
     }
     if o.valid.needs_agent && crew.count(|s| *s == State::Starting) > 0 {
         return start_deadline(o, r, attempt, &crew);
@@ -388,7 +399,7 @@ fn placement(o: &Observed, crew: &Crew<'_>) -> PlacementStatus {
 fn follow(o: &Observed, r: &mut Report, crew: &Crew<'_>) {
     let on = r.status.placement.as_ref().and_then(|p| p.why.clone()).unwrap_or_default();
     let total = crew.workers.len();
-    let ready = crew.count(|s| matches!(s, State::Running | State::Killed(_) | State::Done));
+    let ready = crew.count(|s| matches!(s, State::Running | State::Ended(_) | State::Done));
     let first = crew.workers.first().and_then(|w| w.view);
     let agent = first.and_then(|v| v.agent.as_ref());
     if let Some(progress) = agent.and_then(|a| a.progress.clone()) {

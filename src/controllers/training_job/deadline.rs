@@ -83,7 +83,7 @@ fn told(o: &Observed, status: &TrainingJobStatus, deadline: Timestamp) -> Option
         return Some((None, Reason::DeadlineAtRisk, format!("is suspended; the deadline is {by}")));
     }
     if is_in_cluster(status) {
-        return Some(at_its_pace(status, deadline));
+        return Some(at_its_pace(o, status, deadline));
     }
     match &o.prospect {
         Prospect::AtRisk(why) => Some((None, Reason::DeadlineAtRisk, why.clone())),
@@ -97,9 +97,9 @@ fn told(o: &Observed, status: &TrainingJobStatus, deadline: Timestamp) -> Option
 }
 
 /// In the cluster nobody knows how fast the nodes are before the program has told it.
-fn at_its_pace(status: &TrainingJobStatus, deadline: Timestamp) -> (Option<bool>, Reason, String) {
+fn at_its_pace(o: &Observed, status: &TrainingJobStatus, deadline: Timestamp) -> (Option<bool>, Reason, String) {
     let by = minute(deadline);
-    let Some(finish) = rates::finish(status) else {
+    let Some(finish) = rates::finish(status, o.now) else {
         let message = format!("runs in the cluster, and has not told for long enough how fast; the deadline is {by}");
         return (None, Reason::DeadlineAtRisk, message);
     };
@@ -197,6 +197,9 @@ mod tests {
         let hurried = |step| TrainingJobStatus { conditions: late.status.conditions.clone(), ..status(step) };
         assert!(kept(&o, hurried(253)).1.starts_with("False"), "11:58 is a matter of luck");
         assert!(kept(&o, hurried(300)).1.starts_with("Unknown"));
+        let mut later = job(&serde_json::json!({"completeWithin": "2h"}));
+        later.now = "2026-11-22T11:30:00Z".parse().unwrap();
+        assert!(kept(&later, status(500)).1.starts_with("False"), "no step for an hour");
     }
 
     #[test]

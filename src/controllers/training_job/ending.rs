@@ -293,7 +293,9 @@ fn remember(o: &Observed, r: &mut Report, crew: &Crew<'_>, ending: &EndingStatus
 /// machine tells of its attempts.
 pub fn news(before: &TrainingJobStatus, after: &TrainingJobStatus) -> Option<(Severity, Reason, String)> {
     let last = after.history.last().filter(|last| last.place == IN_CLUSTER && !after.phase.is_terminal())?;
-    if before.history.last().is_some_and(|known| known.attempt == last.attempt) {
+    // A job that has no room gives back again and again: the first time tells enough.
+    let again = |known: &AttemptRecord| known.ended == last.ended && last.ended == Reason::GangTimeout.as_str();
+    if before.history.last().is_some_and(|known| known.attempt == last.attempt || again(known)) {
         return None;
     }
     let reason = Reason::from_word(&last.ended)?;

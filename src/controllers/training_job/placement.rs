@@ -431,8 +431,13 @@ impl Planning<'_> {
         let (verdict, prospect) = timing::decide(times, &asked.work, (&ranked, &absent), records, staying.as_ref());
         if held.is_none() && !self.asks.due {
             // It may start in the cluster yet. That nothing can be in time is told at once.
-            let late = if matches!(prospect, Prospect::Late(_)) { prospect } else { Prospect::Unknown };
-            return told(self.order(ranked, asked, offers), None, late, left_s);
+            let prospect = match prospect {
+                Prospect::OnTime => Prospect::AtRisk(
+                    "room in the cluster is waited for; a machine that is rented can be in time".to_owned(),
+                ),
+                other => other,
+            };
+            return told(self.order(ranked, asked, offers), None, prospect, left_s);
         }
         if let (Some(staying), Some(held)) = (&staying, held) {
             return match leaves((staying, held), ranked, verdict, &prospect) {

@@ -14,11 +14,11 @@ const LEAST_STEPS: i64 = 10;
 /// Models that are remembered.
 const MOST: usize = 8;
 
-/// Steps in a million seconds where the job runs, or ran last.
-fn pace(status: &TrainingJobStatus) -> Option<u64> {
+/// Steps in a million seconds where the job runs, or ran last, until this moment.
+fn pace(status: &TrainingJobStatus, until: Timestamp) -> Option<u64> {
     let (program, progress) = (status.program.as_ref()?, status.progress.as_ref()?);
     let steps = progress.step.saturating_sub(program.from_step.unwrap_or(0));
-    let took = progress.at.as_ref().map_or(Timestamp::MIN, |at| at.0).duration_since(program.since.0);
+    let took = until.duration_since(program.since.0);
     if took < LEAST_S || steps < LEAST_STEPS {
         return None;
     }
@@ -26,18 +26,18 @@ fn pace(status: &TrainingJobStatus) -> Option<u64> {
     u64::try_from(rate).ok()
 }
 
-/// The same on the rented machine that the job runs on, with its model.
+/// The same on the rented machine that the job runs on, with its model, until its last step.
 fn measured(status: &TrainingJobStatus) -> Option<(GpuModel, u64)> {
-    Some((rented_model(status)?, pace(status)?))
+    let until = status.progress.as_ref()?.at.as_ref().map_or(Timestamp::MIN, |at| at.0);
+    Some((rented_model(status)?, pace(status, until)?))
 }
 
-/// When a job that goes on as fast as so far is complete, if it tells how many steps there are.
-pub fn finish(status: &TrainingJobStatus) -> Option<Timestamp> {
+/// When a job that goes on as fast as so far is complete, if it tells how many steps there are. One that hangs becomes slower and slower.
+pub fn finish(status: &TrainingJobStatus, now: Timestamp) -> Option<Timestamp> {
     let progress = status.progress.as_ref()?;
-    let left = u128::try_from(progress.total?.saturating_sub(progress.step)).ok()?;
-    let left_s = (left * 1_000_000).checked_div(u128::from(pace(status)?))?;
-    let at = progress.at.as_ref()?.0;
-    Some(at.checked_add(Duration::from_secs(u64::try_from(left_s).ok()?)).unwrap_or(Timestamp::MAX))
+    let left = u128::try_from(progress.total?.saturating_sub(progress.step).max(0)).ok()?;
+    let left_s = (left * 1_000_000).checked_div(u128::from(pace(status, now)?))?;
+    Some(now.checked_add(Duration::from_secs(u64::try_from(left_s).ok()?)).unwrap_or(Timestamp::MAX))
 }
 
 /// The model of the rented machine that the job runs on. The cluster does not say which model a node has.

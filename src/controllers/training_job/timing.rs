@@ -16,6 +16,8 @@ use crate::market::pools::PoolId;
 
 /// As [`POOLS`], of those that are not there now.
 const HOPED: usize = 3;
+/// A job that is late anyhow leaves its machine for one that is done so many seconds sooner, its own end included.
+const SOONER_S: u64 = 300;
 /// Index of the machine that a job runs on, among the pools.
 const HELD: usize = 0;
 
@@ -110,7 +112,9 @@ pub fn decide(
     let Some(best) = best else { return (Verdict::Stay, Prospect::Unknown) };
     let (decision, prospect, groups) = if is_late(&best.0) {
         // What may be taken away is better than what is late for certain.
-        soonest(times, held.is_some(), spot, stay).map_or(best, |soonest| weigh(times, work, soonest, &records, held))
+        let alone = || weigh(times, work, Vec::new(), &records, held);
+        soonest(times, held.is_some(), spot, stay)
+            .map_or_else(alone, |soonest| hurry(times, work, soonest, &records, held))
     } else {
         best
     };
@@ -126,6 +130,30 @@ pub fn decide(
 
 fn is_late(decision: &Decision) -> bool {
     matches!(decision.reason, Why::TooLate { .. })
+}
+
+/// The decision where nothing that stays keeps the deadline: into one of these pools, all of which are in time or which is the first to be done,
+/// unless what is held is in time itself, or done before that.
+fn hurry<'a>(
+    times: &Times,
+    work: &WorkLeft,
+    soonest: Vec<Group<'a>>,
+    records: &impl Fn(&[PoolId]) -> Vec<Record>,
+    held: Option<&Holding>,
+) -> (Decision, Prospect, Vec<Group<'a>>) {
+    let Some(holding) = held else { return weigh(times, work, soonest, records, None) };
+    let (stays, prospect, _) = weigh(times, work, Vec::new(), records, held);
+    let stays = Decision { action: Action::Hold, ..stays };
+    let first = soonest.first().and_then(|group| group.candidates.first());
+    let done_s = |c: &Candidate| c.finish_in_s.saturating_add(times.stop_s).saturating_add(SOONER_S);
+    let is_sooner = first.is_some_and(|first| done_s(first) < holding.candidate.finish_in_s);
+    if !matches!(prospect, Prospect::Late(_)) || !is_sooner {
+        return (stays, prospect, soonest);
+    }
+    let (decision, _, groups) = weigh(times, work, soonest, records, None);
+    let (_, prospect, _) = weigh(times, work, groups.clone(), records, held);
+    let reason = Why::TooLate { late_by_s: 0 };
+    (Decision { action: Action::Launch(HELD + 1), reason, ..decision }, prospect, groups)
 }
 
 /// One decision among these pools. Gives back the pools without the one that is held.
@@ -256,6 +284,7 @@ fn go(
 fn because(decision: &Decision) -> Option<String> {
     match decision.reason {
         Why::LastSafeMoment => Some("nothing cheaper is sure to be complete by the deadline any more".to_owned()),
+        Why::TooLate { late_by_s: 0 } => Some("nothing is sure to keep the deadline; this is done first".to_owned()),
         Why::TooLate { late_by_s } => {
             Some(format!("nothing can keep the deadline; this is done first, up to {} late", explain::span(late_by_s)))
         }
@@ -498,7 +527,34 @@ mod tests {
         let (verdict, prospect) = look(30 * 60, &market);
         assert_eq!(taken(&verdict).0, "A100-40GB", "the first of what is late");
         assert!(matches!(&prospect, Prospect::Late(why) if why.contains("A100-40GB")), "{prospect:?}");
-        assert_eq!(taken(&look(30 * 60, &[slow]).0).0, "RTX3090");
+        assert_eq!(taken(&look(30 * 60, &[slow.clone()]).0).0, "RTX3090");
+
+        // A job on slow spot leaves it for what is done first, and stays where it is in time itself.
+        let holds = Holding {
+            candidate: tradewind_planner::staying(&needs, &work, &known, &cheaper(0)),
+            age_s: HOUR,
+            ready: true,
+        };
+        let look = |seconds, offers: &[Offer]| {
+            let ranked = tradewind_planner::plan(&needs, &work, &known, offers, usize::MAX).ranked;
+            let times = Times { deadline: Some(in_s(seconds)), ..times() };
+            decide(&times, &work, (&ranked, &[]), |ids| vec![record(); ids.len()], Some(&holds))
+        };
+        for seconds in [100 * 60, 30 * 60] {
+            let (verdict, prospect) = look(seconds, &market);
+            assert!(matches!(verdict, Verdict::Go { must: true, .. }), "{seconds}: {verdict:?}");
+            assert_eq!(taken(&verdict).0, "A100-40GB");
+            let late = seconds < 60 * 60;
+            assert!(matches!(&prospect, Prospect::Late(_)) == late, "{seconds}: {prospect:?}");
+        }
+        let safer = look(100 * 60, &[slow.clone()]).0;
+        assert_eq!(taken(&safer).0, "RTX3090", "as slow, but nobody takes it: with losses counted it is done sooner");
+        let (verdict, prospect) = look(9100, &[slow]);
+        assert_eq!(verdict, Verdict::Stay);
+        assert!(
+            matches!(&prospect, Prospect::AtRisk(why) if why.contains("unless its machine is lost")),
+            "{prospect:?}"
+        );
     }
 
     #[test]

@@ -48,9 +48,20 @@ fn without_an_agent_too_the_end_of_the_program_is_the_end() {
     two(&mut play, 0, "Running", &runs(), &ended(0));
     assert_eq!(play.look().status.phase, JobPhase::Running, "only a sidecar has ended");
     two(&mut play, 0, "Running", &ended(0), &runs());
-    assert_eq!(play.look().step, Step::RemovePods(vec!["j-0-0".to_owned()]));
+    assert_eq!(play.look().step, Step::Rest, "its node may be ending both, and has not said so yet");
+    assert_eq!(play.after(Duration::from_mins(1)).step, Step::RemovePods(vec!["j-0-0".to_owned()]));
     play.all_gone();
     assert_eq!(play.look().status.phase, JobPhase::Complete);
+}
+
+#[test]
+fn a_program_that_obeys_its_node_without_an_agent_has_not_finished() {
+    let mut play = Play::new(&json!({}));
+    play.look();
+    two(&mut play, 0, "Running", &ended(0), &runs());
+    play.look();
+    play.pod(0, Some("gpu-1"), &disrupted("Failed", "TerminationByKubelet"));
+    assert_eq!(play.look().status.preemptions, 1);
 }
 
 #[test]
@@ -63,7 +74,8 @@ fn what_a_sidecar_comes_to_says_nothing_of_the_program() {
     let mut play = Play::new(&json!({"failurePolicy": {"rules": [{"exitCodes": [3], "action": "Fail"}]}}));
     play.look();
     two(&mut play, 0, "Running", &ended(3), &runs());
-    let failed = play.look();
+    play.look();
+    let failed = play.after(Duration::from_mins(1));
     assert_eq!(failed.step, Step::RemovePods(vec!["j-0-0".to_owned()]));
     assert_eq!(failed.status.ending.unwrap().exit_code, Some(3));
     play.all_gone();

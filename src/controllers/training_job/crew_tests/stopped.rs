@@ -12,9 +12,18 @@ fn told_to_stop(play: &mut Play, rank: usize) {
     play.o.views[rank].as_mut().unwrap().agent.as_mut().unwrap().exit = Some(exit);
 }
 
+/// Several workers whose kubelets look whether their programs live.
+fn probed(workers: i64) -> Play {
+    let mut play = Play::gang(workers);
+    let mut job = (*play.o.job).clone();
+    job.spec.template["spec"]["containers"][0]["livenessProbe"] = json!({"exec": {"command": ["true"]}});
+    play.o.job = Arc::new(job);
+    play
+}
+
 /// How a worker's Pod ended that was told to stop: reason and message of the attempt's end, and whether it counts.
 fn end(reason: &str, message: &str) -> (String, String, bool) {
-    let mut play = Play::gang(2);
+    let mut play = probed(2);
     play.all_run();
     told_to_stop(&mut play, 1);
     assert!(play.look().status.ending.is_none(), "its Pod has not said why yet");
@@ -78,7 +87,7 @@ fn a_container_that_its_node_lost_did_not_fail() {
     for (reason, code, counts) in
         [("ContainerStatusUnknown", 137, false), ("Unknown", 255, false), ("Error", 137, true)]
     {
-        let mut play = Play::gang(2);
+        let mut play = probed(2);
         play.all_run();
         told_to_stop(&mut play, 1);
         let mut status = exited(code);
@@ -92,8 +101,20 @@ fn a_container_that_its_node_lost_did_not_fail() {
 }
 
 #[test]
+fn a_node_that_restarts_without_a_word_costs_no_restart() {
+    let mut play = Play::gang(2);
+    play.all_run();
+    told_to_stop(&mut play, 1);
+    play.pod(1, Some("gpu-1"), &exited(143));
+    assert_eq!(play.look().status.ending.unwrap().reason, "Disrupted", "no probe could have killed it");
+    play.all_gone();
+    let next = play.look().status;
+    assert_eq!((next.restarts, next.preemptions), (0, 1));
+}
+
+#[test]
 fn a_probe_that_always_fails_ends_the_job_in_the_end() {
-    let mut play = Play::gang(1);
+    let mut play = probed(1);
     for _ in 0..40 {
         if play.status().phase == JobPhase::Failed {
             break;
