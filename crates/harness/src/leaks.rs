@@ -1,6 +1,6 @@
 //! Searching recordings, logs and files for secrets, plain and in the codings in which they could hide.
 
-use std::{fs, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use base64::{
     Engine,
@@ -71,7 +71,7 @@ impl Secrets {
         leaks
     }
 
-    /// Searches every file below a directory, and the names too.
+    /// Searches every file below a directory, and the names too. What vanishes meanwhile, as with a machine that ends, gives nothing away.
     pub fn find_in_directory(&self, directory: &Path) -> Result<Vec<Leak>> {
         let reading = |path: &Path| Error::io(format!("reading {}", path.display()));
         let mut leaks = Vec::new();
@@ -79,14 +79,24 @@ impl Secrets {
             let path = entry.map_err(reading(directory))?.path();
             let place = path.display().to_string();
             leaks.extend(self.find(&place, path.file_name().unwrap_or_default().as_encoded_bytes()));
-            let kind = fs::symlink_metadata(&path).map_err(reading(&path))?.file_type();
-            if kind.is_dir() {
-                leaks.extend(self.find_in_directory(&path)?);
-            } else if kind.is_file() {
-                leaks.extend(self.find(&place, &fs::read(&path).map_err(reading(&path))?));
+            match self.find_at(&path, &place) {
+                Err(_) if fs::symlink_metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) => {}
+                found => leaks.extend(found?),
             }
         }
         Ok(leaks)
+    }
+
+    fn find_at(&self, path: &Path, place: &str) -> Result<Vec<Leak>> {
+        let reading = || Error::io(format!("reading {}", path.display()));
+        let kind = fs::symlink_metadata(path).map_err(reading())?.file_type();
+        if kind.is_dir() {
+            self.find_in_directory(path)
+        } else if kind.is_file() {
+            Ok(self.find(place, &fs::read(path).map_err(reading())?))
+        } else {
+            Ok(Vec::new())
+        }
     }
 }
 

@@ -527,7 +527,7 @@ mod tests {
         let (verdict, prospect) = look(30 * 60, &market);
         assert_eq!(taken(&verdict).0, "A100-40GB", "the first of what is late");
         assert!(matches!(&prospect, Prospect::Late(why) if why.contains("A100-40GB")), "{prospect:?}");
-        assert_eq!(taken(&look(30 * 60, &[slow.clone()]).0).0, "RTX3090");
+        assert_eq!(taken(&look(30 * 60, std::slice::from_ref(&slow)).0).0, "RTX3090");
 
         // A job on slow spot leaves it for what is done first, and stays where it is in time itself.
         let holds = Holding {
@@ -547,7 +547,7 @@ mod tests {
             let late = seconds < 60 * 60;
             assert!(matches!(&prospect, Prospect::Late(_)) == late, "{seconds}: {prospect:?}");
         }
-        let safer = look(100 * 60, &[slow.clone()]).0;
+        let safer = look(100 * 60, std::slice::from_ref(&slow)).0;
         assert_eq!(taken(&safer).0, "RTX3090", "as slow, but nobody takes it: with losses counted it is done sooner");
         let (verdict, prospect) = look(9100, &[slow]);
         assert_eq!(verdict, Verdict::Stay);
