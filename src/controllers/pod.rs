@@ -200,7 +200,8 @@ fn told(pod: &Pod, reason: &str) -> String {
     format!("{reason}{to}{message}")
 }
 
-fn reason(pod: &Pod) -> Option<&str> {
+/// The word with which a kubelet or the control plane says why it ended a Pod, if it says so.
+pub fn reason(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.reason.as_deref().filter(|reason| !reason.is_empty())
 }
 

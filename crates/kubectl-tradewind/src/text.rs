@@ -40,11 +40,6 @@ pub fn until(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
-/// A moment to the minute, as people read it.
-pub fn moment(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M UTC").to_string()
-}
-
 /// Dollars: two decimals, and up to four where it is about cents.
 pub fn dollars(money: Money) -> String {
     let sign = if money.micros() < 0 { "-" } else { "" };

@@ -262,12 +262,8 @@ async fn take_over(
     next.metadata.labels.get_or_insert_default().insert(names::ATTEMPT.to_owned(), attempt.to_string());
     next.spec.claim = claim.clone();
     next.spec.attempt = attempt;
-    let wanted_s = next.spec.checkpoint.as_ref().map(|checkpoint| checkpoint.interval_s);
-    next.spec.checkpoint.clone_from(&valid.checkpoint);
-    if let (Some(checkpoint), Some(wanted_s)) = (&mut next.spec.checkpoint, wanted_s) {
-        // How often a save pays on this machine is still true.
-        checkpoint.interval_s = checkpoint.interval_s.min(wanted_s);
-    }
+    // How often a save pays on this machine is still true.
+    next.spec.checkpoint = order::checkpoint(valid, next.spec.checkpoint.as_ref().map(|known| known.interval_s));
     next.spec.stall_timeout_s = order::seconds(valid.stall_timeout);
     next.spec.budget_per_hour = observed.job.spec.budget.as_ref().and_then(|b| b.per_hour);
     let written = ctx.cluster.write(next).await?;

@@ -14,7 +14,7 @@ use tradewind_api::{Reason, TrainingJob};
 use super::decide::{Decision, Observed, Step};
 use super::ending::{self, Cause};
 use super::gang;
-use super::status::Report;
+use super::status::{IN_CLUSTER, Report};
 use super::template::{self, AGENT};
 use crate::controllers::pod;
 use crate::controllers::worker::WorkerView;
@@ -167,8 +167,7 @@ fn state(o: &Observed, pod: &Pod, view: Option<&WorkerView>) -> State {
 /// Whether the program of a Pod that failed ended by itself with exit code 0: then a container beside it failed. An agent never says so of a
 /// program that was told to stop; without one, a Pod that was ended says why.
 fn ended_well(o: &Observed, pod: &Pod) -> bool {
-    let reason = pod.status.as_ref().and_then(|s| s.reason.as_deref());
-    pod::exit_code(pod) == Some(0) && (o.valid.needs_agent || reason.is_none())
+    pod::exit_code(pod) == Some(0) && (o.valid.needs_agent || pod::reason(pod).is_none())
 }
 
 /// The program ended, and containers beside it keep its Pod, perhaps for ever: its end counts. Where its node ends all of them, the Pod says so
@@ -388,7 +387,7 @@ fn placement(o: &Observed, crew: &Crew<'_>) -> PlacementStatus {
     let word = if nodes.len() == 1 { "node" } else { "nodes" };
     let gpus = o.job.spec.gpu.as_ref().map(|gpu| i64::from(gpu.count) * o.valid.workers);
     PlacementStatus {
-        summary: "cluster".to_owned(),
+        summary: IN_CLUSTER.to_owned(),
         gpu: gpus.map(|count| format!("{count}xGPU")),
         why: Some(format!("runs on {word} {}{more}", nodes[..shown].join(", "))),
         ..PlacementStatus::default()

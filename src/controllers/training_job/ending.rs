@@ -17,7 +17,7 @@ use tradewind_api::{Reason, TrainingJobStatus};
 use super::crew::{Crew, Worker, removal};
 use super::decide::{Decision, Observed};
 use super::ended::{next_pods, program_failed, program_stalled, too_many_never_started};
-use super::status::Report;
+use super::status::{IN_CLUSTER, Report};
 use super::stop;
 use crate::controllers::pod;
 use crate::events::Severity;
@@ -36,9 +36,6 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// So long the last reports are waited for, as those of rented machines: where the mailbox or the bucket is gone, nothing would ever be read.
 const LAST_REPORT_LIMIT: Duration = Duration::from_mins(15);
-
-/// Where an attempt in the cluster was, in the history.
-const IN_CLUSTER: &str = "cluster";
 
 /// Why an attempt ends.
 #[derive(Debug, Clone, PartialEq)]

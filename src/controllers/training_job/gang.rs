@@ -10,7 +10,7 @@ use super::crew::{Crew, State};
 use super::decide::{Admission, Decision, Observed, POD_AGAIN, Step};
 use super::ended::never_started;
 use super::ending::{self, Cause};
-use super::status::Report;
+use super::status::{IN_CLUSTER, Report};
 use super::stop;
 use super::turns::{Standing, Turn};
 use crate::controllers::pod;
@@ -71,7 +71,7 @@ impl Pause {
 /// waits longer each time before it tries again.
 pub fn pause(o: &Observed) -> Option<Pause> {
     let history = &o.job.status.as_ref()?.history;
-    let last = history.last().filter(|last| last.place == "cluster")?;
+    let last = history.last().filter(|last| last.place == IN_CLUSTER)?;
     let reason = Reason::from_word(&last.ended)?;
     let in_a_row = |is: &dyn Fn(&str) -> bool| history.iter().rev().take_while(|record| is(&record.ended)).count();
     let doubling = |times: usize| Duration::from_secs(10) * 2_u32.pow(u32::try_from(times.min(6)).unwrap_or(6));

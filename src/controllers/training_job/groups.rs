@@ -62,18 +62,23 @@ pub fn groups<'a>(ranked: &'a [Candidate], absent: &'a [Candidate]) -> Vec<Group
 
 /// Whether a machine that stays is done in time, with a start twice as long as expected, after the end of the machine that is held.
 pub fn keeps(times: &Times, holds: bool, candidate: &Candidate) -> bool {
-    done_by(times, holds, &candidate.time)
+    starting_in(times, holds, candidate.time.startup_s(), candidate)
 }
 
-fn done_by(times: &Times, holds: bool, time: &TimeBreakdown) -> bool {
+/// The same with a start that is expected to take so many seconds.
+fn starting_in(times: &Times, holds: bool, start_s: u64, candidate: &Candidate) -> bool {
     let Some(deadline) = times.deadline else { return true };
     let end_s = if holds { times.stop_s } else { 0 };
-    latest_done_s(time).saturating_add(end_s) <= times.left(deadline)
+    done_s(start_s, candidate.time.run_s).saturating_add(end_s) <= times.left(deadline)
 }
 
 /// Seconds until a machine that stays is done, if it takes twice as long to start as expected.
 pub fn latest_done_s(time: &TimeBreakdown) -> u64 {
-    time.startup_s().saturating_mul(2).saturating_add(time.run_s)
+    done_s(time.startup_s(), time.run_s)
+}
+
+fn done_s(start_s: u64, run_s: u64) -> u64 {
+    start_s.saturating_mul(2).saturating_add(run_s)
 }
 
 /// Pools of machines that stay, each faster than all that cost less: whatever is wanted of them, it is one of these.
@@ -121,12 +126,9 @@ pub fn soonest<'a>(times: &Times, holds: bool, come: Vec<Group<'a>>, stay: Vec<G
     // They are weighed with the longest of their starts.
     while !in_time.is_empty() {
         let longest_s = in_time.iter().map(Group::start_s).max().unwrap_or(0);
-        let with_longest = |group: &Group<'_>| {
-            let first = group.candidates.first()?;
-            let time = TimeBreakdown { setup_s: longest_s, run_s: first.time.run_s, ..TimeBreakdown::default() };
-            Some(done_by(times, holds, &time))
-        };
-        if in_time.iter().all(|group| with_longest(group) == Some(true)) {
+        let with_longest =
+            |group: &Group<'_>| group.candidates.first().is_some_and(|c| starting_in(times, holds, longest_s, c));
+        if in_time.iter().all(with_longest) {
             return Some(in_time);
         }
         in_time.retain(|group| group.start_s() < longest_s);

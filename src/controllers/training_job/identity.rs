@@ -5,6 +5,7 @@ use tradewind_api::{Reason, TrainingJob, TrainingJobStatus, conditions};
 use tradewind_checkpoints::identity::{self, EndRecord, Identity, IdentityError, Outcome, RunRecord};
 use tradewind_checkpoints::{PutOutcome, Store};
 
+use super::deadline::minute;
 use super::valid::Valid;
 use crate::context::Context;
 use crate::storage::Unusable;
@@ -89,21 +90,17 @@ pub fn judge(asker: &Asker<'_>, place: &str, found: Option<&Identity>) -> Verdic
             reason: Reason::FinishedWithOtherSpec,
             message: format!(
                 "a run of this name was complete on {} with another spec; choose another name, or set checkpoint.onExisting to Fresh",
-                day(end)
+                minute(end.ended_at)
             ),
         },
     }
-}
-
-fn day(end: &EndRecord) -> String {
-    end.ended_at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// What a job that is over already says of itself.
 pub fn over(end: &EndRecord) -> String {
     format!(
         "finished already on {} ({}); nothing is run again: use another name, or set checkpoint.onExisting to Fresh, to start over",
-        day(end),
+        minute(end.ended_at),
         end.message
     )
 }

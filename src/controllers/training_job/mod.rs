@@ -39,6 +39,8 @@ mod telling;
 pub mod template;
 pub mod times;
 pub mod timing;
+#[cfg(test)]
+mod timing_tests;
 pub mod turns;
 pub mod valid;
 

@@ -77,11 +77,10 @@ fn save_every_s(on: &Candidate, save_s: u64) -> u64 {
     planner::when::checkpoint_interval_s(save_s, life_s, SAVE_EVERY_LEAST_S, u64::MAX)
 }
 
-/// The checkpoint of a machine: its program is asked to save as often as pays there, and never more seldom than the job says.
-fn checkpoint(valid: &Valid, rent: &Rent) -> Option<MachineCheckpoint> {
+/// The checkpoint of a machine: its program is asked to save as often as pays there, in seconds, and never more seldom than the job says.
+pub(super) fn checkpoint(valid: &Valid, pays_s: Option<i64>) -> Option<MachineCheckpoint> {
     let mut checkpoint = valid.checkpoint.clone()?;
-    let wanted = rent.save_every_s.and_then(|s| i64::try_from(s).ok()).unwrap_or(i64::MAX);
-    checkpoint.interval_s = checkpoint.interval_s.min(wanted);
+    checkpoint.interval_s = checkpoint.interval_s.min(pays_s.unwrap_or(i64::MAX));
     Some(checkpoint)
 }
 
@@ -122,7 +121,7 @@ pub fn machine(job: &TrainingJob, valid: &Valid, rent: &Rent, attempt: i64, clai
             start_deadline_s: deadlines.max().unwrap_or(0),
             image_bytes: rent.image_bytes.and_then(|bytes| i64::try_from(bytes).ok()),
             workload,
-            checkpoint: checkpoint(valid, rent),
+            checkpoint: checkpoint(valid, rent.save_every_s.and_then(|s| i64::try_from(s).ok())),
             budget_per_hour: budget.and_then(|b| b.per_hour),
             stall_timeout_s: seconds(valid.stall_timeout),
             stop: None,

@@ -60,6 +60,9 @@ pub fn is_in_cluster(status: &TrainingJobStatus) -> bool {
     placed.is_some_and(|c| c.status == "True" && c.reason == Reason::InCluster.as_str())
 }
 
+/// Where a job in the cluster is, and an attempt of the history was.
+pub const IN_CLUSTER: &str = "cluster";
+
 /// Characters of the sentence that says why a machine was chosen, and of each line that says why others were not: with all else that is told of
 /// a choice they stay below 4 KB.
 const WHY: usize = 700;
@@ -214,7 +217,8 @@ impl Report {
             let place = if region.is_empty() { String::new() } else { format!(", {region}") };
             placement.summary = format!("{} ({}{place})", machine.spec.provider, terms(capacity));
         }
-        if let Some(offer) = reserve::offer(machine).filter(|_| m.rented_order().is_some_and(|order| order.offer > 0)) {
+        let is_second = m.rented_order().is_some_and(|order| order.offer > 0);
+        if let Some(offer) = is_second.then(|| reserve::offer(machine)).flatten() {
             // What was reckoned for the first offer, which was refused, is not true of this one.
             placement.why = Some(format!("{}, since what was chosen before it was refused", explain::offer(&offer)));
             placement.trust = Some(offer.trust.as_str().to_owned());

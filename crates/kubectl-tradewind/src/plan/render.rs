@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use tradewind::controllers::training_job::deadline::minute;
 use tradewind_core::Money;
 
 use super::view::{Decision, PlanView};
 use crate::choice::{self, First};
 use crate::screen::{Ink, Shade};
-use crate::text::{count, dollars, moment, until, wrapped};
+use crate::text::{count, dollars, until, wrapped};
 
 /// The decision, its cost taken apart, the others, what does not fit, and what was assumed.
 pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
@@ -25,7 +26,7 @@ pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
         text.push_str(&wrapped(before, ""));
     }
     if let Some(deadline) = view.deadline {
-        let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), moment(deadline));
+        let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), minute(deadline));
     }
     for (word, why, shade) in [("Late", &view.late, Shade::Bad), ("At risk", &view.at_risk, Shade::Waiting)] {
         if let Some(why) = why {
@@ -34,7 +35,7 @@ pub fn render(view: &PlanView, now: Timestamp, ink: Ink) -> String {
         }
     }
     if let Some(patience) = view.patience_until.filter(|_| view.decision != Decision::Wait) {
-        let _ = writeln!(text, "May wait for something cheaper until {}.", moment(patience));
+        let _ = writeln!(text, "May wait for something cheaper until {}.", minute(patience));
     }
     if let (Some(offer), Some(cost)) = (&view.offer, &view.cost) {
         let now_is = if view.decision == Decision::Rent { "chosen" } else { "if rented now" };

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
+use tradewind::controllers::training_job::deadline::minute;
 
 use super::view::WhyView;
 use crate::choice::{self, First};
 use crate::screen::{Ink, Shade};
 use crate::status::shade;
-use crate::text::{moment, until, wrapped};
+use crate::text::{until, wrapped};
 
 /// The sentence, the expected cost taken apart, the others, and what does not fit. `wide`: also the parts that cost nothing, and the moment at
 /// which it was expected to be complete.
@@ -21,10 +22,10 @@ pub fn render(view: &WhyView, wide: bool, now: Timestamp, ink: Ink) -> String {
     let place = view.place.as_deref().unwrap_or("nowhere yet");
     text.push_str(&wrapped(&format!("{place}: {}", view.why), ""));
     if let Some(deadline) = view.deadline {
-        let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), moment(deadline));
+        let _ = writeln!(text, "Must be complete {} ({}).", until(now, deadline), minute(deadline));
     }
     if let Some(finish) = view.expected_finish.filter(|_| wide) {
-        let _ = writeln!(text, "As expected when it was chosen: complete about {}.", moment(finish));
+        let _ = writeln!(text, "As expected when it was chosen: complete about {}.", minute(finish));
     }
     if let Some(cost) = &view.cost {
         text.push('\n');
